@@ -1,0 +1,1 @@
+"""Triton kernels of the runtime, each beside its torch reference. Depends on torch and triton only."""

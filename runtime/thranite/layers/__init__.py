@@ -1,0 +1,1 @@
+"""Layers of the decoder; every linear goes through one `LinearMethod`."""

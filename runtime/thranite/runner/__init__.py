@@ -1,0 +1,1 @@
+"""The device side of the engine: slots, inputs, forward pass, sampling. The only place that runs torch steps."""

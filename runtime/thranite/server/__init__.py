@@ -1,0 +1,1 @@
+"""A server process: wire formats on starlette. Never touches CUDA."""
