@@ -23,6 +23,11 @@ class KVGroup:
     num_kv_heads: int
     head_dim: int
 
+    def peak_blocks(self, num_tokens: int, block_size: int, chunk: int) -> int:
+        """Most pages a sequence of `num_tokens` holds at once if it is computed `chunk` tokens a step at most."""
+        kept = num_tokens if self.window is None else min(num_tokens, self.window + chunk + block_size)
+        return -(-kept // block_size)
+
     def token_bytes(self) -> int:
         """Bytes of one token in one layer, keys and values."""
         return 2 * self.num_kv_heads * self.head_dim * DTYPE_BYTES[self.dtype]
@@ -41,13 +46,9 @@ class KVLayout:
     def page_bytes(self) -> int:
         return self.num_buffers * self.buffer_bytes
 
-    def blocks_for(self, num_tokens: int) -> int:
-        """Pages that one sequence of `num_tokens` needs at the most, chunks aside, over all groups."""
-        total = 0
-        for group in self.groups:
-            kept = num_tokens if group.window is None else min(num_tokens, group.window + self.block_size)
-            total += -(-kept // self.block_size)
-        return total
+    def blocks_for(self, num_tokens: int, chunk: int) -> int:
+        """Most pages over all groups that one sequence holds at once; `chunk` as in `KVGroup.peak_blocks`."""
+        return sum(group.peak_blocks(num_tokens, self.block_size, chunk) for group in self.groups)
 
 
 def plan_kv_layout(spec: ModelSpec, block_size: int, dtype: str) -> KVLayout:

@@ -1,0 +1,286 @@
+"""The step loop: plan, launch, sample, collect, and tell what it brought.
+
+With overlap, step N + 1 is planned and launched before the tokens of step N are read: a sequence that turns out to have
+ended at N computes one token too many, whose result is dropped. What a device must know of order stands in `plan.py`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from thranite.engine.plan import Executor, StepResult
+from thranite.engine.prompt_scores import add_prompt_logprobs, take_prompt_logprobs
+from thranite.engine.scheduler import ScheduledStep, Scheduler
+from thranite.engine.sequence import RequestState, Sequence, State
+from thranite.engine.settings import EngineSettings
+from thranite.engine.stats import EngineStats
+from thranite.errors import DoesNotFit, InvalidRequest, Rejected
+from thranite.request import EngineRequest, FinishReason, SequenceDelta, TokenLogprobs
+
+
+class Engine:
+    """One model's queue, scheduler and device. Not thread-safe: one thread owns it."""
+
+    def __init__(
+        self, settings: EngineSettings, executor: Executor, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        needed = settings.layout.blocks_for(settings.max_model_len, settings.max_num_batched_tokens)
+        if needed > settings.num_blocks - 1:
+            raise DoesNotFit(
+                f"one sequence of {settings.max_model_len} tokens needs {needed} KV blocks; "
+                f"there are {settings.num_blocks - 1}",
+                "lower --max-model-len or --max-num-batched-tokens, or give the KV cache more memory",
+            )
+        self.settings = settings
+        self.scheduler = Scheduler(settings)
+        self._executor = executor
+        self._clock = clock
+        self._requests: dict[str, RequestState] = {}
+        self._deadlines: list[tuple[float, str]] = []  # a heap; entries of ended requests are dropped as they surface
+        self._draining = False
+        self._in_flight: ScheduledStep | None = None
+        self._counters: Counter[str] = Counter()
+        self._finished: Counter[str] = Counter({reason.value: 0 for reason in FinishReason})
+        self._rejected: Counter[str] = Counter({"invalid": 0, "queue_full": 0, "draining": 0})
+        self._host_seconds = 0.0
+
+    # --- requests
+
+    def add(self, request: EngineRequest) -> None:
+        """Accept a request. Raises InvalidRequest if it can never run, Rejected if it cannot be queued now."""
+        self._counters["received"] += 1
+        try:
+            self._check(request)
+        except InvalidRequest:
+            self._rejected["invalid"] += 1
+            raise
+        except Rejected as error:
+            self._rejected[error.reason] += 1
+            raise
+        parent = self.scheduler.add(request, self._clock())
+        self._requests[request.request_id] = parent
+        if parent.deadline is not None:
+            heapq.heappush(self._deadlines, (parent.deadline, request.request_id))
+        self._counters["prompt_tokens"] += len(request.prompt_token_ids)
+
+    def set_draining(self, draining: bool) -> None:
+        """Refuse new requests, or take them again. Open ones go on."""
+        self._draining = draining
+
+    def _check(self, request: EngineRequest) -> None:
+        limits, length = self.settings, len(request.prompt_token_ids)
+        if request.request_id in self._requests:
+            raise InvalidRequest(f"request id {request.request_id!r} is already in use", "request_id")
+        if length == 0:
+            raise InvalidRequest("the prompt is empty: it needs at least one token", "prompt")
+        if length >= limits.max_model_len:
+            raise InvalidRequest(
+                f"the prompt has {length} tokens; at most {limits.max_model_len - 1} leave room for output "
+                f"within the maximum length of {limits.max_model_len}",
+                "prompt",
+                "context_length_exceeded",
+            )
+        if not 0 <= min(request.prompt_token_ids) <= max(request.prompt_token_ids) < limits.vocab_size:
+            raise InvalidRequest(f"the prompt holds a token id outside 0 to {limits.vocab_size - 1}", "prompt")
+        if request.params.n > limits.max_num_seqs:
+            raise InvalidRequest(f"n is {request.params.n}; at most {limits.max_num_seqs} sequences run at once", "n")
+        if self._draining:
+            raise Rejected("the server is shutting down", "draining")
+        if len(self.scheduler.queue) >= limits.max_waiting_requests:
+            raise Rejected(f"{limits.max_waiting_requests} requests are waiting already", "queue_full")
+
+    def abort(self, request_id: str) -> None:
+        """End a request without a further delta. Unknown ids are ignored: it may have just finished."""
+        parent = self._requests.get(request_id)
+        if parent is not None:
+            self._end(parent, FinishReason.ABORT)
+
+    def stop(self, request_id: str, index: int) -> None:
+        """End one sequence whose text is complete (a stop string), without a further delta.
+
+        A sequence without output cannot have met a stop string and is left alone.
+        """
+        parent = self._requests.get(request_id)
+        if parent is None or not 0 <= index < len(parent.sequences):
+            return
+        seq = parent.sequences[index]
+        if seq.state is not State.FINISHED and len(seq.tokens) > seq.prompt_len:
+            self._finish(seq, FinishReason.STOP)
+
+    def _end(self, parent: RequestState, reason: FinishReason) -> list[Sequence]:
+        ended = [seq for seq in parent.sequences if seq.state is not State.FINISHED]
+        for seq in ended:
+            self._finish(seq, reason)
+        return ended
+
+    def _finish(self, seq: Sequence, reason: FinishReason) -> None:
+        self.scheduler.finish(seq)
+        parent = seq.parent
+        parent.open -= 1
+        if parent.open == 0:
+            request_id = parent.request.request_id
+            del self._requests[request_id]
+            self._finished[reason.value] += 1
+
+    # --- steps
+
+    @property
+    def has_work(self) -> bool:
+        return self._in_flight is not None or self.scheduler.has_work
+
+    def step(self) -> list[SequenceDelta]:
+        """One iteration; waits for the device at most one step. Deltas of one call belong to one step."""
+        started = self._clock()
+        deltas = self._expire(started)
+        previous, scheduled = self._in_flight, self.scheduler.plan()
+        if scheduled is None and previous is None and self.scheduler.has_work:
+            raise RuntimeError("the scheduler has work, nothing is in flight, and it plans nothing")
+        waited = 0.0
+        if scheduled is not None:
+            self._counters["steps"] += 1
+            self._executor.launch(scheduled.plan)
+            if not scheduled.late:
+                self._executor.sample({})
+        if previous is not None:
+            waited += self._collect(previous, deltas)
+        if scheduled is not None and scheduled.late:
+            self._executor.sample(self._masks(scheduled))
+        if scheduled is not None and not self.settings.overlap:
+            waited += self._collect(scheduled, deltas)
+            scheduled = None
+        self._in_flight = scheduled
+        self._host_seconds += self._clock() - started - waited
+        return deltas
+
+    def _masks(self, scheduled: ScheduledStep) -> dict[int, bytes]:
+        masks = {}
+        for slot, seq in zip(scheduled.plan.sample_slots, scheduled.samples, strict=True):
+            if seq.constraint is not None and seq.state is State.RUNNING:
+                mask = seq.constraint.bitmask()
+                if mask is not None:
+                    masks[slot] = mask
+        return masks
+
+    def _collect(self, scheduled: ScheduledStep, deltas: list[SequenceDelta]) -> float:
+        """Turn a step's result into deltas. Returns the seconds spent waiting for the device."""
+        before = self._clock()
+        result = self._executor.collect()
+        waited = self._clock() - before
+        add_prompt_logprobs(scheduled, result)
+        for row, seq in enumerate(scheduled.samples):
+            seq.pending -= 1
+            if seq.state is not State.FINISHED:
+                deltas.append(self._advance(seq, result, row))
+        return waited
+
+    def _advance(self, seq: Sequence, result: StepResult, row: int) -> SequenceDelta:
+        """Append a row's tokens until one ends the sequence."""
+        taken = 0
+        reason: FinishReason | None = None
+        stop_id: int | None = None
+        for token in result.tokens[row]:
+            seq.tokens.append(token)
+            taken += 1
+            if seq.constraint is not None:
+                seq.constraint.accept(token)
+            reason, stop_id = _verdict(seq, token)
+            if reason is not None:
+                break
+        self._counters["generation_tokens"] += taken
+        self.scheduler.commit(seq)
+        logprobs: tuple[TokenLogprobs, ...] | None = result.logprobs.get(row)
+        delta = SequenceDelta(
+            request_id=seq.parent.request.request_id,
+            index=seq.index,
+            token_ids=tuple(result.tokens[row][:taken]),
+            finish_reason=reason,
+            stop_token_id=stop_id,
+            logprobs=logprobs[:taken] if logprobs is not None else None,
+            prompt_logprobs=take_prompt_logprobs(seq),
+            cached_tokens=self._take_cached_tokens(seq),
+        )
+        if reason is not None:
+            self._finish(seq, reason)
+        return delta
+
+    def _take_cached_tokens(self, seq: Sequence) -> int | None:
+        """The request's prefix hit, once, with the first delta of sample 0."""
+        cached = seq.parent.cached_tokens
+        if seq.index or cached is None:
+            return None
+        seq.parent.cached_tokens = None
+        self._counters["cached_prompt_tokens"] += cached
+        return cached
+
+    def _expire(self, now: float) -> list[SequenceDelta]:
+        """End requests past their deadline, in whatever state."""
+        deltas = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            deadline, request_id = heapq.heappop(self._deadlines)
+            parent = self._requests.get(request_id)
+            if parent is None or parent.deadline != deadline:
+                continue
+            where = "while running" if parent.running else "while waiting"
+            error = f"the request's timeout of {parent.request.timeout_seconds} s passed {where}"
+            for seq in self._end(parent, FinishReason.TIMEOUT):
+                deltas.append(SequenceDelta(request_id, seq.index, (), FinishReason.TIMEOUT, error=error))
+        return deltas
+
+    # --- figures
+
+    def stats(self) -> EngineStats:
+        """A snapshot for metrics, of this moment."""
+        pool, now = self.scheduler.kv.pool, self._clock()
+        waiting = [parent for parent in self._requests.values() if parent.waiting]
+        blocks = self.settings.num_blocks - 1
+        return EngineStats(
+            requests_waiting=len(waiting),
+            requests_running=len(self._requests) - len(waiting),
+            kv_cache_usage_ratio=pool.num_used / blocks,
+            waiting_tokens=sum(_uncomputed(parent) for parent in self._requests.values()),
+            oldest_waiting_seconds=max((now - parent.arrival for parent in waiting), default=0.0),
+            kv_blocks=blocks,
+            kv_blocks_used=pool.num_used,
+            block_size=self.settings.layout.block_size,
+            requests_received_total=self._counters["received"],
+            requests_finished_total=dict(self._finished),
+            requests_rejected_total=dict(self._rejected),
+            preemptions_total=self.scheduler.preemptions,
+            prompt_tokens_total=self._counters["prompt_tokens"],
+            cached_prompt_tokens_total=self._counters["cached_prompt_tokens"],
+            generation_tokens_total=self._counters["generation_tokens"],
+            prefix_cache_queries_total=self.scheduler.prefix_queries,
+            prefix_cache_hits_total=self.scheduler.prefix_hits,
+            steps_total=self._counters["steps"],
+            host_seconds_total=self._host_seconds,
+        )
+
+    def check_integrity(self) -> None:
+        """Prove ownership of every page and slot. Raises RuntimeError. Cheap enough for every idle moment."""
+        self.scheduler.check_integrity()
+        if not self._requests and self.scheduler.kv.pool.num_used:
+            raise RuntimeError(f"no request is open and {self.scheduler.kv.pool.num_used} pages are held")
+
+    def close(self) -> None:
+        """Free the device. Open requests are the caller's to answer."""
+        self._executor.close()
+
+
+def _verdict(seq: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
+    """Whether the token just appended ends the sequence, and the stop id if one did."""
+    params = seq.parent.request.params
+    if len(seq.tokens) - seq.prompt_len > params.min_tokens:
+        if token in params.eos_token_ids:
+            return FinishReason.STOP, None
+        if token in params.stop_token_ids:
+            return FinishReason.STOP, token
+    return (FinishReason.LENGTH if len(seq.tokens) >= seq.end else None), None
+
+
+def _uncomputed(parent: RequestState) -> int:
+    """Prompt tokens of a request still to compute."""
+    leader = parent.leader
+    return 0 if leader.state is State.FINISHED else max(leader.prompt_len - leader.computed, 0)

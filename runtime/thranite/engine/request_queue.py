@@ -1,0 +1,57 @@
+"""The waiting line: priorities with aging, preempted sequences first.
+
+Every waiting request's score grows at the same rate with its waiting time, so the order between two of them never
+changes and a fixed key serves: arrival + priority * aging_seconds. A request of priority p is overtaken only by ones
+that arrive within p * aging_seconds after it, so nothing starves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+from thranite.engine.sequence import Sequence, State
+
+
+class RequestQueue:
+    """A heap of waiting sequences. Entries whose sequence no longer waits are dropped when they surface."""
+
+    def __init__(self, aging_seconds: float) -> None:
+        self._aging_seconds = aging_seconds
+        self._heap: list[tuple[int, tuple[float, int, int], Sequence]] = []
+        self._serial = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (seq for _, _, seq in self._heap if seq.state is State.WAITING)
+
+    def order(self, priority: int, arrival: float) -> tuple[float, int]:
+        """The key of a request that arrives now; ties go to the earlier call."""
+        self._serial += 1
+        return (arrival + priority * self._aging_seconds, self._serial)
+
+    def push(self, seq: Sequence, *, preempted: bool = False) -> None:
+        """Preempted sequences stand before all others."""
+        heapq.heappush(self._heap, (0 if preempted else 1, seq.order, seq))
+        self._size += 1
+
+    def peek(self) -> Sequence | None:
+        while self._heap and self._heap[0][2].state is not State.WAITING:
+            heapq.heappop(self._heap)
+        return self._heap[0][2] if self._heap else None
+
+    def pop(self) -> Sequence:
+        """Remove the head, which `peek` returned."""
+        seq = heapq.heappop(self._heap)[2]
+        self._size -= 1
+        return seq
+
+    def discard(self, seq: Sequence) -> None:
+        """A waiting sequence ended; its entry goes when it surfaces. The caller set its state."""
+        self._size -= 1
+        if len(self._heap) > 2 * self._size + 64:
+            self._heap = [entry for entry in self._heap if entry[2].state is State.WAITING]
+            heapq.heapify(self._heap)

@@ -1,0 +1,282 @@
+"""Which tokens the next step computes. Policy only: no torch, no clock of its own, no I/O.
+
+One token budget a step. In this order: sequences that decode (one token each), prompts under way, then waiting ones in
+queue order while memory admits them. Within each, earlier `order` first. When pages run out, the sequence with the
+latest order that is not in the plan yet is preempted: its pages are freed and it waits at the queue's front, to be
+recomputed (mostly from the prefix cache, where its full blocks stay).
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from thranite.engine.constraints import make_constraint
+from thranite.engine.kv_manager import KVCacheManager
+from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
+from thranite.engine.request_queue import RequestQueue
+from thranite.engine.sequence import RequestState, Sequence, State
+from thranite.engine.settings import EngineSettings
+from thranite.request import EngineRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledStep:
+    """A plan, and whose rows it holds: `samples[i]` is the sequence of the plan's i-th sample."""
+
+    plan: StepPlan
+    samples: list[Sequence]
+    prefills: list[Sequence]
+    late: bool  # some sample waits for a bitmask
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan while it is made."""
+
+    step: int
+    budget: int
+    decodes: list[int] = field(default_factory=list)
+    decoding: list[Sequence] = field(default_factory=list)
+    prefills: list[Prefill] = field(default_factory=list)
+    prefilling: list[Sequence] = field(default_factory=list)
+    forked: list[Sequence] = field(default_factory=list)  # samples of the prefills, in order
+    starts: list[SlotStart] = field(default_factory=list)
+    blocks: list[BlockUpdate] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    preempted: bool = False
+
+
+class Scheduler:
+    """Owns the queue, the running sequences, the slots and, through `kv`, the pages."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.kv = KVCacheManager(
+            settings.layout, settings.num_blocks, enable_prefix_caching=settings.enable_prefix_caching
+        )
+        self.queue = RequestQueue(settings.priority_aging_seconds)
+        self.running: list[Sequence] = []  # in order, which never changes while a sequence runs
+        self.preemptions = 0
+        self.prefix_queries = 0  # tokens looked up
+        self.prefix_hits = 0  # tokens found
+        self._free_slots = list(range(settings.max_num_seqs - 1, -1, -1))
+        self._watermark = int(settings.watermark * settings.num_blocks)
+        self._step = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or len(self.queue) > 0
+
+    # --- requests in and out
+
+    def add(self, request: EngineRequest, now: float) -> RequestState:
+        """Queue a request that can fit; its sequences exist from now on."""
+        order = self.queue.order(request.priority, now)
+        parent = RequestState(request, now, order)
+        params, prompt = request.params, request.prompt_token_ids
+        end = min(len(prompt) + params.max_tokens, self.settings.max_model_len)
+        for index in range(params.n):
+            constraint = make_constraint(params, self.settings.vocab_size, prompt)
+            parent.sequences.append(Sequence(parent, index, self.kv.new_table(request.cache_salt), end, constraint))
+        self.queue.push(parent.leader)
+        return parent
+
+    def finish(self, seq: Sequence) -> None:
+        """End a sequence in any state; pages and slot are free for the next plan."""
+        state, seq.state = seq.state, State.FINISHED
+        if state is State.WAITING:
+            self.queue.discard(seq)
+        elif state is State.RUNNING:
+            self.running.remove(seq)
+        self._vacate(seq)
+
+    def _vacate(self, seq: Sequence) -> None:
+        self.kv.free(seq.table)
+        if seq.slot is not None:
+            self._free_slots.append(seq.slot)
+            seq.slot = None
+
+    def commit(self, seq: Sequence) -> None:
+        """Offer the sequence's full blocks for reuse, after its tokens became known."""
+        if seq.state is State.RUNNING:
+            self.kv.commit(seq.table, seq.tokens, seq.computed)
+
+    # --- one step
+
+    def plan(self) -> ScheduledStep | None:
+        """The next step, or None if nothing can be computed before a step in flight is collected."""
+        self._step += 1
+        draft = _Draft(self._step, self.settings.max_num_batched_tokens)
+        for seq in list(self.running):
+            if seq.decoding and seq.state is State.RUNNING and draft.budget > 0:
+                self._plan_decode(seq, draft)
+        for seq in list(self.running):
+            if not seq.decoding and seq.state is State.RUNNING and draft.budget > 0:
+                self._plan_prefill(seq, draft)
+        if not draft.preempted:
+            self._admit(draft)
+        if not draft.decodes and not draft.prefills and not draft.starts:
+            return None
+        plan = StepPlan(draft.step, draft.decodes, draft.prefills, draft.starts, draft.blocks, draft.copies)
+        samples = draft.decoding + draft.forked
+        late = any(seq.constraint is not None for seq in samples)
+        return ScheduledStep(plan, samples, draft.prefilling, late)
+
+    def _plan_decode(self, seq: Sequence, draft: _Draft) -> None:
+        if seq.length >= seq.end:
+            return  # its last token is in flight
+        if not self._grow(seq, seq.computed + 1, draft, preempt_self=True):
+            return
+        slot = self._slot(seq)
+        draft.decodes.append(slot)
+        draft.decoding.append(seq)
+        draft.budget -= 1
+        seq.computed += 1
+        seq.pending += 1
+
+    def _plan_prefill(self, seq: Sequence, draft: _Draft) -> None:
+        end = min(len(seq.tokens), seq.computed + draft.budget)
+        if not self._grow(seq, end, draft, preempt_self=False):
+            return
+        slot, start, done = self._slot(seq), seq.computed, end == len(seq.tokens)
+        sampling = [seq, *self._fork(seq, end, draft)] if done else []
+        draft.prefills.append(
+            Prefill(
+                slot=slot,
+                start=start,
+                token_ids=seq.tokens[start:end],
+                samples=tuple(self._slot(s) for s in sampling),
+                prompt_logprobs=seq.parent.request.params.prompt_logprobs if seq.needs_prompt_logprobs else None,
+                targets=seq.tokens[start + 1 : end + 1] if seq.needs_prompt_logprobs else (),
+            )
+        )
+        draft.prefilling.append(seq)
+        draft.forked.extend(sampling)
+        draft.budget -= end - start
+        seq.computed = end
+        self.kv.commit(seq.table, seq.tokens, end)
+        for sample in sampling:
+            sample.pending += 1
+            sample.decoding = True
+
+    def _fork(self, leader: Sequence, end: int, draft: _Draft) -> Iterable[Sequence]:
+        """Start the siblings of a prompt just planned to its end, over the same pages."""
+        if leader.forked:
+            return
+        leader.forked = True
+        for seq in leader.parent.sequences:
+            if seq.state is State.FORKING:
+                seq.table = self.kv.fork(leader.table)
+                seq.computed = end
+                self._start(seq, draft)
+                yield seq
+
+    def _start(self, seq: Sequence, draft: _Draft) -> None:
+        """Put a sequence that has a slot and its first pages to work."""
+        slot = self._slot(seq)
+        seq.state = State.RUNNING
+        seq.planned_step = draft.step
+        insort(self.running, seq, key=_order)
+        late = seq.constraint is not None
+        params = seq.parent.request.params
+        draft.starts.append(SlotStart(slot, seq.index, params, tuple(seq.tokens), seq.prompt_len, seq.computed, late))
+        draft.blocks.extend(self.kv.updates_of(seq.table, slot))
+
+    def _slot(self, seq: Sequence) -> int:
+        if seq.slot is None:
+            raise RuntimeError(f"sequence {seq.index} of {seq.parent.request.request_id} is planned without a slot")
+        return seq.slot
+
+    # --- memory
+
+    def _grow(self, seq: Sequence, end: int, draft: _Draft, *, preempt_self: bool) -> bool:
+        """Make positions up to `end` writable, at others' cost if need be. False: not in this step."""
+        self.kv.trim(seq.table, seq.computed)
+        need = self.kv.blocks_to_grow(seq.table, seq.computed, end)
+        while need > self.kv.pool.num_free:
+            victim = self._victim(draft.step)
+            if victim is None or (victim is seq and not preempt_self):
+                return False
+            self._preempt(victim)
+            draft.preempted = True
+            if victim is seq:
+                return False
+            need = self.kv.blocks_to_grow(seq.table, seq.computed, end)  # a shared page may be shared no more
+        self.kv.grow(seq.table, self._slot(seq), seq.computed, end, draft.blocks, draft.copies)
+        seq.planned_step = draft.step
+        return True
+
+    def _victim(self, step: int) -> Sequence | None:
+        """The latest running sequence that this step does not compute."""
+        return next((seq for seq in reversed(self.running) if seq.planned_step != step), None)
+
+    def _preempt(self, seq: Sequence) -> None:
+        self.preemptions += 1
+        self.running.remove(seq)
+        self.kv.free(seq.table)
+        seq.computed = 0
+        seq.decoding = False
+        seq.state = State.WAITING
+        for member in self._gang(seq):
+            if member.slot is not None:
+                self._free_slots.append(member.slot)
+                member.slot = None
+        self.queue.push(seq, preempted=True)
+
+    def _gang(self, seq: Sequence) -> list[Sequence]:
+        """The sequences that need slots when `seq` is admitted: itself, and siblings that wait for its prompt."""
+        if seq.forked:
+            return [seq]
+        return [seq, *(other for other in seq.parent.sequences if other.state is State.FORKING)]
+
+    def _admit(self, draft: _Draft) -> None:
+        """Start waiting sequences, strictly in queue order, until one does not fit."""
+        owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
+        while draft.budget > 0:
+            seq = self.queue.peek()
+            if seq is None or seq.pending or len(self._gang(seq)) > len(self._free_slots):
+                return
+            hit = 0 if seq.needs_prompt_logprobs else self.kv.find_prefix(seq.table, seq.tokens)
+            free = self.kv.free_after_prefix(seq.table, hit) - owed - self._debt(seq, hit)
+            margin = self._watermark + (len(self._gang(seq)) - 1) * len(self.settings.layout.groups)
+            if free < (margin if self.running else 0):
+                return
+            self._start_prompt(seq, hit, draft)
+            owed += self._debt(seq)
+
+    def _start_prompt(self, seq: Sequence, hit: int, draft: _Draft) -> None:
+        """Admit the queue's head with `hit` cached blocks and plan its first chunk."""
+        self.queue.pop()
+        for member in self._gang(seq):
+            member.slot = self._free_slots.pop()
+        self.kv.claim_prefix(seq.table, hit)
+        seq.computed = hit * self.kv.block_size
+        if not seq.needs_prompt_logprobs:
+            self.prefix_queries += len(seq.tokens)
+            self.prefix_hits += seq.computed
+        if seq.parent.cached_tokens is None:
+            seq.parent.cached_tokens = seq.computed
+        self._start(seq, draft)
+        self._plan_prefill(seq, draft)
+
+    def _debt(self, seq: Sequence, hit: int | None = None) -> int:
+        """Pages the sequence will take until its known tokens and one more are computed."""
+        chunk = self.settings.max_num_batched_tokens
+        return self.kv.debt(seq.table, len(seq.tokens) + 1, chunk, hit)
+
+    def check_integrity(self) -> None:
+        """Prove who owns what. Raises RuntimeError."""
+        self.kv.check_integrity(seq.table for seq in self.running)
+        held = [seq.slot for seq in self._slot_holders() if seq.slot is not None]
+        if sorted([*held, *self._free_slots]) != list(range(self.settings.max_num_seqs)):
+            raise RuntimeError(f"slots {sorted(held)} are held and {sorted(self._free_slots)} free")
+
+    def _slot_holders(self) -> list[Sequence]:
+        parents = {id(seq.parent): seq.parent for seq in self.running}
+        return [seq for parent in parents.values() for seq in parent.sequences if seq.slot is not None]
+
+
+def _order(seq: Sequence) -> tuple[float, int, int]:
+    return seq.order

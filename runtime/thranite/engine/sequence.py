@@ -1,0 +1,90 @@
+"""Host state of requests and their sequences. The scheduler and the engine are the only writers."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from thranite.engine.constraints import TokenConstraint
+from thranite.engine.kv_manager import BlockTable
+from thranite.request import EngineRequest, TokenLogprobs
+
+
+class State(Enum):
+    """FORKING: a sample of n > 1 whose prompt its first sibling still computes; its slot is reserved."""
+
+    WAITING = auto()
+    FORKING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+class RequestState:
+    """One accepted request: what its sequences share. Times are seconds of the engine's clock."""
+
+    __slots__ = ("arrival", "cached_tokens", "deadline", "open", "order", "prompt_logprobs", "request", "sequences")
+
+    def __init__(self, request: EngineRequest, arrival: float, order: tuple[float, int]) -> None:
+        self.request = request
+        self.arrival = arrival
+        self.order = order  # smaller runs earlier; see RequestQueue
+        self.deadline = None if request.timeout_seconds is None else arrival + request.timeout_seconds
+        self.sequences: list[Sequence] = []
+        self.open = request.params.n  # sequences not finished
+        self.cached_tokens: int | None = None  # set when the prompt is first admitted, cleared once reported
+        self.prompt_logprobs: list[TokenLogprobs | None] | None = None  # grows chunk by chunk, None once reported
+
+    @property
+    def leader(self) -> Sequence:
+        return self.sequences[0]
+
+    @property
+    def running(self) -> bool:
+        return any(seq.state is State.RUNNING for seq in self.sequences)
+
+    @property
+    def waiting(self) -> bool:
+        """Accepted and not running: no sequence of it has a slot at work."""
+        return not self.running and any(seq.state is State.WAITING for seq in self.sequences)
+
+
+class Sequence:
+    """One sample of a request.
+
+    `tokens` are those the host knows (prompt, then output); `pending` more were sampled by steps not yet collected.
+    `computed` tokens have their KV in pages, counting launched steps. `decoding`: the slot's device state holds its
+    last token, the only one left to compute. A sequence that waits holds no pages and no slot.
+    """
+
+    __slots__ = (
+        "computed", "constraint", "decoding", "end", "forked", "index", "needs_prompt_logprobs", "parent", "pending",
+        "planned_step", "prompt_len", "slot", "state", "table", "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self, parent: RequestState, index: int, table: BlockTable, end: int, constraint: TokenConstraint | None
+    ) -> None:
+        request = parent.request
+        self.parent = parent
+        self.index = index
+        self.tokens: list[int] = list(request.prompt_token_ids)
+        self.prompt_len = len(self.tokens)
+        self.end = end  # length at which it must stop
+        self.computed = 0
+        self.pending = 0
+        self.decoding = False
+        self.slot: int | None = None
+        self.table = table
+        self.state = State.WAITING if index == 0 else State.FORKING
+        self.forked = request.params.n == 1 or index > 0  # whether siblings no longer wait for this prompt
+        self.needs_prompt_logprobs = index == 0 and request.params.prompt_logprobs is not None
+        self.constraint = constraint
+        self.planned_step = -1
+
+    @property
+    def length(self) -> int:
+        """Known and pending tokens."""
+        return len(self.tokens) + self.pending
+
+    @property
+    def order(self) -> tuple[float, int, int]:
+        return (*self.parent.order, self.index)

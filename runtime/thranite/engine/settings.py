@@ -1,0 +1,25 @@
+"""What the scheduler and the step loop need to know: resolved, no None, no "auto"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thranite.engine.kv_groups import KVLayout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Limits of one engine. `num_blocks` counts the null page."""
+
+    layout: KVLayout
+    num_blocks: int
+    vocab_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    enable_prefix_caching: bool = True
+    overlap: bool = False
+    priority_aging_seconds: float = 10.0
+    max_waiting_requests: int = 4096
+    seed: int = 0
+    watermark: float = 0.01  # share of blocks kept free at admission, so that running sequences can grow
