@@ -67,12 +67,15 @@ def plan_kv_layout(spec: ModelSpec, block_size: int, dtype: str) -> KVLayout:
     return KVLayout(block_size, tuple(groups), size, buffer_bytes)
 
 
-def _group_size(counts: list[int]) -> int:
-    """Layers a group: the size that wastes the fewest padded layers, and of those the largest.
+MAX_PADDING = 0.1  # of a page's bytes; more block tables cost the host more than this much memory is worth
 
-    Splitting a kind finer than its smallest neighbour only adds block tables, so sizes under half of the smallest
-    count are not tried.
+
+def _group_size(counts: list[int]) -> int:
+    """Layers a group: the largest size that pads little, else the one that pads least.
+
+    `counts`: layers of each kind. Sizes under half of the smallest count are not tried: they only add tables.
     """
     smallest = min(counts)
     sizes = range(smallest, max(smallest // 2, 1) - 1, -1)
-    return min(sizes, key=lambda size: sum(-count % size for count in counts))
+    padding = {size: sum(-count % size for count in counts) / sum(counts) for size in sizes}
+    return next((size for size in sizes if padding[size] <= MAX_PADDING), min(sizes, key=padding.__getitem__))

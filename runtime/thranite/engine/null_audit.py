@@ -85,9 +85,9 @@ class PlanAudit:
 
     def _update(self, group: int, slot: int, first: int, blocks: Sequence[int]) -> None:
         table = self._slot(slot).tables[group]
-        self._require(first <= len(table), f"slot {slot}, group {group}: entry {first} leaves a gap after {len(table)}")
         for block in blocks:
             self._require(0 <= block < self._num_blocks, f"page {block} does not exist")
+        table += [NULL_BLOCK] * (first - len(table))  # freed behind a window before the slot was started
         table[first : first + len(blocks)] = blocks
 
     def _prefill(self, prefill: Prefill) -> None:
@@ -122,6 +122,10 @@ class PlanAudit:
                 owner = self._written.setdefault(page, slot)
                 self._require(owner == slot, f"slots {owner} and {slot} both write page {page}")
             if self._contents:
+                self._require(
+                    start + count <= len(state.prefixes),
+                    f"slot {slot} computes position {start + count - 1}; it has {len(state.prefixes)} tokens",
+                )
                 self._read(slot, group, start)
                 self._write(state, table, start, count)
         state.length = start + count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from thranite.request import TokenLogprobs
@@ -9,6 +10,7 @@ from thranite.sampling_params import TokenParams
 
 MASK = 2**64 - 1
 BANNING_BIAS = -100.0
+LN2 = math.log(2.0)
 
 
 def mix(value: int) -> int:
@@ -49,10 +51,10 @@ class TokenMaker:
             return self._first_allowed(self._choices, first, banned, mask)
         return self._first_allowed(range(self._vocab_size), first, banned, mask)
 
-    def logprobs(self, token: int, position: int, count: int) -> TokenLogprobs:
+    def logprobs(self, token: int, count: int) -> TokenLogprobs:
         """Made-up log-probabilities: `token` is the likeliest, at probability one half, its successors follow."""
-        top = tuple(((token + i) % self._vocab_size, -0.6931471805599453 * (i + 1)) for i in range(count))
-        return TokenLogprobs(token, -0.6931471805599453, 1, top)
+        top = tuple(((token + i) % self._vocab_size, -LN2 * (i + 1)) for i in range(count))
+        return TokenLogprobs(token, -LN2, 1, top)
 
     @staticmethod
     def _first_allowed(choices: range | tuple[int, ...], first: int, banned: frozenset[int], mask: bytes | None) -> int:

@@ -1,0 +1,133 @@
+"""From an `EngineConfig` to an engine that is ready: find the model, plan memory, load, measure.
+
+torch is imported only once a real device is wanted.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from thranite.config import EngineConfig
+from thranite.engine.client import EngineInfo
+from thranite.engine.engine import Engine
+from thranite.engine.null_executor import NullExecutor, NullPace
+from thranite.engine.plan import Executor
+from thranite.engine.progress import Progress
+from thranite.engine.settings import EngineSettings
+from thranite.errors import CheckpointError, ConfigError
+from thranite.loader.device_memory import DeviceMemory, host_memory, null_memory
+from thranite.loader.hub import resolve_model
+from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
+from thranite.loader.plan import MemoryPlan, plan_memory
+from thranite.models.registry import load_spec
+from thranite.models.spec import ModelSpec
+
+
+def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, EngineInfo]:
+    """Raises StartupError with what to do if the model cannot be served as asked."""
+    if config.tensor_parallel_size > 1:
+        raise ConfigError(
+            f"--tensor-parallel-size {config.tensor_parallel_size}: this version serves a model on one GPU",
+            "pass --tensor-parallel-size 1",
+        )
+    progress.stage("find model")
+    directory = resolve_model(config.model, config.revision)
+    spec = read_spec(directory, config)
+    progress.stage("plan memory")
+    if config.device == "null":
+        plan = plan_memory(spec, config, null_memory())
+        executor: Executor = NullExecutor(
+            engine_settings(spec, plan, config), NullPace.of(config), eos_token_ids=spec.eos_token_ids
+        )
+    else:
+        executor, spec, plan = _build_device(directory, spec, config, progress)
+    settings = engine_settings(spec, plan, config)
+    return Engine(settings, executor), engine_info(spec, plan, config)
+
+
+def read_spec(directory: Path, config: EngineConfig, max_model_len: int | None = None) -> ModelSpec:
+    """The model's spec from its config.json; `max_model_len` fixes length-dependent rope scaling."""
+    generation = directory / "generation_config.json"
+    return load_spec(
+        _read_json(directory / "config.json"),
+        generation_config=_read_json(generation) if generation.is_file() else None,
+        max_model_len=max_model_len or config.max_model_len,
+        dtype=config.dtype,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}", "pass a model directory or a hub id") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _build_device(
+    directory: Path, spec: ModelSpec, config: EngineConfig, progress: Progress
+) -> tuple[Executor, ModelSpec, MemoryPlan]:
+    from thranite.attention.base import TORCH_DTYPES
+    from thranite.models.weights import load_model
+    from thranite.runner.device import device_memory, pick_device
+    from thranite.runner.executor import TorchExecutor
+    from thranite.runner.profile import measure_activations
+
+    device = pick_device(config.device)
+    memory: DeviceMemory = device_memory(device) if device.type == "cuda" else host_memory()
+    plan = plan_memory(spec, config, memory)
+    spec = read_spec(directory, config, plan.max_model_len)
+    progress.stage("load weights")
+    model = load_model(
+        spec,
+        directory,
+        dtype=TORCH_DTYPES[plan.dtype],
+        device=device,
+        load_format=config.load_format,
+        progress=progress.advance,
+    )
+    if device.type == "cuda":
+        progress.stage("measure activations")
+        measured = measure_activations(model, spec, engine_settings(spec, plan, config), device, PROMPT_LOGPROB_ROWS)
+        plan = plan_memory(spec, config, memory, measured_activation_bytes=measured)
+    progress.stage("allocate KV cache")
+    settings = engine_settings(spec, plan, config)
+    return TorchExecutor(model, spec, settings, device, PROMPT_LOGPROB_ROWS), spec, plan
+
+
+def engine_settings(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> EngineSettings:
+    """The engine's limits under a plan. Overlap pays only where launching is not computing."""
+    return EngineSettings(
+        layout=plan.layout,
+        num_blocks=plan.num_blocks,
+        vocab_size=spec.vocab_size,
+        max_model_len=plan.max_model_len,
+        max_num_seqs=plan.max_num_seqs,
+        max_num_batched_tokens=plan.max_num_batched_tokens,
+        enable_prefix_caching=config.enable_prefix_caching,
+        overlap=config.overlap and plan.device.kind != "cpu",
+        priority_aging_seconds=config.priority_aging_seconds,
+        max_waiting_requests=config.max_waiting_requests,
+        seed=config.seed,
+    )
+
+
+def engine_info(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> EngineInfo:
+    """What servers need to know."""
+    return EngineInfo(
+        max_model_len=plan.max_model_len,
+        vocab_size=spec.vocab_size,
+        max_num_seqs=plan.max_num_seqs,
+        num_kv_blocks=plan.num_blocks,
+        block_size=plan.block_size,
+        eos_token_ids=spec.eos_token_ids,
+        architecture=spec.architecture,
+        dtype=plan.dtype,
+        seed=config.seed,
+    )

@@ -1,0 +1,225 @@
+"""The engine in this process: `LLM(model).generate(prompts, params)`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from thranite.config import Device, DType, EngineConfig, LoadFormat
+from thranite.engine.build import build_engine
+from thranite.engine.progress import NoProgress, Progress
+from thranite.errors import InvalidRequest, ThraniteError
+from thranite.outputs import CompletionOutput, RequestOutput
+from thranite.request import EngineRequest, TokenLogprobs
+from thranite.sampling_params import SamplingParams
+from thranite.text.output import RequestText, TextDelta
+from thranite.text.prompt import Prompt, build_request, tokenize_prompt
+from thranite.text.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """One model, loaded at construction. Not thread-safe. Options are those of `EngineConfig`."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        tensor_parallel_size: int = 1,
+        max_model_len: int | None = None,
+        dtype: DType = "auto",
+        load_format: LoadFormat = "auto",
+        device: Device = "auto",
+        gpu_memory_utilization: float = 0.9,
+        kv_cache_memory_bytes: int | None = None,
+        kv_cache_dtype: DType = "auto",
+        block_size: int | None = None,
+        enable_prefix_caching: bool = True,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        enforce_eager: bool = False,
+        overlap: bool = True,
+        seed: int = 0,
+        skip_tokenizer_init: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = EngineConfig(
+            model=model,
+            tokenizer=tokenizer,
+            revision=revision,
+            tensor_parallel_size=tensor_parallel_size,
+            max_model_len=max_model_len,
+            dtype=dtype,
+            load_format=load_format,
+            device=device,
+            gpu_memory_utilization=gpu_memory_utilization,
+            kv_cache_memory_bytes=kv_cache_memory_bytes,
+            kv_cache_dtype=kv_cache_dtype,
+            block_size=block_size,
+            enable_prefix_caching=enable_prefix_caching,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enforce_eager=enforce_eager,
+            overlap=overlap,
+            max_waiting_requests=2**31,  # a batch given at once is no overload
+            seed=seed,
+            skip_tokenizer_init=skip_tokenizer_init,
+        )
+        self.engine, self.info = build_engine(self.config, progress or NoProgress())
+        self._tokenizer = None if skip_tokenizer_init else Tokenizer.load(tokenizer or model, revision)
+        self._ids = itertools.count()
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Raises ThraniteError under skip_tokenizer_init."""
+        if self._tokenizer is None:
+            raise ThraniteError("this LLM was made with skip_tokenizer_init=True")
+        return self._tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Complete the prompts, all at once; results in their order.
+
+        A prompt is text, token ids, {"prompt": text} or {"prompt_token_ids": ids}; one or a list. One SamplingParams
+        serves all, or one each. Raises InvalidRequest before any work if a prompt or parameter cannot be served.
+        """
+        many = _as_list(prompts)
+        encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in many]
+        texts = [_text_of(prompt) for prompt in many]
+        return self._run(encoded, texts, sampling_params)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or a list of them, through the model's chat template."""
+        if not messages:
+            raise InvalidRequest("messages must not be empty", "messages")
+        many: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
+        encoded = [
+            self.get_tokenizer().apply_chat_template(
+                conversation,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=tools,
+                **(chat_template_kwargs or {}),
+            )
+            for conversation in many
+        ]
+        return self._run(encoded, [None] * len(encoded), sampling_params)
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        texts: Sequence[str | None],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+    ) -> list[RequestOutput]:
+        params = _spread(sampling_params, len(prompts))
+        requests = [
+            build_request(str(number), ids, p, self.info, self._tokenizer, seed=self.config.seed + number)
+            for ids, p, number in zip(prompts, params, self._ids, strict=False)
+        ]
+        jobs = {
+            request.request_id: _Job(request, p, text, self._tokenizer)
+            for request, p, text in zip(requests, params, texts, strict=True)
+        }
+        try:
+            for request in requests:
+                self.engine.add(request)
+            while self.engine.has_work:
+                for delta in self.engine.step():
+                    job = jobs[delta.request_id]
+                    news = job.text.feed(delta)
+                    if news is not None:
+                        job.take(news)
+                        if news.finish_reason is not None and delta.finish_reason is None:
+                            self.engine.stop(delta.request_id, delta.index)
+        except BaseException:
+            for request in requests:  # an interrupt or an error leaves no request behind
+                self.engine.abort(request.request_id)
+            raise
+        self.engine.check_integrity()
+        return [job.output() for job in jobs.values()]
+
+    def close(self) -> None:
+        """Free the device's memory. The object is of no use afterwards."""
+        self.engine.close()
+
+
+class _Job:
+    """One request of a `generate` call while it runs."""
+
+    def __init__(
+        self, request: EngineRequest, params: SamplingParams, prompt: str | None, tokenizer: Tokenizer | None
+    ) -> None:
+        self._request = request
+        self._prompt = prompt
+        self._news: list[list[TextDelta]] = [[] for _ in range(params.n)]
+        self.text = RequestText(params, request.prompt_token_ids, tokenizer)
+
+    def take(self, news: TextDelta) -> None:
+        self._news[news.index].append(news)
+
+    def output(self) -> RequestOutput:
+        first = self._news[0][0]
+        prompt_logprobs = next((n.prompt_logprobs for n in self._news[0] if n.prompt_logprobs is not None), None)
+        return RequestOutput(
+            request_id=self._request.request_id,
+            prompt=self._prompt,
+            prompt_token_ids=list(self._request.prompt_token_ids),
+            prompt_logprobs=None if prompt_logprobs is None else list(prompt_logprobs),
+            outputs=[_sample(index, news) for index, news in enumerate(self._news)],
+            cached_tokens=first.cached_tokens or 0,
+        )
+
+
+def _sample(index: int, news: Sequence[TextDelta]) -> CompletionOutput:
+    logprobs: list[TokenLogprobs] | None = None
+    if any(n.logprobs is not None for n in news):
+        logprobs = [score for n in news for score in n.logprobs or ()]
+    return CompletionOutput(
+        index=index,
+        text="".join(n.text for n in news),
+        token_ids=[token for n in news for token in n.token_ids],
+        logprobs=logprobs,
+        cumulative_logprob=None if logprobs is None else sum(score.logprob for score in logprobs),
+        finish_reason=news[-1].finish_reason,
+        stop_reason=news[-1].stop_reason,
+    )
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A single prompt (text, a mapping, or a list of token ids) becomes a list of one."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    many: list[Any] = list(prompts)
+    return [many] if many and isinstance(many[0], int) else many
+
+
+def _text_of(prompt: Any) -> str | None:
+    if isinstance(prompt, Mapping):
+        prompt = prompt.get("prompt")
+    return prompt if isinstance(prompt, str) else None
+
+
+def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    """One SamplingParams a prompt."""
+    if params is None:
+        return [SamplingParams()] * count
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise InvalidRequest(f"{count} prompts and {len(params)} sampling_params: give one, or one each")
+    return list(params)

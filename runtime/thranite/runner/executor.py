@@ -1,0 +1,111 @@
+"""A torch device as an `Executor`: slot state, inputs, forward pass, sampling. One code path for CPU and CUDA."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thranite.attention.base import KVCache
+from thranite.attention.torch import TorchAttention
+from thranite.engine.plan import Bitmasks, StepPlan, StepResult
+from thranite.engine.settings import EngineSettings
+from thranite.models.decoder import Decoder
+from thranite.models.spec import ModelSpec
+from thranite.request import TokenLogprobs
+from thranite.runner.inputs import StepInputs, build_inputs
+from thranite.runner.logprobs import ScoredTokens, begin_prompt_logprobs
+from thranite.runner.sampler import SampledTokens, Sampler
+from thranite.runner.sampling_transfer import upload
+from thranite.runner.slots import Slots
+
+
+@dataclass(slots=True)
+class _Step:
+    """A launched step. `sampled` is None until `sample`, and for a step without samples."""
+
+    inputs: StepInputs | None
+    hidden: Tensor | None
+    prompt_scores: dict[int, list[ScoredTokens]]
+    sampled: SampledTokens | None = None
+
+
+class TorchExecutor:
+    """Owns the KV cache and all per-slot state on one device.
+
+    `prompt_logprob_rows`: rows of logits alive at once while a prompt is scored; the memory plan counts them.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        spec: ModelSpec,
+        settings: EngineSettings,
+        device: torch.device,
+        prompt_logprob_rows: int = 256,
+    ) -> None:
+        self._prompt_logprob_rows = prompt_logprob_rows
+        self._model = model
+        self._device = device
+        self.cache = KVCache(settings.layout, settings.num_blocks, device)
+        self._attention = TorchAttention(spec, self.cache)
+        self._sampler = Sampler(settings.vocab_size, settings.max_num_seqs, device)
+        self._slots = Slots(settings, device)
+        self._steps: deque[_Step] = deque()
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> None:
+        if plan.copies:
+            self.cache.copy_pages(plan.copies)
+        self._slots.start(plan.starts)
+        self._sampler.start(plan.starts)
+        self._slots.update(plan.blocks)
+        if not plan.num_tokens:
+            self._steps.append(_Step(None, None, {}))
+            return
+        inputs = build_inputs(plan, self._slots, self._device)
+        hidden = self._model(inputs.input_ids, inputs.batch, self._attention)
+        scores = {
+            index: begin_prompt_logprobs(
+                hidden[first : first + len(prefill.targets)],
+                prefill.targets,
+                prefill.prompt_logprobs,
+                self._model.logits,
+                self._prompt_logprob_rows,
+            )
+            for index, (prefill, first) in enumerate(zip(plan.prefills, inputs.prefill_starts, strict=True))
+            if prefill.prompt_logprobs is not None
+        }
+        self._steps.append(_Step(inputs, hidden, scores))
+
+    @torch.inference_mode()
+    def sample(self, masks: Bitmasks) -> None:
+        step = self._steps[-1]
+        inputs, hidden = step.inputs, step.hidden
+        step.hidden = None
+        if inputs is None or hidden is None or not inputs.sample_slots:
+            return
+        rows = hidden if inputs.sample_rows is None else hidden[inputs.sample_rows]
+        logits = self._model.logits(rows)
+        step.sampled = self._sampler.sample(logits, inputs.sample_slots, inputs.sample_positions, masks)
+        slots = upload(np.asarray(inputs.sample_slots, np.int64), self._device)
+        self._slots.last_tokens[slots] = step.sampled.tokens
+
+    def collect(self) -> StepResult:
+        step = self._steps.popleft()
+        tokens: list[list[int]] = []
+        logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
+        if step.sampled is not None:
+            tokens, logprobs = step.sampled.result()
+        scores = {
+            index: tuple(score for part in parts for score in part.result())
+            for index, parts in step.prompt_scores.items()
+        }
+        return StepResult(tokens, logprobs, scores)
+
+    def close(self) -> None:
+        self._steps.clear()
+        self.cache.buffers.clear()

@@ -1,0 +1,61 @@
+"""How much memory a step takes beyond weights and KV cache: measured on the GPU by running the largest one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
+from thranite.engine.settings import EngineSettings
+from thranite.models.decoder import Decoder
+from thranite.models.spec import ModelSpec
+from thranite.runner.executor import TorchExecutor
+from thranite.sampling_params import TokenParams
+
+
+def measure_activations(
+    model: Decoder, spec: ModelSpec, settings: EngineSettings, device: torch.device, prompt_logprob_rows: int
+) -> int:
+    """Peak bytes of a step that fills the token budget and samples in every slot, with truncation and logprobs.
+
+    Counts what the whole process took on the device beyond the weights: allocator, libraries' workspaces and context.
+    """
+    plan = largest_step(settings)
+    pages = 1 + sum(len(update.blocks) for update in plan.blocks)
+    small = dataclasses.replace(settings, num_blocks=pages)
+    torch.cuda.synchronize(device)
+    executor = TorchExecutor(model, spec, small, device, prompt_logprob_rows)
+    held = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    executor.launch(plan)
+    executor.sample({})
+    executor.collect()
+    peak = torch.cuda.max_memory_allocated(device) - held
+    torch.cuda.synchronize(device)
+    free, total = torch.cuda.mem_get_info(device)
+    outside = total - free - torch.cuda.memory_reserved(device)  # context, library workspaces, other processes
+    executor.close()
+    del executor
+    torch.cuda.empty_cache()
+    return peak + outside
+
+
+def largest_step(settings: EngineSettings) -> StepPlan:
+    """Prefills that fill the token budget, over as many slots as there are; each samples."""
+    params = TokenParams(max_tokens=1, seed=0, temperature=0.8, top_p=0.9, top_k=50, logprobs=1)
+    rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
+    counts = [settings.max_num_batched_tokens // rows] * rows
+    counts[0] += settings.max_num_batched_tokens - sum(counts)
+    counts[0] = min(counts[0], settings.max_model_len - 1)
+    size, page = settings.layout.block_size, 1
+    starts, blocks, prefills = [], [], []
+    for slot, count in enumerate(counts):
+        tokens = [(slot + i) % settings.vocab_size for i in range(count)]
+        starts.append(SlotStart(slot, 0, params, tokens, count, 0))
+        prefills.append(Prefill(slot, 0, tokens, (slot,)))
+        for group in range(len(settings.layout.groups)):
+            needed = -(-count // size)
+            blocks.append(BlockUpdate(group, slot, 0, list(range(page, page + needed))))
+            page += needed
+    return StepPlan(step=0, prefills=prefills, starts=starts, blocks=blocks)
