@@ -74,7 +74,7 @@ def _build_device(
     directory: Path, spec: ModelSpec, config: EngineConfig, progress: Progress
 ) -> tuple[Executor, ModelSpec, MemoryPlan]:
     from thranite.attention.base import TORCH_DTYPES
-    from thranite.models.weights import load_model
+    from thranite.loader.checkpoint import load_model
     from thranite.runner.device import device_memory, pick_device
     from thranite.runner.executor import TorchExecutor
     from thranite.runner.profile import measure_activations

@@ -51,7 +51,7 @@ class _Sampled:
 
 
 class NullExecutor:
-    """Implements `plan.Executor`. `audit_contents` proves also what each row reads, at a cost: for tests."""
+    """Implements `plan.Executor`. `eos_token_ids`: the model's, kept from requests that ignore them."""
 
     def __init__(
         self,
@@ -59,13 +59,12 @@ class NullExecutor:
         pace: NullPace,
         *,
         eos_token_ids: Collection[int] = (),
-        audit_contents: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._vocab_size, self._eos = settings.vocab_size, eos_token_ids
         self._pace, self._clock, self._sleep = pace, clock, sleep
-        self._audit = PlanAudit(settings.layout, settings.num_blocks, settings.max_num_seqs, contents=audit_contents)
+        self._audit = PlanAudit(settings.layout, settings.num_blocks, settings.max_num_seqs)
         self._starts: dict[int, SlotStart] = {}
         self._makers: dict[int, TokenMaker] = {}
         self._launched: _Launched | None = None
@@ -98,7 +97,7 @@ class NullExecutor:
         for row, slot in enumerate(plan.sample_slots):
             position, maker = self._audit.length(slot), self._makers[slot]
             token = maker.token(position, masks.get(slot))
-            self._audit.sampled(slot, token)
+            self._audit.sampled(slot)
             tokens.append([token])
             count = self._starts[slot].params.logprobs
             if count is not None:

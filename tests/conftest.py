@@ -1,0 +1,9 @@
+"""Settings of every test run."""
+
+from __future__ import annotations
+
+import os
+
+# Tiny models gain nothing from threads, and threads that wait for each other on a busy machine cost a factor of ten.
+# Tests of real models ask for more themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
