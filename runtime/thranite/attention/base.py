@@ -53,7 +53,7 @@ class KVCache:
             used = layout.block_size * group.token_bytes()
             for place, layer in enumerate(group.layers):
                 if layer is not None:
-                    view = self.buffers[place][:, :used].view(TORCH_DTYPES[group.dtype]).unflatten(1, shape[1:])
+                    view = self.buffers[place][:, :used].view(TORCH_DTYPES[group.dtype]).view(shape)
                     self._layers[layer] = (index, view)
 
     def layer(self, layer: int) -> tuple[int, Tensor]:

@@ -33,7 +33,7 @@ def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, Engi
             "pass --tensor-parallel-size 1",
         )
     progress.stage("find model")
-    directory = resolve_model(config.model, config.revision)
+    directory = resolve_model(config.model, revision=config.revision)
     spec = read_spec(directory, config)
     progress.stage("plan memory")
     if config.device == "null":

@@ -1,0 +1,102 @@
+# Everything a contributor runs. `make help` lists it. Needs Python 3.11 or newer (with venv), git and make; all else
+# is installed into .venv by `make setup`, which every other target calls by itself.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+is_recent := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(or $(shell for p in python3 python3.12 python3.11 python3.13 python; do \
+	if "$$p" -c '$(is_recent)' 2>/dev/null; then echo "$$p"; break; fi; done),python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := operator,runtime,demo,test,dev
+PYTEST := $(BIN)/python -m pytest --timeout 300
+# Folders of tests that exist; each one is also a target: test-runtime, test-kernels, …
+PARTS := $(shell find tests -mindepth 2 -name 'test_*.py' -not -path 'tests/cluster/*' | cut -d/ -f2 | sort -u)
+
+.PHONY: help
+help:  ## this list
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+	@echo "$(addprefix test-,$(PARTS))" | fmt -w 72 | sed '1s/^/one part:       /; 2,$$s/^/                /'
+
+.PHONY: setup
+setup: $(STAMP)  ## create .venv and install everything (quick when nothing changed)
+
+$(STAMP): pyproject.toml
+	@"$(PYTHON)" -c '$(is_recent)' || { \
+		echo "make: need Python 3.11 or newer with its venv module; $(PYTHON) is not. Set PYTHON=…" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --python $(BIN)/python --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: check
+check: $(STAMP)  ## format, lint, types, layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(STAMP)  ## rewrite files in the project's format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: test
+test: test-layout $(addprefix test-,$(PARTS))  ## all tests that need neither a GPU nor root
+
+.PHONY: test-layout
+test-layout: $(STAMP)  ## the tree itself
+	$(PYTEST) tests/test_layout.py
+
+.PHONY: $(addprefix test-,$(PARTS))
+$(addprefix test-,$(filter-out kernels,$(PARTS))): test-%: $(STAMP)
+	$(PYTEST) tests/$*
+
+# Triton reads TRITON_INTERPRET when a kernel is declared, so these tests have a process of their own.
+test-kernels: $(STAMP)
+	TRITON_INTERPRET=1 $(PYTEST) tests/kernels
+
+test-runtime test-e2e: model
+
+.PHONY: test-long
+test-long: $(STAMP) model  ## the minutes-long tests
+	$(PYTEST) -m slow tests
+
+.PHONY: model
+model: $(STAMP)  ## fetch SmolLM2-135M-Instruct once, and print where it is
+	@$(BIN)/python -m dev.fetch_smollm2
+
+.PHONY: demo
+demo: $(STAMP) model  ## serve a real model and ask it three questions
+	@$(BIN)/python -m dev.demo
+
+.PHONY: bench
+bench: $(STAMP)  ## the engine's offline workloads on this machine's GPU
+	$(BIN)/thranite bench offline $(ARGS)
+
+.PHONY: bench-cpu
+bench-cpu: $(STAMP) model  ## this engine and transformers side by side on the CPU
+	$(BIN)/thranite bench cpu "$$($(BIN)/python -m dev.fetch_smollm2)" $(ARGS)
+
+# On a machine that has torch already and installs nothing: make gpu-test PYTHON=python3
+SOURCES := operator:runtime:kernels
+GPU_TESTS = tests/kernels $(shell grep -rlE 'mark\.gpu' tests/runtime --include='test_*.py')
+
+.PHONY: gpu-test
+gpu-test:  ## the tests that need a CUDA GPU, with $(PYTHON) as it is
+	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m pytest -m gpu $(GPU_TESTS)
+
+.PHONY: gpu-bench
+gpu-bench:  ## the offline benchmark, with $(PYTHON) as it is
+	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline $(ARGS)
+
+.PHONY: clean
+clean:  ## remove the venv and every cache in the checkout
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+-include dev/cluster.mk

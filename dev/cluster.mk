@@ -1,0 +1,24 @@
+# The local cluster: docs/cluster.md. Needs Linux and root; `make cluster-tools` installs and builds the rest.
+
+CLUSTER := $(BIN)/python dev/cluster
+CLUSTER_ARGS ?=
+
+.PHONY: cluster-tools
+cluster-tools: $(STAMP)  ## build the local cluster's programs, once (about 20 minutes)
+	@$(CLUSTER) build
+
+.PHONY: cluster-up
+cluster-up: cluster-tools  ## start a local Kubernetes (CLUSTER_ARGS="--nodes 2 --gpus 4")
+	@$(CLUSTER) up $(CLUSTER_ARGS)
+
+.PHONY: cluster-down
+cluster-down: $(STAMP)  ## end it and remove every trace
+	@$(CLUSTER) down $(CLUSTER_ARGS)
+
+.PHONY: test-cluster
+test-cluster: cluster-tools  ## the tests that need the local cluster
+	$(PYTEST) -m "cluster and not slow" tests/cluster
+
+.PHONY: test-cluster-long
+test-cluster-long: cluster-tools  ## ten times up and down, and thousands of pods
+	$(PYTEST) --timeout 1800 -m "cluster and slow" tests/cluster

@@ -1,0 +1,38 @@
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
+"""Device code of `rms_norm`: one program per row, the whole row in registers."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["eps"])
+def rms_norm_kernel(
+    x_ptr,
+    stride_x,  # input [rows, N], row stride in elements
+    residual_ptr,
+    stride_r,  # residual stream [rows, N], updated in place
+    weight_ptr,  # [N]
+    y_ptr,
+    stride_y,  # output [rows, N]
+    eps,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ONE_PLUS: tl.constexpr,
+):
+    """h = x (+ residual, rounded to its dtype and written back); y = h / sqrt(mean(h^2) + eps) * (w or 1 + w)."""
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    live = cols < N
+    h = tl.load(x_ptr + row * stride_x + cols, mask=live, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + cols, mask=live, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        at = residual_ptr + row * stride_r + cols
+        total = h + tl.load(at, mask=live, other=0.0).to(tl.float32)
+        rounded = total.to(residual_ptr.dtype.element_ty)
+        tl.store(at, rounded, mask=live)
+        h = rounded.to(tl.float32)
+    if ONE_PLUS:
+        weight += 1.0
+    scale = tl.rsqrt(tl.sum(h * h, axis=0) / N + eps)
+    tl.store(y_ptr + row * stride_y + cols, (h * scale * weight).to(y_ptr.dtype.element_ty), mask=live)

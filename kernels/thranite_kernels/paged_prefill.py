@@ -1,0 +1,186 @@
+"""Attention of many queries a row over a paged cache: prompts, chunks of prompts, and rows of any mix of lengths.
+
+`PrefillPlan.plan` runs once a step and cuts every row's queries into blocks; `paged_prefill` runs once a layer. The
+queries of one block share the keys of one kv head: tile rows are (token, head of the group) pairs. Rows with few
+queries and long contexts belong to `paged_decode`, which splits their keys; a mixed batch names its decode rows first,
+and each operation takes its part of `slots`, `cu_q` and `context_lens` (the offsets in `cu_q` stay absolute).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ._paged_prefill import paged_prefill_kernel, prefill_plan_kernel
+from .attention import check_attention, padded_head, score_scales
+from .launch import Launch, cdiv, require
+from .target import PrefillConfig, Target, prefill_config, target_of
+
+RECORD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillPlan:
+    """Work items of one step: blocks of queries. Window and softcap do not change it."""
+
+    items: torch.Tensor  # int32 [cdiv(tokens, block_q) + rows, RECORD]
+    rows: int
+    block_q: int
+    config: PrefillConfig
+
+    @classmethod
+    def allocate(
+        cls,
+        rows: int,
+        tokens: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        *,
+        itemsize: int = 2,
+        device: torch.device | str = "cuda",
+        target: Target | None = None,
+        config: PrefillConfig | None = None,
+    ) -> PrefillPlan:
+        """A plan for `rows` rows of `tokens` query tokens in all."""
+        device = torch.device(device)
+        config = config or prefill_config(target or target_of(device), padded_head(head_dim), itemsize)
+        block_q = max(config.block_m // (heads // kv_heads), 1)
+        items = torch.empty(cdiv(tokens, block_q) + rows, RECORD, dtype=torch.int32, device=device)
+        return cls(items, rows, block_q, config)
+
+    def plan(self, slots: torch.Tensor, context_lens: torch.Tensor, cu_q: torch.Tensor) -> None:
+        """List this step's work."""
+        self.plan_launch(slots, context_lens, cu_q).run()
+
+    def plan_launch(self, slots: torch.Tensor, context_lens: torch.Tensor, cu_q: torch.Tensor) -> Launch:
+        """The launch behind `plan`: one program a row, one more for unused items."""
+        require(slots.shape[0] == self.rows, f"paged_prefill: planned for {self.rows} rows, not {slots.shape[0]}")
+        return Launch(
+            prefill_plan_kernel,
+            (self.rows + 1,),
+            {
+                "slots_ptr": slots,
+                "context_ptr": context_lens,
+                "cu_q_ptr": cu_q,
+                "item_ptr": self.items,
+                "rows": self.rows,
+                "items": self.items.shape[0],
+            },
+            {"BLOCK_Q": self.block_q, "BLOCK_R": 1024, "BLOCK_I": 64},
+        )
+
+
+def paged_prefill(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    block_table: torch.Tensor,
+    plan: PrefillPlan,
+    *,
+    scale: float | None = None,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    descriptor: Any = None,
+) -> torch.Tensor:
+    """q [T, H, D]; tokens that no row of `plan` names are left as they are. Returns [T, H, D] in q's dtype.
+
+    `descriptor` is `kv_descriptor(kv, plan.config)`, made once a layer; it is made anew when missing and needed.
+    """
+    out = torch.empty_like(q) if out is None else out
+    paged_prefill_launch(
+        q,
+        kv,
+        block_table,
+        plan,
+        scale=scale,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        out=out,
+        descriptor=descriptor,
+    ).run()
+    return out
+
+
+def uses_tensor_maps(kv: torch.Tensor, config: PrefillConfig) -> bool:
+    """Whether unmasked tiles go through tensor-map copies: a tile must lie within a page and fill the padded head."""
+    block_size, head_dim = kv.shape[3], kv.shape[4]
+    return config.tma and block_size % config.tile == 0 and padded_head(head_dim) == head_dim
+
+
+def kv_descriptor(kv: torch.Tensor, config: PrefillConfig) -> Any:
+    """Tensor map of one layer's cache as [pages, 2·KVH, block_size, D], one tile of one head at a time, or None."""
+    if not uses_tensor_maps(kv, config):
+        return None
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    pages, _, kv_heads, block_size, head_dim = kv.shape
+    shape = [pages, 2 * kv_heads, block_size, head_dim]
+    strides = [kv.stride(0), block_size * head_dim, head_dim, 1]
+    return TensorDescriptor(kv, shape, strides, [1, 1, config.tile, head_dim])
+
+
+def paged_prefill_launch(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    block_table: torch.Tensor,
+    plan: PrefillPlan,
+    *,
+    scale: float | None,
+    window: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+    out: torch.Tensor,
+    descriptor: Any,
+    specialize: bool = False,
+) -> Launch:
+    """The launch behind `paged_prefill`: (items · kv heads) programs, heads fastest."""
+    check_attention(q, kv, block_table, out)
+    _, heads, head_dim = q.shape
+    kv_heads, block_size = kv.shape[2], kv.shape[3]
+    group = heads // kv_heads
+    require(group <= plan.config.block_m, "paged_prefill: more heads in a group than tile rows")
+    score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
+    descriptor = descriptor or kv_descriptor(kv, plan.config)
+    return Launch(
+        paged_prefill_kernel,
+        (plan.items.shape[0] * kv_heads,),
+        {
+            "q_ptr": q,
+            "stride_q": q.stride(0),
+            "kv_ptr": kv,
+            "stride_page": kv.stride(0),
+            "kv_desc": descriptor,
+            "table_ptr": block_table,
+            "stride_table": block_table.stride(0),
+            "sink_ptr": sinks,
+            "out_ptr": out,
+            "stride_out": out.stride(0),
+            "item_ptr": plan.items,
+            "items": plan.items.shape[0],
+            "window": window,
+            "score_scale": score_scale,
+            "cap_scale": cap_scale,
+        },
+        {
+            "GROUP": group,
+            "KV_HEADS": kv_heads,
+            "HEAD_DIM": head_dim,
+            "BLOCK_D": padded_head(head_dim),
+            "BLOCK_M": plan.config.block_m,
+            "BLOCK_Q": plan.block_q,
+            "BLOCK_SIZE": block_size,
+            "TILE": plan.config.tile,
+            "SOFTCAP": softcap > 0.0,
+            "WINDOW": window > 0,
+            "SINKS": sinks is not None,
+            "TMA": descriptor is not None,
+            "SPECIALIZE": specialize,
+        },
+        num_warps=plan.config.num_warps,
+        num_stages=plan.config.num_stages,
+    )

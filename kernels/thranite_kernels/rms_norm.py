@@ -1,0 +1,90 @@
+"""RMSNorm over the last dimension, optionally adding into the residual stream first.
+
+    h = x + residual (rounded to the residual's dtype, written back)      y = h / sqrt(mean(h²) + eps) · w
+
+`one_plus` uses (1 + w), the Gemma form. Statistics and products are fp32; the output is rounded once.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ._rms_norm import rms_norm_kernel
+from .launch import Launch, next_power_of_2, require
+from .work import Work
+
+MAX_WIDTH = 32768
+"""Widest row one program holds in registers."""
+
+
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float = 1e-6,
+    *,
+    residual: torch.Tensor | None = None,
+    one_plus: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Normalise the rows of `x` [T, N] (any row stride); `residual` [T, N] is updated in place. Returns [T, N]."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    rms_norm_launch(x, weight, eps, residual=residual, one_plus=one_plus, out=out).run()
+    return out
+
+
+def rms_norm_launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    residual: torch.Tensor | None,
+    one_plus: bool,
+    out: torch.Tensor,
+) -> Launch:
+    """The launch behind `rms_norm`: one program per row, about 8 to 16 elements a thread."""
+    rows, width = x.shape
+    require(x.stride(1) == 1 and out.stride(1) == 1, "rms_norm: rows must be contiguous")
+    require(weight.shape == (width,) and weight.is_contiguous(), f"rms_norm: weight must be [{width}]")
+    require(width <= MAX_WIDTH, f"rms_norm: rows wider than {MAX_WIDTH} are not supported")
+    require(residual is None or (residual.shape == x.shape and residual.stride(1) == 1), "rms_norm: residual layout")
+    block = next_power_of_2(width)
+    return Launch(
+        rms_norm_kernel,
+        (rows,),
+        {
+            "x_ptr": x,
+            "stride_x": x.stride(0),
+            "residual_ptr": residual,
+            "stride_r": 0 if residual is None else residual.stride(0),
+            "weight_ptr": weight,
+            "y_ptr": out,
+            "stride_y": out.stride(0),
+            "eps": eps,
+        },
+        {"N": width, "BLOCK": block, "RESIDUAL": residual is not None, "ONE_PLUS": one_plus},
+        num_warps=min(max(block // 512, 1), 16),
+    )
+
+
+def rms_norm_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float = 1e-6,
+    *,
+    residual: torch.Tensor | None = None,
+    one_plus: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`(y, updated residual)` in torch, statistics in fp32, nothing written in place."""
+    h = x.float()
+    added = None
+    if residual is not None:
+        added = (h + residual.float()).to(residual.dtype)
+        h = added.float()
+    scale = torch.rsqrt(h.square().mean(-1, keepdim=True) + eps)
+    return (h * scale * (weight.float() + (1.0 if one_plus else 0.0))).to(x.dtype), added
+
+
+def rms_norm_work(rows: int, width: int, itemsize: int = 2, *, residual: bool = False) -> Work:
+    """x read and y written, with the residual read and written too; weights once."""
+    streams = 4 if residual else 2
+    return Work(bytes=(streams * rows * width + width) * itemsize, flops=4 * rows * width)

@@ -1,0 +1,146 @@
+"""Device facts and every tile table, explicit: nothing is tuned at import or at run time.
+
+A table's rows are chosen by compute capability, padded head size and item size. `dev/bench/kernels.py --tune NAME`
+sweeps the candidates of one table on a GPU; docs/performance.md says what was measured where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+KIB = 1024
+SHARED_LIMIT = {80: 163 * KIB, 86: 99 * KIB, 87: 163 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 103: 227 * KIB}
+"""Shared memory one block may ask for, bytes, by compute capability (CUDA programming guide, technical limits)."""
+
+COMPILE_TARGETS = (80, 89, 90, 100)
+"""Capabilities that every specialisation must compile for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the host wrappers need to know of a device."""
+
+    capability: int  # 90 for sm_90
+    num_sms: int
+
+    @property
+    def shared_limit(self) -> int:
+        """Bytes of shared memory one block may ask for; unknown devices get the smallest limit."""
+        return SHARED_LIMIT.get(self.capability, 99 * KIB)
+
+    @property
+    def large(self) -> bool:
+        """Whether tiles for 160 KiB of shared memory fit (A100, H100, B200), against 99 KiB (A10, L4, RTX)."""
+        return self.shared_limit >= 160 * KIB
+
+
+@lru_cache(maxsize=16)
+def _cuda_target(index: int) -> Target:
+    facts = torch.cuda.get_device_properties(index)
+    return Target(facts.major * 10 + facts.minor, facts.multi_processor_count)
+
+
+def target_of(device: torch.device) -> Target:
+    """The target of a CUDA device; other devices (interpreter, meta) get a small Hopper, so splits stay exercised."""
+    if device.type == "cuda":
+        return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
+    return Target(90, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeConfig:
+    """Tiles of `paged_decode`."""
+
+    tile: int  # keys per iteration
+    num_warps: int
+    num_stages: int
+    ctas_per_sm: int  # work is cut into about num_sms · ctas_per_sm equal shares
+    min_tiles: int = 2  # a share is never shorter than this many tiles
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillConfig:
+    """Tiles of `paged_prefill`."""
+
+    block_m: int  # query tokens times heads of one group
+    tile: int  # keys per iteration
+    num_warps: int
+    num_stages: int
+    tma: bool = False  # unmasked tiles through tensor-map copies (sm_90 and later, tile within a page)
+
+
+@dataclass(frozen=True, slots=True)
+class GemmConfig:
+    """Tiles of `skinny_gemm`."""
+
+    block_n: int  # output columns a program
+    block_k: int  # reduction elements per iteration
+    split_k: int  # programs that share one block of columns
+    num_warps: int
+    num_stages: int = 4
+    dot: bool = True  # tensor cores; otherwise products in fp32 registers (one row only)
+
+
+def decode_config(target: Target, head_dim: int, itemsize: int) -> DecodeConfig:
+    """Tiles by padded head size: about 16 KiB of keys a stage in 16-bit caches, half the keys in fp32 ones."""
+    table = _DECODE_LARGE if target.large else _DECODE_SMALL
+    config = table[max(64, head_dim)]
+    if itemsize == 4:
+        return DecodeConfig(max(config.tile // 4, 16), config.num_warps, 2, config.ctas_per_sm)
+    return config
+
+
+_DECODE_LARGE = {
+    64: DecodeConfig(128, 4, 3, 3),
+    128: DecodeConfig(64, 4, 3, 3),
+    256: DecodeConfig(32, 4, 3, 3),
+}
+_DECODE_SMALL = {
+    64: DecodeConfig(64, 4, 3, 2),
+    128: DecodeConfig(32, 4, 3, 2),
+    256: DecodeConfig(16, 4, 3, 2),
+}
+
+
+def prefill_config(target: Target, head_dim: int, itemsize: int) -> PrefillConfig:
+    """Tiles by padded head size; tensor-map copies on Hopper, where they free registers for the softmax."""
+    if itemsize == 4:
+        return PrefillConfig(16, 32 if head_dim <= 128 else 16, 4, 1)
+    if not target.large:
+        return _PREFILL_SMALL[max(64, head_dim)]
+    return (_PREFILL_HOPPER if target.capability >= 90 else _PREFILL_LARGE)[max(64, head_dim)]
+
+
+_PREFILL_HOPPER = {
+    64: PrefillConfig(128, 64, 8, 3, tma=True),
+    128: PrefillConfig(128, 64, 8, 3, tma=True),
+    256: PrefillConfig(128, 64, 8, 2, tma=True),
+}
+_PREFILL_LARGE = {
+    64: PrefillConfig(64, 64, 4, 3),
+    128: PrefillConfig(128, 64, 8, 3),
+    256: PrefillConfig(64, 32, 8, 2),
+}
+_PREFILL_SMALL = {
+    64: PrefillConfig(64, 64, 4, 2),
+    128: PrefillConfig(64, 32, 4, 2),
+    256: PrefillConfig(64, 16, 8, 2),
+}
+
+
+def gemm_config(target: Target, rows: int, width: int, depth: int) -> GemmConfig:
+    """Tiles of one [rows, depth] x [width, depth]ᵀ product: enough programs to keep every SM loading."""
+    wanted = 2 * target.num_sms
+    if rows == 1:
+        block_k = 1024 if depth % 1024 == 0 else 512
+        for block_n in (8, 4):
+            if width // block_n >= wanted:
+                return GemmConfig(block_n, block_k, 1, 4, 1, dot=False)
+        split = min(max(wanted // max(width // 4, 1), 1), max(depth // block_k, 1))
+        return GemmConfig(4, block_k, split, 4, 1, dot=False)
+    block_n = 32 if width // 32 >= target.num_sms else 16
+    split = min(max(wanted // max(width // block_n, 1), 1), max(depth // 512, 1), 8)
+    return GemmConfig(block_n, 128, split, 4 if block_n == 32 else 2, 4)

@@ -1,0 +1,134 @@
+"""kopf as informer: watches that only enqueue keys. It runs in a thread of its own, under a loop that starts it again.
+
+kopf ends with its whole operator on watch errors it does not know, and cancels every task of its event loop then. In
+its own loop it takes nothing with it, and what it missed comes with the list it begins with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import kopf
+
+from thranite_operator import names
+from thranite_operator.kinds import (
+    CLAIM,
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    DISRUPTION_BUDGET,
+    JOB,
+    NETWORK_POLICY,
+    POD,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    Kind,
+)
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+WATCHED = (
+    *(DEPLOYMENT, POD, JOB, CLAIM, SERVICE, SERVICE_ACCOUNT),
+    *(CONTROLLER_REVISION, DISRUPTION_BUDGET, NETWORK_POLICY),
+)
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+HEALTHY_SECONDS = 60.0  # a run of this length starts the backoff anew
+
+
+def key_of(body: Mapping[str, Any]) -> Key | None:
+    """The InferenceService that a watched object is, or belongs to."""
+    meta = body.get("metadata", {})
+    name = meta.get("name") if body.get("kind") == names.KIND else meta.get("labels", {}).get(names.INSTANCE)
+    return (meta["namespace"], name) if name else None
+
+
+class Informer:
+    """`enqueue` is called from the informer's thread."""
+
+    def __init__(
+        self,
+        enqueue: Callable[[Key], None],
+        connect: Callable[[], kopf.ConnectionInfo],
+        namespaces: Sequence[str],
+    ) -> None:
+        self._enqueue = enqueue
+        self._connect = connect
+        self._namespaces = namespaces
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="informer", daemon=True)
+        self.runs = 0  # times that kopf was started
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float = 15.0) -> None:
+        self._stop.set()
+        self._thread.join(timeout)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _supervise(self) -> None:
+        backoff = FIRST_BACKOFF
+        while not self._stop.is_set():
+            lasted = asyncio.run(self._run_once())
+            if self._stop.is_set():
+                return
+            backoff = FIRST_BACKOFF if lasted > HEALTHY_SECONDS else min(backoff * 2, LONGEST_BACKOFF)
+            logger.warning("watching ended after %.0f s; starting again in about %.0f s", lasted, backoff)
+            self._stop.wait(backoff * random.uniform(0.75, 1.25))
+
+    async def _run_once(self) -> float:
+        """Seconds that it ran."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self.runs += 1
+        scope: dict[str, Any] = {"namespaces": list(self._namespaces)} if self._namespaces else {"clusterwide": True}
+        try:
+            await kopf.operator(
+                registry=self._registry(), settings=_settings(), standalone=True, stop_flag=self._stop, **scope
+            )
+        except Exception as error:  # noqa: BLE001 - whatever ended it, watching must go on
+            logger.warning("watching failed: %s: %s", type(error).__name__, error)
+        return loop.time() - began
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        def login(**_: Any) -> kopf.ConnectionInfo:
+            return self._connect()
+
+        def see(body: Mapping[str, Any], **_: Any) -> None:
+            key = key_of(body)
+            if key is not None:
+                self._enqueue(key)
+
+        kopf.on.login(registry=registry)(login)
+        kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(see)
+        for kind in WATCHED:
+            kopf.on.event(*_address(kind), registry=registry)(see)
+        return registry
+
+
+def _address(kind: Kind) -> tuple[str, str, str]:
+    return kind.group, kind.api_version.rpartition("/")[2], kind.plural
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True  # it would need to read all CustomResourceDefinitions and Namespaces
+    settings.watching.initial_streaming = False  # the oldest supported Kubernetes cannot
+    settings.watching.chunk_size = 500
+    settings.watching.connect_timeout = 5
+    settings.networking.request_timeout = 30
+    settings.queueing.worker_limit = 20
+    for kind in WATCHED:
+        settings.watching.label_selectors[_address(kind)] = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
+    return settings

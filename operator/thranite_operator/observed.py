@@ -1,0 +1,95 @@
+"""What is in the cluster of one InferenceService, read fresh for each reconcile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from thranite_operator import names
+from thranite_operator.causes import cause_of
+from thranite_operator.kinds import (
+    CLAIM,
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    DISRUPTION_BUDGET,
+    EVENT,
+    JOB,
+    KINDS,
+    NETWORK_POLICY,
+    POD,
+    POD_MONITOR,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    Kind,
+    Object,
+    Ref,
+)
+from thranite_operator.kube import KubeClient
+from thranite_operator.pods import Pod, project
+from thranite_operator.spec import InferenceService
+
+NAMED = (DEPLOYMENT, SERVICE, SERVICE_ACCOUNT, DISRUPTION_BUDGET, NETWORK_POLICY, POD_MONITOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """`children`: those of the names the operator uses, whoever made them. `jobs` and `revisions`: ours alone."""
+
+    children: Mapping[Ref, Object] = field(default_factory=dict)
+    jobs: Sequence[Object] = ()
+    revisions: Sequence[Object] = ()
+    pods: Sequence[Pod] = ()
+    loaders: Sequence[Pod] = ()
+    probe_messages: Mapping[str, str] = field(default_factory=dict)  # by pod name
+
+    def child(self, kind: Kind, name: str) -> Object | None:
+        return self.children.get(Ref(kind.name, name))
+
+
+async def observe(client: KubeClient, service: InferenceService) -> Observed:
+    selector = names.of_service(service.name)
+    namespace = service.namespace
+    refs = [Ref(kind.name, service.name) for kind in NAMED]
+    refs += [Ref(SERVICE.name, names.headless(service.name)), Ref(CLAIM.name, names.cache_claim(service.name))]
+    found = await asyncio.gather(
+        client.items(POD, namespace, labelSelector=selector),
+        client.items(JOB, namespace, labelSelector=selector),
+        client.items(CONTROLLER_REVISION, namespace, labelSelector=selector),
+        *(client.get(KINDS[ref.kind], namespace, ref.name) for ref in refs),
+    )
+    listed, jobs, revisions, *objects = found
+    assert isinstance(listed, list) and isinstance(jobs, list) and isinstance(revisions, list)
+    pods = [project(item) for item in listed]
+    children = {ref: obj for ref, obj in zip(refs, objects, strict=True) if isinstance(obj, dict)}
+    engines = [pod for pod in pods if pod.component == names.ENGINE]
+    return Observed(
+        children=children,
+        jobs=[_typed(JOB, item) for item in jobs if _owned_by(item, service)],
+        revisions=[_typed(CONTROLLER_REVISION, item) for item in revisions if _owned_by(item, service)],
+        pods=engines,
+        loaders=[pod for pod in pods if pod.component == names.LOADER],
+        probe_messages=await _probe_messages(client, namespace, engines),
+    )
+
+
+def _typed(kind: Kind, item: Object) -> Object:
+    return {"apiVersion": kind.api_version, "kind": kind.name, **item}
+
+
+def _owned_by(item: Mapping[str, Any], service: InferenceService) -> bool:
+    return any(owner["uid"] == service.uid for owner in item["metadata"].get("ownerReferences", ()))
+
+
+async def _probe_messages(client: KubeClient, namespace: str, pods: Sequence[Pod]) -> dict[str, str]:
+    """Probes fail in events alone; they are asked for only where a probe is the suspect."""
+    suspects = [pod for pod in pods if (cause := cause_of(pod)) and cause.reason in ("ProbeFailed", "ReadinessProbeFailed")]
+    messages = {}
+    for pod in suspects[:5]:
+        fields = f"involvedObject.uid={pod.uid},reason=Unhealthy"
+        events = await client.items(EVENT, namespace, fieldSelector=fields)
+        newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default=None)
+        if newest is not None:
+            messages[pod.name] = str(newest.get("message", ""))
+    return messages

@@ -1,0 +1,83 @@
+"""One level-based reconcile: observe, plan, apply, write the status once, tell transitions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+from thranite_operator import names, status
+from thranite_operator.apply import carry_out
+from thranite_operator.events import EventPoster, transitions
+from thranite_operator.kinds import INFERENCE_SERVICE, Object
+from thranite_operator.kube import KubeClient, KubeError, Refused
+from thranite_operator.observed import observe
+from thranite_operator.plan import Plan, make_plan
+from thranite_operator.settings import Settings
+from thranite_operator.spec import InferenceService, parse_service
+from thranite_operator.start_time import StartTimes
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # namespace, name
+
+
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class Reconciler:
+    def __init__(self, client: KubeClient, settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
+        self._client = client
+        self._settings = settings
+        self._clock = clock
+        self._events = EventPoster(client)
+        self._began = clock()
+        self._starts: dict[Key, StartTimes] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Seconds until it should come again though nothing changes; None if it need not. Raises KubeError, after
+        the status says so."""
+        namespace, name = key
+        obj = await self._client.get(INFERENCE_SERVICE, namespace, name)
+        if obj is None or "deletionTimestamp" in obj["metadata"]:
+            self._starts.pop(key, None)
+            return None
+        service = parse_service(obj)
+        try:
+            plan, after = await self._converge(key, service)
+        except KubeError as error:
+            await self._report_failure(service, error)
+            raise
+        await self._write_status(service, after)
+        return plan.model.retry_in
+
+    async def _converge(self, key: Key, service: InferenceService) -> tuple[Plan, Object]:
+        now = self._clock()
+        observed = await observe(self._client, service)
+        plan = make_plan(service, observed, self._settings, now)
+        problems = await carry_out(self._client, service, plan)
+        known = service.status.get("expectedStartSeconds")
+        starts = self._starts.get(key, StartTimes(self._began))
+        expected, self._starts[key] = starts.learn(known, observed.pods)
+        return plan, status.compute(service, observed, plan, problems, expected, now)
+
+    async def _report_failure(self, service: InferenceService, error: KubeError) -> None:
+        try:
+            await self._write_status(service, status.failed(service, str(error), self._clock()))
+        except KubeError as second:
+            logger.warning("%s/%s: the status cannot be written: %s", service.namespace, service.name, second)
+
+    async def _write_status(self, service: InferenceService, after: Object) -> None:
+        if after == service.status:
+            return
+        meta = {"name": service.name, "namespace": service.namespace, "uid": service.uid}
+        body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": meta, "status": after}
+        try:
+            await self._client.apply(body, "status")
+        except Refused as refusal:
+            if refusal.code in (404, 409):  # deleted meanwhile, perhaps made anew: its own event follows
+                return
+            raise
+        for event in transitions(service.status, after):
+            await self._events.post(service, event, self._clock())

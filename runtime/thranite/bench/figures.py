@@ -1,0 +1,109 @@
+"""What one workload came to, as a line, a table row and a JSON record."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from thranite.bench.floors import REFERENCE_GPU
+from thranite.bench.workloads import Workload
+
+TABLE_WIDTH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`seconds` of each run. `floor_seconds` and `vllm` (in the workload's metric): None off the reference GPU."""
+
+    model: str
+    workload: Workload
+    seconds: tuple[float, ...]
+    start_seconds: float
+    floor_seconds: float | None
+    vllm: float | None
+
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def output_rate(self) -> float:
+        """Output tokens a second."""
+        return self.workload.output_tokens / self.median_seconds
+
+    @property
+    def total_rate(self) -> float:
+        """Prompt and output tokens a second."""
+        return (self.workload.prompt_tokens + self.workload.output_tokens) / self.median_seconds
+
+    @property
+    def step_ms(self) -> float:
+        """Time divided by the longest output, so the prompts' part is in it."""
+        return 1e3 * self.median_seconds / self.workload.longest_output
+
+    @property
+    def spread(self) -> float:
+        """Slowest run over fastest, less one."""
+        return max(self.seconds) / min(self.seconds) - 1
+
+    @property
+    def floor_ratio(self) -> float | None:
+        """1 is as fast as memory and arithmetic allow."""
+        return None if self.floor_seconds is None else self.floor_seconds / self.median_seconds
+
+    @property
+    def vllm_ratio(self) -> float | None:
+        """Above 1 is faster than vLLM."""
+        if self.vllm is None:
+            return None
+        own = {"output tok/s": self.output_rate, "total tok/s": self.total_rate, "ms/step": self.step_ms}
+        value = own[self.workload.metric]
+        return self.vllm / value if self.workload.metric == "ms/step" else value / self.vllm
+
+    def line(self) -> str:
+        return (
+            f"{self.model} {self.workload.name}: {self.median_seconds:.2f} s, {self.output_rate:,.0f} output tok/s, "
+            f"{self.total_rate:,.0f} total tok/s, {self.step_ms:.2f} ms/step"
+        )
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "workload": self.workload.name,
+            "requests": self.workload.count,
+            "prompt_tokens": self.workload.prompt_tokens,
+            "output_tokens": self.workload.output_tokens,
+            "seconds": list(self.seconds),
+            "median_seconds": self.median_seconds,
+            "spread": self.spread,
+            "output_tokens_per_second": self.output_rate,
+            "total_tokens_per_second": self.total_rate,
+            "ms_per_step": self.step_ms,
+            "start_seconds": self.start_seconds,
+            "floor_seconds": self.floor_seconds,
+            "floor_ratio": self.floor_ratio,
+            "vllm_ratio": self.vllm_ratio,
+        }
+
+
+def show(figures: Sequence[Figures], machine: Mapping[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=", ".join(f"{key} {value}" for key, value in machine.items()))
+    for name in ("model", "workload", "requests", "in", "out"):
+        table.add_column(name, justify="left" if name in ("model", "workload") else "right")
+    for name in ("seconds", "spread", "output tok/s", "total tok/s", "ms/step", "of floor*", "of vLLM*"):
+        table.add_column(name, justify="right")
+    for item in figures:
+        work = item.workload
+        sizes = (str(work.count), f"{work.prompt_tokens:,}", f"{work.output_tokens:,}")
+        times = (f"{item.median_seconds:.2f}", f"{item.spread:.1%}", f"{item.output_rate:,.0f}")
+        rates = (f"{item.total_rate:,.0f}", f"{item.step_ms:.2f}")
+        ratios = ("–" if ratio is None else f"{ratio:.2f}" for ratio in (item.floor_ratio, item.vllm_ratio))
+        table.add_row(item.model, work.name, *sizes, *times, *rates, *ratios)
+    console = Console(width=max(Console().width, TABLE_WIDTH))  # wrapped by a narrow terminal rather than cut off
+    console.print(table)
+    console.print(f"* speed relative to the floor's and vLLM's on the reference GPU, an {REFERENCE_GPU}")

@@ -1,0 +1,77 @@
+"""The reference workloads: lengths that never change, token ids that never repeat.
+
+Lengths are drawn anew from the same seed for every run, so every run does the same work; ids are seeded by workload and
+run, so no prompt repeats and no prefix is shared. All requests of a run are handed over at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+Metric = Literal["output tok/s", "total tok/s", "ms/step"]
+FIRST_ID, LAST_ID = 10, 100_000  # ids are drawn from FIRST_ID … min(vocabulary, LAST_ID) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    prompt_token_ids: list[int]
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`lengths` are (prompt, output) tokens of each request; `metric` is what the workload is judged by."""
+
+    name: str
+    metric: Metric
+    count: int
+    draw_lengths: Callable[[random.Random], tuple[int, int]]
+
+    @cached_property
+    def lengths(self) -> tuple[tuple[int, int], ...]:
+        size = random.Random(0)
+        return tuple(self.draw_lengths(size) for _ in range(self.count))
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(prompt for prompt, _ in self.lengths)
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(output for _, output in self.lengths)
+
+    @property
+    def longest_output(self) -> int:
+        return max(output for _, output in self.lengths)
+
+    @property
+    def longest_sequence(self) -> int:
+        return max(prompt + output for prompt, output in self.lengths)
+
+    def requests(self, run: int, vocab_size: int) -> list[Request]:
+        """The requests of run 0, 1, …"""
+        text = random.Random(f"{self.name}/{run}")
+        ids = range(FIRST_ID, min(vocab_size, LAST_ID))
+        return [Request(text.choices(ids, k=prompt), output) for prompt, output in self.lengths]
+
+
+def _mixed(size: random.Random) -> tuple[int, int]:
+    prompt = size.randint(100, 1024)
+    return prompt, size.randint(100, 1024)
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("mixed", "output tok/s", 256, _mixed),
+        Workload("mixed1k", "output tok/s", 1024, _mixed),
+        Workload("prefill", "total tok/s", 256, lambda size: (2048, 32)),
+        Workload("decode1", "ms/step", 1, lambda size: (128, 256)),
+        Workload("decode64", "ms/step", 64, lambda size: (128, 256)),
+        Workload("long", "total tok/s", 16, lambda size: (16_000, 64)),
+    )
+}

@@ -1,0 +1,29 @@
+"""Measure the engine in this process.
+
+`offline` runs the reference workloads and reports tokens a second; `cpu` compares this engine with transformers on
+the same machine and threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+KINDS = {
+    "offline": "throughput and step times of the reference workloads",
+    "cpu": "this engine and transformers side by side on the CPU",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, prog="thranite bench")
+    for name, summary in KINDS.items():
+        module = importlib.import_module(f"thranite.bench.{name}")
+        kind = kinds.add_parser(
+            name, help=summary, description=module.__doc__, allow_abbrev=False, formatter_class=parser.formatter_class
+        )
+        module.add_arguments(kind)
+
+
+def run(args: argparse.Namespace) -> int:
+    return int(importlib.import_module(f"thranite.bench.{args.kind}").run(args))

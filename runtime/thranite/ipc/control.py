@@ -1,0 +1,133 @@
+"""What the supervisor and its children say to each other, over the socket pair each child inherits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from thranite.config import EngineConfig
+from thranite.engine.client import EngineInfo
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    """Encoded as an array: an integer tag, then the fields."""
+
+
+class StartEngine(_Message, tag=1, frozen=True, array_like=True):
+    """The engine's first message. It listens on `socket_path` once it is ready."""
+
+    config: EngineConfig
+    socket_path: str
+    log_level: str
+
+
+class StartServer(_Message, tag=2, frozen=True, array_like=True):
+    """A server process's first message."""
+
+    config: EngineConfig
+    served_model_names: tuple[str, ...]
+    api_keys: tuple[str, ...]
+    chat_template: str | None  # its source
+    generation_config: Literal["auto", "none"]
+    max_body_bytes: int
+    tokenizer_threads: int
+    access_log: bool
+    log_level: str
+
+
+class EngineUp(_Message, tag=3, frozen=True, array_like=True):
+    """To servers: the engine listens on `socket_path`."""
+
+    socket_path: str
+    startup_seconds: dict[str, float]
+
+
+class Draining(_Message, tag=4, frozen=True, array_like=True):
+    """To the engine and servers. `refusing`: new requests are refused by now; before that they are still admitted."""
+
+    draining: bool
+    refusing: bool
+
+
+class CutOff(_Message, tag=5, frozen=True, array_like=True):
+    """To servers: end every open request with a final event that says `message`."""
+
+    message: str
+
+
+class Shutdown(_Message, tag=6, frozen=True, array_like=True):
+    """To any child: exit with 0. Open requests have been ended."""
+
+
+class StageProgress(_Message, tag=16, frozen=True, array_like=True):
+    """`fraction` of `stage` is done after `seconds`; None: not countable. A stage ends when another begins."""
+
+    stage: str
+    fraction: float | None
+    seconds: float
+    done: bool = False
+
+
+class EngineReady(_Message, tag=17, frozen=True, array_like=True):
+    info: EngineInfo
+
+
+class ServerReady(_Message, tag=18, frozen=True, array_like=True):
+    """The server process answers requests."""
+
+
+class StartupFailed(_Message, tag=19, frozen=True, array_like=True):
+    """A child cannot start. `error` is the class's name."""
+
+    stage: str
+    error: str
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+class Heartbeat(_Message, tag=20, frozen=True, array_like=True):
+    """The engine's I/O thread says how its step loop is.
+
+    `busy_seconds`: since work is there and no step finished (0: idle); `allowed_seconds`: how long that may last.
+    """
+
+    steps: int
+    busy_seconds: float
+    allowed_seconds: float
+
+
+class ServerBeat(_Message, tag=21, frozen=True, array_like=True):
+    """A server process lives and has so many requests open; `refusing` is what it was told last."""
+
+    open_requests: int
+    refusing: bool
+
+
+class ChildFatal(_Message, tag=22, frozen=True, array_like=True):
+    """The child ends after an exception."""
+
+    cause: str
+
+
+ToChild = StartEngine | StartServer | EngineUp | Draining | CutOff | Shutdown
+FromChild = StageProgress | EngineReady | ServerReady | StartupFailed | Heartbeat | ServerBeat | ChildFatal
+
+DecodeError = msgspec.DecodeError
+
+_encoder = msgspec.msgpack.Encoder()
+_to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
+_from_child: msgspec.msgpack.Decoder[FromChild] = msgspec.msgpack.Decoder(FromChild)
+
+
+def encode(message: ToChild | FromChild) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_to_child(payload: bytes) -> ToChild:
+    return _to_child.decode(payload)
+
+
+def decode_from_child(payload: bytes) -> FromChild:
+    return _from_child.decode(payload)

@@ -1,0 +1,38 @@
+"""RMSNorm with fp32 accumulation (float64 for float64 models)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight. `weight` is the multiplier itself.
+
+    `unit_offset`: the checkpoint stores weight - 1 (Gemma); loading adds the one, in at least fp32 as the family's own
+    code does, so that nothing is lost for half precision models.
+    """
+
+    def __init__(self, size: int, eps: float, *, unit_offset: bool, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.shape = (size,)
+        self.eps = eps
+        self.unit_offset = unit_offset
+        kept = torch.promote_types(dtype, torch.float32) if unit_offset else dtype
+        self.weight = nn.Parameter(torch.empty(size, dtype=kept, device=device), requires_grad=False)
+
+    def load(self, source: Tensor) -> None:
+        self.weight.copy_(source)
+        if self.unit_offset:
+            self.weight.add_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.shape, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, shape: tuple[int, ...], weight: Tensor, eps: float) -> Tensor:
+    """Normalise the last dimension; a weight of higher precision than x lifts the whole computation to its own."""
+    if weight.dtype == x.dtype:
+        return F.rms_norm(x, shape, weight, eps)
+    return F.rms_norm(x.to(weight.dtype), shape, weight, eps).to(x.dtype)

@@ -1,0 +1,122 @@
+"""Safetensors into a `Decoder`: names and shapes are checked before a byte is read, then tensor by tensor in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from thranite.errors import CheckpointError
+from thranite.loader.safetensors_files import TensorEntry, find_files, read_header
+from thranite.models.decoder import Decoder
+from thranite.models.spec import ModelSpec
+from thranite.models.weights import Target, canonical_name, draw_dummy_weights, weight_targets
+
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+MAPPED_BYTES = 1 << 30  # a file is mapped anew after this much, so that pages already copied are let go
+NAMES_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One tensor of a file and its place in the model."""
+
+    entry: TensorEntry
+    target: Target
+
+
+def load_model(
+    spec: ModelSpec,
+    directory: Path | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    load_format: str = "auto",
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> Decoder:
+    """Build the decoder on `device` and fill it: from `directory`, or with random weights for load_format "dummy"."""
+    with torch.no_grad():
+        decoder = Decoder(spec, dtype, device)
+        if load_format == "dummy":
+            draw_dummy_weights(decoder, seed)
+        elif directory is None:
+            raise CheckpointError("no model directory to load weights from", hint="load_format dummy needs none")
+        else:
+            load_weights(decoder, directory, progress)
+    return decoder.eval()
+
+
+def load_weights(decoder: Decoder, directory: Path, progress: Progress | None = None) -> None:
+    """Copy every tensor of the checkpoint straight to its place."""
+    files = {path: plan_file(decoder, path) for path in find_files(directory)}
+    transfers = match(decoder, directory, [entry for entries in files.values() for entry in entries])
+    total = sum(transfer.entry.num_bytes for transfer in transfers)
+    done = 0
+    for path in files:
+        for part in mapped_parts([t for t in transfers if t.entry.path == path]):
+            with safe_open(path, framework="pt", device="cpu") as handle:
+                for transfer in part:
+                    transfer.target.load(handle.get_tensor(transfer.entry.name))
+                    done += transfer.entry.num_bytes
+                    if progress is not None:
+                        progress(done, total)
+
+
+def plan_file(decoder: Decoder, path: Path) -> list[TensorEntry]:
+    """The file's tensors, in the order they lie, without those that the model is known not to need."""
+    return [entry for entry in read_header(path) if canonical_name(decoder, entry.name) is not None]
+
+
+def match(decoder: Decoder, directory: Path, entries: list[TensorEntry]) -> list[Transfer]:
+    """Pair tensors with places; whatever is left over on either side is an error that names it."""
+    targets = weight_targets(decoder)
+    found: dict[str, Transfer] = {}
+    surplus, misshapen, repeated = [], [], []
+    for entry in entries:
+        name = canonical_name(decoder, entry.name)
+        target = targets.get(name or "")
+        if name is None or target is None:
+            surplus.append(entry.name)
+        elif name in found:
+            repeated.append(f"{entry.name} (in {found[name].entry.path.name} and {entry.path.name})")
+        else:
+            found[name] = Transfer(entry, target)
+            if entry.shape != target.shape:
+                misshapen.append(f"{entry.name} is {list(entry.shape)}, expected {list(target.shape)}")
+    problems = {
+        "missing": sorted(set(targets) - set(found)),
+        "surplus": surplus,
+        "misshapen": misshapen,
+        "repeated": repeated,
+    }
+    if any(problems.values()):
+        raise CheckpointError(
+            f"the weights in {directory} do not fit {decoder.spec.architecture}: "
+            + "; ".join(f"{kind}: {shortened(names)}" for kind, names in problems.items() if names),
+            hint="config.json and the safetensors files must belong together",
+        )
+    return list(found.values())
+
+
+def shortened(names: list[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def mapped_parts(transfers: list[Transfer]) -> Iterator[list[Transfer]]:
+    """Runs of at most MAPPED_BYTES (at least one tensor), in the order given."""
+    part: list[Transfer] = []
+    size = 0
+    for transfer in transfers:
+        if part and size + transfer.entry.num_bytes > MAPPED_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(transfer)
+        size += transfer.entry.num_bytes
+    if part:
+        yield part

@@ -1,0 +1,119 @@
+"""GGUF file → ordinary model directory: config, safetensors, tokenizer with its chat template.
+
+transformers reads the file and unpacks its quantized blocks; what is written is a plain dense checkpoint that any
+reader of safetensors takes. The directory appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from thranite.errors import CheckpointError, ConfigError, ModelNotFound, UnsupportedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImportDType = Literal["bfloat16", "float16", "float32"]
+MAGIC = b"GGUF"
+# What transformers writes of every config and no model reads.
+NOISE = (
+    "quantization_config", "_name_or_path", "_model_name_or_path", "id2label", "label2id", "problem_type",
+    "chunk_size_feed_forward", "return_dict", "output_attentions", "output_hidden_states",
+)  # fmt: skip
+NEEDED = ("gguf", "accelerate")
+
+
+def import_gguf(source: Path, target: Path, dtype: ImportDType = "bfloat16") -> Path:
+    """Write `source` as a model directory `target`, which must not hold a model yet. Returns `target`."""
+    _check(source, target)
+    with _whole_directory(target) as work:
+        max_length = _write_model(source, work, dtype)
+        _write_tokenizer(source, work, max_length)
+    return target
+
+
+def _check(source: Path, target: Path) -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"importing GGUF needs {' and '.join(missing)}", "pip install 'thranite[demo]'")
+    if not source.is_file():
+        raise ModelNotFound(f"no such file: {source}")
+    with source.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise CheckpointError(f"{source} is not a GGUF file: it does not start with {MAGIC.decode()}")
+    if target.exists() and any(target.iterdir()):
+        raise ConfigError(f"{target} is not empty", "name a new directory, or remove this one first")
+
+
+@contextmanager
+def _whole_directory(target: Path) -> Iterator[Path]:
+    """A work directory beside `target` that takes its place at the end, and is removed on failure."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.incomplete-", dir=target.parent))
+    try:
+        yield work
+        work.chmod(0o755)  # mkdtemp's 0700 would hide the model from other users
+        os.replace(work, target)  # an empty directory may be replaced
+    except BaseException:
+        shutil.rmtree(work)
+        raise
+
+
+def _write_model(source: Path, work: Path, dtype: ImportDType) -> int:
+    """config.json, generation_config.json, model.safetensors. Returns the model's length in tokens."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    # From 5.20 or so on transformers can keep blocks packed; asking for dense weights is only possible there.
+    packed = getattr(transformers, "GgufConfig", None)
+    options: dict[str, Any] = {} if packed is None else {"quantization_config": packed(dequantize=True)}
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=getattr(torch, dtype), local_files_only=True, **options
+        )
+    except (ValueError, NotImplementedError, KeyError) as error:
+        raise UnsupportedModel(f"transformers cannot read {source}: {error}") from error
+    tensors = dense_tensors(model.state_dict(), tied=bool(model.config.tie_word_embeddings), source=source)
+    save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+    (work / "model.safetensors").chmod(0o644)  # safetensors writes 0600
+    config = {key: value for key, value in model.config.to_dict().items() if key not in NOISE}
+    config |= {"architectures": [type(model).__name__], "dtype": dtype}
+    (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(work)
+    return int(model.config.max_position_embeddings)
+
+
+def dense_tensors(state: dict[str, Tensor], *, tied: bool, source: Path) -> dict[str, Tensor]:
+    """The tensors to save: floating point only, contiguous, a tied output head left out."""
+    result = {}
+    for name, tensor in state.items():
+        if tied and name == "lm_head.weight":
+            continue
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{source}: {name} came as {tensor.dtype}, still packed")
+        result[name] = tensor.detach().contiguous()
+    return result
+
+
+def _write_tokenizer(source: Path, work: Path, max_length: int) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+    tokenizer.model_max_length = max_length
+    # One file holds the chat template, where readers of every age look for it.
+    tokenizer.save_pretrained(work, save_jinja_files=False)
+    path = work / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    for key in ("is_local", "local_files_only", "gguf_file"):  # how it was read, not what it is
+        settings.pop(key, None)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,97 @@
+"""What a model needs at the engine's options, whatever the device has: dtypes, limits, weights, activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thranite.config import EngineConfig
+from thranite.engine.kv_groups import KVLayout, plan_kv_layout
+from thranite.loader.device_memory import GIB, DeviceKind, DeviceMemory
+from thranite.models.spec import DTYPE_BYTES, ModelSpec
+
+# Rows of logits a slice of prompt logprobs holds at once; the runner cuts by it and the plan counts it.
+PROMPT_LOGPROB_ROWS = 256
+# float32 arrays of [rows, vocabulary] alive at once while sampling: logits, their processed copy, a sort or softmax.
+LOGITS_COPIES = 3
+# CUDA context, library workspaces and captured graphs: outside the allocator's sight, about 0.8 GiB on an H200.
+CUDA_RESERVE = GIB
+LARGE_GPU_BYTES = 79_000_000_000  # "80 GB" as the cheapest such card reports it
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What an option left open becomes on a kind of device."""
+
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+DEFAULTS: dict[DeviceKind, Defaults] = {
+    "cuda": Defaults(16, 256, 8192),
+    "cpu": Defaults(32, 64, 2048),
+    "null": Defaults(16, 256, 8192),
+}
+LARGE_GPU_NUM_SEQS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeeds:
+    """Options resolved for a kind of device, and the bytes that follow from them before any KV cache."""
+
+    dtype: str
+    kv_cache_dtype: str
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    weight_bytes: int
+    activation_bytes: int
+    reserve_bytes: int
+    layout: KVLayout
+
+    @property
+    def fixed_bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes + self.reserve_bytes
+
+
+def memory_needs(
+    spec: ModelSpec, config: EngineConfig, device: DeviceMemory, measured_activation_bytes: int | None = None
+) -> MemoryNeeds:
+    """`measured_activation_bytes`: from a profiling run; it includes what the reserve stands for."""
+    defaults = DEFAULTS[device.kind]
+    large = device.kind == "cuda" and device.total_bytes >= LARGE_GPU_BYTES
+    dtype = resolve_dtype(spec, config, device.kind)
+    kv_dtype = dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+    seqs = config.max_num_seqs or (LARGE_GPU_NUM_SEQS if large else defaults.max_num_seqs)
+    tokens = config.max_num_batched_tokens or defaults.max_num_batched_tokens
+    pretended = device.kind == "null"
+    estimate = 0 if pretended else activation_estimate(spec, dtype, seqs, tokens)
+    measured = measured_activation_bytes is not None
+    return MemoryNeeds(
+        dtype=dtype,
+        kv_cache_dtype=kv_dtype,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
+        weight_bytes=0 if pretended else spec.num_parameters * DTYPE_BYTES[dtype],
+        activation_bytes=estimate if measured_activation_bytes is None else measured_activation_bytes,
+        reserve_bytes=CUDA_RESERVE if device.kind == "cuda" and not measured else 0,
+        layout=plan_kv_layout(spec, config.block_size or defaults.block_size, kv_dtype),
+    )
+
+
+def resolve_dtype(spec: ModelSpec, config: EngineConfig, kind: DeviceKind) -> str:
+    """auto is the checkpoint's type; on the CPU float32, where half types have no fast products."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "float32" if kind == "cpu" else spec.dtype
+
+
+def activation_estimate(spec: ModelSpec, dtype: str, max_num_seqs: int, max_num_batched_tokens: int) -> int:
+    """Peak bytes of one step: the widest layer's temporaries, then logits of all rows and a prompt-logprob slice."""
+    widest = 0
+    for layer in spec.layers:
+        q, kv = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
+        # residual and normalised input, beside QKV and attention's output, or gate-up, its product and the output
+        widest = max(widest, 2 * spec.hidden_size + max(2 * q + 2 * kv, 3 * layer.intermediate_size + spec.hidden_size))
+    tokens = max_num_batched_tokens * widest * DTYPE_BYTES[dtype]
+    rows = max_num_seqs + min(PROMPT_LOGPROB_ROWS, max_num_batched_tokens)
+    return tokens + LOGITS_COPIES * rows * spec.vocab_size * 4

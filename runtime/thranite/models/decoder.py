@@ -1,0 +1,112 @@
+"""The one decoder: everything it does is read from a `ModelSpec`, layer by layer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thranite.attention.base import AttentionBackend, AttentionBatch
+from thranite.layers.activation import FUNCTIONS, gated
+from thranite.layers.embedding import Embedding
+from thranite.layers.linear import Linear, LinearMethod, Split, UnquantizedMethod
+from thranite.layers.norm import RMSNorm
+from thranite.models.spec import LayerSpec, ModelSpec
+
+
+class Builder:
+    """Makes a model's parts with its type, device and linear method."""
+
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, method: LinearMethod) -> None:
+        self.spec, self.dtype, self.device, self.method = spec, dtype, device, method
+
+    def linear(self, inputs: int, *shards: tuple[str, int], bias: bool = False, split: Split = Split.OUTPUT) -> Linear:
+        return Linear(inputs, shards, bias=bias, split=split, dtype=self.dtype, device=self.device, method=self.method)
+
+    def norm(self, size: int) -> RMSNorm:
+        return RMSNorm(
+            size, self.spec.norm_eps, unit_offset=self.spec.unit_offset_norm, dtype=self.dtype, device=self.device
+        )
+
+
+class Attention(nn.Module):
+    """QKV projection, the backend, output projection."""
+
+    def __init__(self, build: Builder, layer: LayerSpec, index: int) -> None:
+        super().__init__()
+        hidden, q, kv = build.spec.hidden_size, layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
+        self.index = index
+        self.qkv = build.linear(hidden, ("q_proj", q), ("k_proj", kv), ("v_proj", kv), bias=layer.qkv_bias)
+        self.out = build.linear(q, ("o_proj", hidden), bias=layer.out_bias, split=Split.INPUT)
+        self.q_norm = build.norm(layer.head_dim) if layer.qk_norm else None
+        self.k_norm = build.norm(layer.head_dim) if layer.qk_norm else None
+
+    def forward(self, x: Tensor, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
+        q_norm = None if self.q_norm is None else self.q_norm.weight
+        k_norm = None if self.k_norm is None else self.k_norm.weight
+        return self.out(backend.attend(self.index, self.qkv(x), batch, q_norm, k_norm))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """down(activation(gate(x)) * up(x))."""
+
+    def __init__(self, build: Builder, layer: LayerSpec) -> None:
+        super().__init__()
+        hidden, inner = build.spec.hidden_size, layer.intermediate_size
+        self.gate_up = build.linear(hidden, ("gate_proj", inner), ("up_proj", inner), bias=layer.mlp_bias)
+        self.down = build.linear(inner, ("down_proj", hidden), bias=layer.mlp_bias, split=Split.INPUT)
+        self.activation = FUNCTIONS[build.spec.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(gated(self.activation, self.gate_up(x)))  # type: ignore[no-any-return]
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP around a residual stream; sandwich norms also normalise what is added to it."""
+
+    def __init__(self, build: Builder, layer: LayerSpec, index: int) -> None:
+        super().__init__()
+        hidden, sandwich = build.spec.hidden_size, build.spec.sandwich_norms
+        self.attention_norm = build.norm(hidden)
+        self.attention = Attention(build, layer, index)
+        self.attention_out_norm = build.norm(hidden) if sandwich else None
+        self.mlp_norm = build.norm(hidden)
+        self.mlp = MLP(build, layer)
+        self.mlp_out_norm = build.norm(hidden) if sandwich else None
+
+    def forward(self, x: Tensor, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
+        """x [T, hidden] is the residual stream; it is updated in place and returned."""
+        y = self.attention(self.attention_norm(x), batch, backend)
+        x.add_(y if self.attention_out_norm is None else self.attention_out_norm(y))
+        y = self.mlp(self.mlp_norm(x))
+        return x.add_(y if self.mlp_out_norm is None else self.mlp_out_norm(y))
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm, head. Call it under `torch.inference_mode`."""
+
+    def __init__(
+        self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, method: LinearMethod | None = None
+    ) -> None:
+        super().__init__()
+        build = Builder(spec, dtype, device, method or UnquantizedMethod())
+        self.spec = spec
+        self.dtype = dtype
+        self.embedding = Embedding(spec.vocab_size, spec.hidden_size, spec.embedding_scale, dtype=dtype, device=device)
+        self.layers = nn.ModuleList(DecoderLayer(build, layer, i) for i, layer in enumerate(spec.layers))
+        self.norm = build.norm(spec.hidden_size)
+        self.head = None if spec.tied_embeddings else build.linear(spec.hidden_size, ("lm_head", spec.vocab_size))
+
+    def forward(self, input_ids: Tensor, batch: AttentionBatch, attention: AttentionBackend) -> Tensor:
+        """input_ids int64 [T] → hidden states after the final norm [T, hidden]."""
+        x = self.embedding(input_ids)
+        for layer in self.layers:
+            x = layer(x, batch, attention)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[R, hidden] → [R, vocab] in fp32 (float64 for float64 models)."""
+        rows = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        rows = rows.to(torch.promote_types(self.dtype, torch.float32))
+        cap = self.spec.final_softcap
+        return rows if cap is None else rows.div_(cap).tanh_().mul_(cap)

@@ -1,0 +1,58 @@
+"""From a parsed config.json to a `ModelSpec`. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from thranite.errors import UnsupportedModel
+from thranite.models import gemma, llama
+from thranite.models.config_reader import ConfigReader, checkpoint_dtype, merged_token_ids
+from thranite.models.shared import LoadContext
+from thranite.models.spec import ModelSpec
+
+FAMILIES = {**llama.FAMILIES, **gemma.FAMILIES}
+KNOWN_ARCHITECTURES = tuple(sorted(FAMILIES))
+
+
+def load_spec(
+    config: Mapping[str, Any],
+    *,
+    generation_config: Mapping[str, Any] | None = None,
+    max_model_len: int | None = None,
+    dtype: str = "auto",
+) -> ModelSpec:
+    """Read config.json (and generation_config.json, for more EOS ids).
+
+    `max_model_len` fixes what depends on length: longrope's factors, dynamic NTK's base, windows that never bite.
+    """
+    architecture = find_architecture(config)
+    text = config.get("text_config") or config
+    refuse_quantization(config, text)
+    make, defaults = FAMILIES[architecture]
+    reader = ConfigReader(text, defaults, architecture)
+    sources = [config] if text is config else [config, text]
+    eos = [(generation_config or {}).get("eos_token_id"), config.get("eos_token_id"), reader.get("eos_token_id")]
+    context = LoadContext(architecture, max_model_len, checkpoint_dtype(sources, dtype), merged_token_ids(*eos))
+    return make(reader, context)
+
+
+def find_architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures") or []
+    for name in names:
+        if name in FAMILIES:
+            return str(name)
+    asked = ", ".join(map(str, names)) or f"none named (model_type {config.get('model_type')!r})"
+    raise UnsupportedModel(f"unknown architecture: {asked}", hint=f"known are {', '.join(KNOWN_ARCHITECTURES)}")
+
+
+def refuse_quantization(*configs: Mapping[str, Any]) -> None:
+    for config in configs:
+        for key in ("quantization_config", "compression_config"):
+            section = config.get(key)
+            if section:
+                method = section.get("quant_method", "unnamed") if isinstance(section, Mapping) else section
+                raise UnsupportedModel(
+                    f"the checkpoint is quantized: {key} names {method!r}",
+                    hint="use the unquantized checkpoint of the same model (bfloat16, float16 or float32)",
+                )

@@ -1,0 +1,81 @@
+"""The OpenAI wire as one starlette application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from thranite.engine.client import EngineClient
+from thranite.server.auth import ApiKeyMiddleware
+from thranite.server.chat import ChatEndpoint
+from thranite.server.completions import CompletionEndpoint
+from thranite.server.context import ServerContext
+from thranite.server.errors import describe, error_answer
+from thranite.server.models import ModelEndpoints, respond
+from thranite.server.request_id import RequestIdMiddleware
+from thranite.server.settings import ServerSettings
+from thranite.text.tokenizer import Tokenizer
+
+
+def build_app(
+    client: EngineClient,
+    tokenizer: Tokenizer | None,
+    settings: ServerSettings,
+    extra_routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """The application of port 8000, for one event loop. `client` must be connected: its `info` is read here.
+
+    `extra_routes` (such as /metrics) come behind the same API keys. Without a tokenizer only token ids are served.
+    """
+    context = ServerContext(client, tokenizer, settings)
+    middleware = [Middleware(RequestIdMiddleware)]
+    if settings.api_keys:
+        middleware.append(Middleware(ApiKeyMiddleware, keys=settings.api_keys))
+    return Starlette(
+        routes=[*_routes(context), *extra_routes],
+        middleware=middleware,
+        exception_handlers={HTTPException: _http_error, Exception: _unforeseen},
+        lifespan=lambda _: _lifespan(context),
+    )
+
+
+def _routes(context: ServerContext) -> list[BaseRoute]:
+    pages = ModelEndpoints(context)
+    return [
+        Route("/v1/completions", CompletionEndpoint(context), methods=["POST"]),
+        Route("/v1/chat/completions", ChatEndpoint(context), methods=["POST"]),
+        Route("/v1/models", pages.list, methods=["GET"]),
+        Route("/v1/models/{model:path}", pages.get, methods=["GET"]),
+        Route("/health", pages.health, methods=["GET"]),
+    ]
+
+
+@asynccontextmanager
+async def _lifespan(context: ServerContext) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        context.close()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """404 and 405 in OpenAI's shape."""
+    if not isinstance(error, HTTPException):
+        raise error
+    messages = {
+        404: f"Unknown request URL: {request.method} {request.url.path}",
+        405: f"Not allowed to {request.method} {request.url.path}",
+    }
+    message = messages.get(error.status_code, error.detail)
+    return respond(error_answer(error.status_code, message, "invalid_request_error", headers=error.headers))
+
+
+async def _unforeseen(_: Request, error: Exception) -> Response:
+    return respond(describe(error))

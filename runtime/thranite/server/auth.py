@@ -1,0 +1,47 @@
+"""API keys: Authorization: Bearer KEY on every path but /health."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from thranite.server.errors import error_answer
+from thranite.server.models import respond
+
+OPEN_PATHS = frozenset({"/health"})
+
+
+class ApiKeyMiddleware:
+    """Refuses requests without one of the keys. Comparison takes the same time whatever the key and its length."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._allowed(Headers(scope=scope)):
+            answer = error_answer(
+                401,
+                "Incorrect or missing API key: send it as `Authorization: Bearer KEY`",
+                "invalid_request_error",
+                code="invalid_api_key",
+                headers={"www-authenticate": "Bearer"},
+            )
+            await respond(answer)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _allowed(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return False
+        given = _digest(key.strip())
+        return sum(hmac.compare_digest(given, known) for known in self._digests) > 0  # compares with every one
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

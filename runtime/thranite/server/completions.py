@@ -1,0 +1,141 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TypeGuard
+
+from msgspec import UNSET
+
+from thranite.errors import InvalidRequest
+from thranite.request import EngineRequest
+from thranite.sampling_params import SamplingParams
+from thranite.server.completion_samples import CompletionSamples
+from thranite.server.context import ServerContext, new_id
+from thranite.server.decode import decode_request
+from thranite.server.endpoint import GenerationEndpoint
+from thranite.server.generation import Generation
+from thranite.server.reply import DONE, Reply, event
+from thranite.server.sampling import sampling_params
+from thranite.server.wire.completion import Completion, CompletionChoice, CompletionRequest
+from thranite.server.wire.usage import Usage
+from thranite.text.prompt import build_request, tokenize_prompt
+
+_DEFAULT_MAX_TOKENS = 16
+
+
+class CompletionEndpoint(GenerationEndpoint):
+    """Choices are numbered prompt by prompt: prompt p's sample i is choice p * n + i."""
+
+    async def answer(self, body: bytes, reply: Reply) -> None:
+        request = decode_request(body, CompletionRequest)
+        self._context.check_model(request.model)
+        params = _params(request, self._context)
+        prompts = split_prompts(request.prompt)
+        frame = _Frame(request, self._context.fingerprint)
+        seeds = [self._context.next_seed() for _ in prompts]
+        requests = await self._context.in_thread(
+            lambda: [
+                _engine_request(f"{frame.response_id}-{index}", request, prompt, params, self._context, seeds[index])
+                for index, prompt in enumerate(prompts)
+            ]
+        )
+        client, tokenizer, stream = self._context.client, self._context.tokenizer, bool(request.stream)
+        async with Generation(client, requests, params, tokenizer, incremental=stream) as generation:
+            await generation.submit()
+            samples = CompletionSamples(request, prompts, requests, params, tokenizer)
+            if stream:
+                await _stream(reply, generation, samples, frame)
+            else:
+                await _respond(reply, generation, samples, frame)
+
+
+class _Frame:
+    """What all chunks of one response have in common."""
+
+    def __init__(self, request: CompletionRequest, fingerprint: str) -> None:
+        self.include_usage = request.include_usage
+        self.response_id = new_id("cmpl")  # with "-" and the prompt's number, the engine's name of each prompt
+        self._created, self._model = int(time.time()), request.model
+        self._fingerprint = fingerprint
+
+    def whole(self, choices: list[CompletionChoice], usage: Usage) -> Completion:
+        return Completion(self.response_id, self._created, self._model, choices, self._fingerprint, usage=usage)
+
+    def chunk(self, choice: CompletionChoice) -> bytes:
+        usage = None if self.include_usage else UNSET
+        return event(Completion(self.response_id, self._created, self._model, [choice], self._fingerprint, usage=usage))
+
+
+async def _stream(reply: Reply, generation: Generation, samples: CompletionSamples, frame: _Frame) -> None:
+    await reply.open_stream()
+    async for prompt, delta in generation.deltas():
+        choices = samples.news(prompt, delta)
+        if choices:
+            await reply.write(b"".join(map(frame.chunk, choices)))
+    usage = event(frame.whole([], samples.usage(generation.usage))) if frame.include_usage else b""
+    await reply.write(usage + DONE, last=True)
+
+
+async def _respond(reply: Reply, generation: Generation, samples: CompletionSamples, frame: _Frame) -> None:
+    async for prompt, delta in generation.deltas():
+        samples.collect(prompt, delta)
+    await reply.json(frame.whole(samples.choices(), samples.usage(generation.usage)))
+
+
+def split_prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
+    """The four forms of `prompt` as a list of prompts."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise InvalidRequest("prompt must not be an empty list", "prompt")
+    if _is_ids(prompt):
+        return [prompt]
+    several: list[str | list[int]] = [item for item in prompt if not isinstance(item, int)]
+    if len(several) < len(prompt) or len({type(item) for item in several}) > 1:
+        raise InvalidRequest("prompt must be a string, a list of strings, token ids, or lists of token ids", "prompt")
+    return several
+
+
+def _is_ids(prompt: list[str | int | list[int]]) -> TypeGuard[list[int]]:
+    return all(type(item) is int for item in prompt)
+
+
+def _params(request: CompletionRequest, context: ServerContext) -> SamplingParams:
+    defaults = context.settings.default_sampling
+    max_tokens = request.max_tokens
+    if max_tokens is None:
+        max_tokens = defaults.get("max_tokens", _DEFAULT_MAX_TOKENS)
+    if max_tokens == 0 and request.echo:
+        max_tokens = 1  # the engine always draws one; CompletionSamples leaves it out
+    if request.echo and request.logprobs is not None and request.stream:
+        raise InvalidRequest("logprobs of an echoed prompt are not available when stream is true", "echo")
+    params = sampling_params(request, defaults, max_tokens=max_tokens, logprobs=request.logprobs)
+    if not request.echo or request.logprobs is None:
+        return params
+    # An echoed prompt is scored with as many alternatives as the completion.
+    return dataclasses.replace(params, prompt_logprobs=max(request.logprobs, params.prompt_logprobs or 0))
+
+
+def _engine_request(
+    request_id: str,
+    request: CompletionRequest,
+    prompt: str | list[int],
+    params: SamplingParams,
+    context: ServerContext,
+    seed: int,
+) -> EngineRequest:
+    """Tokenise and check one prompt; runs in a thread."""
+    return build_request(
+        request_id,
+        tokenize_prompt(prompt, context.tokenizer, request.add_special_tokens is not False),
+        params,
+        context.client.info,
+        context.tokenizer,
+        seed=seed,
+        strict_length=request.max_tokens is not None,
+        priority=request.priority or 0,
+        timeout_seconds=request.timeout,
+        cache_salt=request.cache_salt or "",
+    )

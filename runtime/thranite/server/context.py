@@ -1,0 +1,58 @@
+"""What the endpoints of one server process share: engine, tokenizer, settings, threads, seeds."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import thranite
+from thranite.engine.client import EngineClient
+from thranite.server.errors import ModelUnknown
+from thranite.server.settings import ServerSettings
+from thranite.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+class ServerContext:
+    """Belongs to one event loop; `close` ends its threads."""
+
+    def __init__(self, client: EngineClient, tokenizer: Tokenizer | None, settings: ServerSettings) -> None:
+        self.client = client
+        self.settings = settings
+        override = settings.chat_template
+        self.tokenizer = tokenizer.with_chat_template(override) if tokenizer and override else tokenizer
+        self._threads = ThreadPoolExecutor(settings.tokenizer_threads, "tokenizer")
+        self._seeds = random.Random(f"{client.info.seed}:{settings.process_index}")
+        self.fingerprint = _fingerprint(client, settings)
+
+    def check_model(self, name: str) -> None:
+        if name not in self.settings.served_model_names:
+            raise ModelUnknown(name)
+
+    def next_seed(self) -> int:
+        """For a request that brings none: reproducible from the engine's seed and the order of requests."""
+        return self._seeds.getrandbits(63)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run tokenising off the event loop; the Rust tokenizer lets go of the interpreter's lock meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def _fingerprint(client: EngineClient, settings: ServerSettings) -> str:
+    """Changes with model, type and version of this runtime only: where it is the same, seeded answers are."""
+    info = client.info
+    parts = (thranite.__version__, settings.served_model_names[0], info.architecture, info.dtype)
+    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]

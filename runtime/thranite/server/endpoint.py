@@ -1,0 +1,83 @@
+"""What both generation endpoints share: read the body, answer while the client is there, turn errors into answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+
+from thranite.errors import ThraniteError
+from thranite.server.context import ServerContext
+from thranite.server.errors import BodyTooLarge, describe
+from thranite.server.reply import Reply
+
+logger = logging.getLogger(__name__)
+
+
+class GenerationEndpoint(ABC):
+    """An ASGI application for one POST route."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = Reply(send)
+        try:
+            body = await _read_body(Request(scope, receive), self._context.settings.max_body_bytes)
+        except ClientDisconnect:
+            return
+        except BodyTooLarge as error:
+            await reply.fail(describe(error))
+            return
+        await while_connected(receive, self._answer(body, reply))
+
+    async def _answer(self, body: bytes, reply: Reply) -> None:
+        try:
+            await self.answer(body, reply)
+        except ThraniteError as error:
+            await reply.fail(describe(error))
+        except Exception as error:
+            logger.exception("a request failed")
+            await reply.fail(describe(error))
+
+    @abstractmethod
+    async def answer(self, body: bytes, reply: Reply) -> None:
+        """Serve one request. Cancelled when the client goes; raised errors become the answer."""
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise BodyTooLarge(limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end, or cancel it (and wait for its clean-up) as soon as the client disconnects."""
+    worker = asyncio.ensure_future(work)
+    listener = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({worker, listener}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        worker.cancel()
+        listener.cancel()
+        await asyncio.gather(worker, listener, return_exceptions=True)
+    if not worker.cancelled():
+        worker.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,90 @@
+"""Which HTTP answer each error gets: decided here, for responses and for events of a running stream alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from thranite.errors import EngineDead, InvalidRequest, Rejected, ThraniteError
+from thranite.request import FinishReason
+from thranite.server.wire.error import ErrorBody, ErrorDetail
+
+
+class ModelUnknown(InvalidRequest):
+    """The request names a model that this server does not serve."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The model `{name}` does not exist", "model", "model_not_found")
+
+
+class BodyTooLarge(InvalidRequest):
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request body is larger than {limit} bytes", None, "request_too_large")
+
+
+class GenerationFailed(ThraniteError):
+    """An accepted request that the engine ended without a whole answer."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    status: int
+    body: ErrorBody
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> bytes:
+        return msgspec.json.encode(self.body)
+
+
+# The openai client repeats timeouts and server errors unless told otherwise; a deadline of the client's own would only
+# pass again.
+_NO_RETRY = {"x-should-retry": "false"}
+
+
+def error_answer(
+    status: int,
+    message: str,
+    kind: str,
+    param: str | None = None,
+    code: str | int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> ErrorAnswer:
+    return ErrorAnswer(status, ErrorBody(ErrorDetail(message, kind, param, code)), headers or {})
+
+
+def describe(error: Exception) -> ErrorAnswer:
+    """The answer to any exception; those that are not ours tell the client nothing but that they happened."""
+    match error:
+        case InvalidRequest():
+            statuses = {ModelUnknown: 404, BodyTooLarge: 413}
+            status = statuses.get(type(error), 400)
+            return error_answer(status, error.message, "invalid_request_error", error.param, error.code)
+        case Rejected():
+            return _rejected(error)
+        case EngineDead():
+            return error_answer(503, f"The engine is not running: {error.cause}", "server_error", code="engine_dead")
+        case GenerationFailed(reason=FinishReason.TIMEOUT):
+            return error_answer(408, error.message, "timeout_error", "timeout", "timeout", _NO_RETRY)
+        case GenerationFailed(reason=FinishReason.ABORT):
+            return error_answer(503, error.message, "server_error", code="aborted")
+        case GenerationFailed():
+            return error_answer(500, error.message, "server_error", code="generation_failed")
+        case _:
+            return error_answer(500, "The server failed on this request; its log says why", "server_error")
+
+
+def _rejected(error: Rejected) -> ErrorAnswer:
+    wait = max(1, math.ceil(error.retry_after_seconds or 1.0))
+    headers = {"retry-after": str(wait)}
+    if error.reason == "draining":
+        headers["connection"] = "close"
+        return error_answer(503, error.message, "server_error", code=error.reason, headers=headers)
+    return error_answer(429, error.message, "rate_limit_error", code=error.reason, headers=headers)

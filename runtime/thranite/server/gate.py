@@ -1,0 +1,71 @@
+"""The outermost ASGI layer of a server process: what is answered while the engine loads, drains or is dead.
+
+It counts open requests, which a drain waits for. While the server drains every response closes its connection, so
+that clients come back by way of the load balancer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from thranite.errors import EngineDead
+from thranite.server.errors import ErrorAnswer, describe, error_answer
+from thranite.server.metrics_source import MetricsSource
+
+RETRY_SECONDS = "5"
+
+
+class Gate:
+    """`app` is None while the model loads. `on_change` is called whenever `open_requests` changed."""
+
+    def __init__(self, metrics: MetricsSource, on_change: Callable[[], None]) -> None:
+        self.app: ASGIApp | None = None
+        self.dead: EngineDead | None = None
+        self.draining = False
+        self.open_requests = 0
+        self._metrics = metrics
+        self._on_change = on_change
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if self.app is not None:
+                await self.app(scope, receive, send)
+            return
+        self._count(1)
+        try:
+            await self._answer(scope, receive, self._closing(send))
+        finally:
+            self._count(-1)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.app is not None and self.dead is None:
+            await self.app(scope, receive, send)
+        elif scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD") and self.app is None:
+            response = await self._metrics.endpoint(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            answer = self._loading() if self.dead is None else describe(self.dead)
+            headers = {**answer.headers, "content-type": "application/json"}
+            await Response(answer.json(), answer.status, headers)(scope, receive, send)
+
+    def _loading(self) -> ErrorAnswer:
+        return error_answer(
+            503, "The model is loading", "server_error", code="loading", headers={"retry-after": RETRY_SECONDS}
+        )
+
+    def _closing(self, send: Send) -> Send:
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and (self.draining or self.dead is not None):
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        return send_closing
+
+    def _count(self, by: int) -> None:
+        self.open_requests += by
+        self._on_change()

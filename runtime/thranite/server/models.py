@@ -1,0 +1,50 @@
+"""GET /v1/models, /v1/models/{id} and /health."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from thranite.errors import EngineDead
+from thranite.server.context import ServerContext
+from thranite.server.errors import ErrorAnswer, ModelUnknown, describe
+from thranite.server.wire.model import ModelCard, ModelList
+
+
+class ModelEndpoints:
+    """Read-only pages about what is served."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def list(self, _: Request) -> Response:
+        return _json(ModelList([self._card(name) for name in self._context.settings.served_model_names]))
+
+    async def get(self, request: Request) -> Response:
+        name = request.path_params["model"]
+        try:
+            self._context.check_model(name)
+        except ModelUnknown as error:
+            return respond(describe(error))
+        return _json(self._card(name))
+
+    async def health(self, _: Request) -> Response:
+        """200 while the engine runs: probes that need more (readiness, a stalled engine) ask the admin port."""
+        try:
+            await self._context.client.stats()
+        except EngineDead as error:
+            return respond(describe(error))
+        return Response(b"{}", media_type="application/json")
+
+    def _card(self, name: str) -> ModelCard:
+        settings = self._context.settings
+        return ModelCard(name, settings.created, settings.model_root or name, self._context.client.info.max_model_len)
+
+
+def respond(answer: ErrorAnswer) -> Response:
+    return Response(answer.json(), answer.status, dict(answer.headers), "application/json")
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

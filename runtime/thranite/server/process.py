@@ -1,0 +1,203 @@
+"""A server process: `python -m thranite.server.process --control-fd N --listen-fd M`, started by the supervisor.
+
+It answers on the inherited socket from the first moment: 503 while the model loads, then the API. It ends when the
+supervisor says so, or at once when the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import uvloop
+from starlette.routing import Route
+
+from thranite.engine.client import EngineClient
+from thranite.errors import EngineDead, ExitCode, StartupError
+from thranite.ipc import child, control
+from thranite.ipc.channel import Channel
+from thranite.ipc.client import SocketEngineClient
+from thranite.ipc.stages import StageReporter
+from thranite.server.gate import Gate
+from thranite.server.http import make_http_server
+from thranite.server.metrics_source import MetricsSource
+from thranite.server.text_files import load_tokenizer, make_settings
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from thranite.server.settings import ServerSettings
+    from thranite.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 0.25
+TEXT_STAGE = "read tokenizer"
+LAST_RESPONSES_SECONDS = 2.0  # at the end, for final events to be written
+
+Texts = tuple["Tokenizer | None", "ServerSettings"]
+BuildApp = Callable[[EngineClient, "Tokenizer | None", "ServerSettings", Sequence[Route]], "Starlette"]
+
+
+class ServerProcess:
+    """Belongs to one event loop."""
+
+    def __init__(self, channel: Channel, start: control.StartServer, build_app: BuildApp) -> None:
+        self._channel, self._start, self._build_app = channel, start, build_app
+        self._metrics = MetricsSource(start.served_model_names[0])
+        self._gate = Gate(self._metrics, self._on_requests)
+        self._client: SocketEngineClient | None = None
+        self._refusing = False
+        self._quit = asyncio.Event()
+        self._resources = AsyncExitStack()  # the application's, from the moment it exists
+        self._engine_path: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def run(self, listener: socket.socket) -> ExitCode:
+        http = make_http_server(self._gate, access_log=self._start.access_log)
+        serving = asyncio.create_task(http.serve([listener]), name="http")
+        tasks = [
+            asyncio.create_task(coroutine, name=name)
+            for name, coroutine in (("startup", self._bring_up()), ("orders", self._obey()), ("beats", self._beat()))
+        ]
+        async with self._resources:
+            code = await self._until_quit(serving, *tasks)
+            await self._finish_responses()
+            http.should_exit = True
+            await asyncio.gather(serving, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._channel.close()
+        return code
+
+    async def _until_quit(self, *tasks: asyncio.Task[None]) -> ExitCode:
+        """Wait for the order to quit. The failure of any task is reported and ends the wait."""
+        quitting = asyncio.create_task(self._quit_ordered(), name="quit")
+        running = {quitting, *tasks}
+        while not quitting.done():
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                failure = task.exception()
+                if failure is not None:
+                    quitting.cancel()
+                    return self._report(failure)
+        return ExitCode.OK
+
+    async def _quit_ordered(self) -> None:
+        await self._quit.wait()
+
+    def _report(self, failure: BaseException) -> ExitCode:
+        if not isinstance(failure, Exception):
+            raise failure
+        if isinstance(failure, StartupError):
+            message = child.startup_failure(TEXT_STAGE, failure)
+            self._channel.send(message)
+            return ExitCode(message.exit_code)
+        traceback.print_exception(failure)
+        self._channel.send(control.ChildFatal(f"{type(failure).__name__}: {failure}"))
+        return ExitCode.FAILURE
+
+    # --- startup
+
+    async def _bring_up(self) -> None:
+        """Read the tokenizer while the engine loads, then connect and open the API."""
+        tokenizer, settings = await asyncio.to_thread(self._read_texts, asyncio.get_running_loop())
+        self._client = await SocketEngineClient.connect(await self._engine_path)
+        self._metrics.client = self._client
+        self._client.closed.add_done_callback(lambda done: self._engine_ended(done.result()))
+        routes = [Route("/metrics", self._metrics.endpoint)]
+        app = self._build_app(self._client, tokenizer, settings, routes)
+        await self._resources.enter_async_context(app.router.lifespan_context(app))
+        self._gate.app = app
+        self._channel.send(control.ServerReady())
+
+    def _read_texts(self, loop: asyncio.AbstractEventLoop) -> Texts:
+        """On a thread of its own."""
+        stages = StageReporter(lambda event: self._from_thread(loop, event))
+        stages.stage(TEXT_STAGE)
+        texts = load_tokenizer(self._start.config), make_settings(self._start)
+        stages.finish()
+        return texts
+
+    def _from_thread(self, loop: asyncio.AbstractEventLoop, message: control.FromChild) -> None:
+        loop.call_soon_threadsafe(self._channel.send, message)
+
+    def _engine_ended(self, error: EngineDead) -> None:
+        self._gate.dead = error
+
+    # --- the supervisor's orders
+
+    async def _obey(self) -> None:
+        async for payload in self._channel.payloads():
+            self._take(control.decode_to_child(payload))
+        os._exit(ExitCode.FAILURE)  # the supervisor is gone
+
+    def _take(self, order: control.ToChild) -> None:
+        match order:
+            case control.EngineUp(path, startup_seconds):
+                self._metrics.startup_seconds = startup_seconds
+                self._engine_path.set_result(path)
+            case control.Draining(draining, refusing):
+                self._gate.draining = self._metrics.draining = draining
+                self._refusing = refusing
+                self._send_beat()
+            case control.CutOff(message):
+                if self._client is not None:
+                    self._client.cut_off(message)
+            case control.Shutdown():
+                self._quit.set()
+            case control.StartEngine() | control.StartServer():
+                raise RuntimeError(f"a server process was sent {type(order).__name__}")
+
+    # --- what it tells
+
+    async def _beat(self) -> None:
+        while True:
+            self._send_beat()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _send_beat(self) -> None:
+        self._channel.send(control.ServerBeat(self._gate.open_requests, self._refusing))
+
+    def _on_requests(self) -> None:
+        if self._refusing and self._gate.open_requests == 0:
+            self._send_beat()
+
+    async def _finish_responses(self) -> None:
+        """Let responses that have ended reach their clients."""
+        deadline = asyncio.get_running_loop().time() + LAST_RESPONSES_SECONDS
+        while self._gate.open_requests and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        if self._client is not None:
+            await self._client.close()
+
+
+def main(argv: Sequence[str], build_app: BuildApp) -> int:
+    """Run a server process with `build_app`'s API."""
+    child.prepare()
+    fds = child.parse_fds(argv, "control", "listen")
+    supervisor, listener = socket.socket(fileno=fds["control"]), socket.socket(fileno=fds["listen"])
+    start = child.receive(supervisor)
+    if not isinstance(start, control.StartServer):
+        raise RuntimeError(f"a server process was started with {type(start).__name__}")
+    child.configure_logging(start.log_level)
+
+    async def run() -> ExitCode:
+        process = ServerProcess(await Channel.open(supervisor), start, build_app)
+        return await process.run(listener)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
+
+
+if __name__ == "__main__":
+    from thranite.server.app import build_app
+
+    sys.exit(main(sys.argv[1:], build_app))

@@ -1,0 +1,60 @@
+"""Writes one response: a JSON body, or a stream of server-sent events; and errors in whichever form still fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from starlette.types import Send
+
+from thranite.server.errors import ErrorAnswer
+
+DONE = b"data: [DONE]\n\n"
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",  # nginx and ingresses made of it would collect events
+}
+_encoder = msgspec.json.Encoder()
+
+
+def event(value: msgspec.Struct) -> bytes:
+    return b"data: " + _encoder.encode(value) + b"\n\n"
+
+
+class Reply:
+    """The answer to one HTTP request. Every `write` is one ASGI message, hence one write to the socket."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streaming = False
+        self.finished = False
+
+    async def json(self, value: msgspec.Struct) -> None:
+        await self._whole(200, _encoder.encode(value), {})
+
+    async def open_stream(self) -> None:
+        self._streaming = True
+        await self._start(200, _STREAM_HEADERS)
+
+    async def write(self, events: bytes, last: bool = False) -> None:
+        self.finished = last
+        await self._send({"type": "http.response.body", "body": events, "more_body": not last})
+
+    async def fail(self, answer: ErrorAnswer) -> None:
+        """An error response, or the last event of a stream that has begun."""
+        if self.finished:
+            return
+        if self._streaming:
+            await self.write(event(answer.body), last=True)
+        else:
+            await self._whole(answer.status, answer.json(), answer.headers)
+
+    async def _whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        json_headers = {"content-type": "application/json", "content-length": str(len(body))}
+        await self._start(status, {**json_headers, **headers})
+        await self.write(body, last=True)
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})

@@ -1,0 +1,59 @@
+"""Wire fields to SamplingParams: what the request says, then the server's defaults, then SamplingParams' own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from thranite.errors import InvalidRequest
+from thranite.sampling_params import SamplingParams
+from thranite.server.wire.request import GenerationRequest
+
+_SAME_NAME = (
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "min_tokens",
+    "ignore_eos",
+    "skip_special_tokens",
+    "truncate_prompt_tokens",
+    "prompt_logprobs",
+)
+
+
+def sampling_params(
+    request: GenerationRequest,
+    defaults: Mapping[str, Any],
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    spelling: Mapping[str, str] | None = None,
+) -> SamplingParams:
+    """`max_tokens` and `logprobs` as the endpoint understands them.
+
+    `spelling`: SamplingParams' name → the client's, where they differ, for errors.
+    """
+    if request.allowed_token_ids is not None and not request.allowed_token_ids:
+        raise InvalidRequest("allowed_token_ids must hold at least one token id", "allowed_token_ids")
+    if request.prompt_logprobs is not None and request.stream:
+        raise InvalidRequest("prompt_logprobs is not available when stream is true", "prompt_logprobs")
+    if request.timeout is not None and request.timeout <= 0:
+        raise InvalidRequest(f"timeout must be above 0 seconds, got {request.timeout}", "timeout")
+    given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
+    try:
+        return SamplingParams(**{**defaults, **given, "max_tokens": max_tokens, "logprobs": logprobs})
+    except InvalidRequest as error:
+        param = (spelling or {}).get(error.param or "", error.param)
+        raise InvalidRequest(error.message, param, error.code) from error

@@ -1,0 +1,67 @@
+"""What the operator of a server decides about it, besides the engine: frozen, documented where declared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from thranite.errors import ConfigError, InvalidRequest
+from thranite.sampling_params import SamplingParams
+from thranite.text.generation_config import sampling_defaults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Options of the OpenAI wire. The first of `served_model_names` is the one that metrics and fingerprints name."""
+
+    served_model_names: tuple[str, ...]
+    api_keys: tuple[str, ...] = field(default=(), repr=False)  # (): anyone may ask
+    chat_template: str | None = field(default=None, repr=False)  # jinja source, instead of the model's own
+    default_sampling: Mapping[str, Any] = field(default_factory=dict)  # SamplingParams fields that requests leave out
+    max_body_bytes: int = 32 * 2**20
+    tokenizer_threads: int = 4
+    process_index: int = 0  # among the server processes of one engine; keeps their seeds apart
+    model_root: str | None = None  # where the weights came from, shown by /v1/models
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        if not self.served_model_names or not all(self.served_model_names):
+            raise ConfigError("--served-model-name must name the model at least once")
+        if self.tokenizer_threads < 1:
+            raise ConfigError(f"--tokenizer-threads must be at least 1, got {self.tokenizer_threads}")
+        if self.max_body_bytes < 1024:
+            raise ConfigError(f"--max-body-bytes must be at least 1024, got {self.max_body_bytes}")
+
+
+def read_api_keys(file: str | None, value: str | None) -> tuple[str, ...]:
+    """Keys from a file (one a line; empty lines and # comments left out) and from one value (the environment's)."""
+    keys = [value.strip()] if value and value.strip() else []
+    if file is not None:
+        try:
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ConfigError(f"--api-key-file {file} cannot be read: {error.strerror}") from error
+        found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not found:
+            raise ConfigError(f"--api-key-file {file} holds no key", hint="write one key a line")
+        keys += found
+    if any(not key.isascii() for key in keys):
+        raise ConfigError("API keys must be ASCII: HTTP headers carry nothing else")
+    return tuple(keys)
+
+
+def read_default_sampling(generation_config: Literal["auto", "none"], directory: str | Path) -> dict[str, Any]:
+    """--generation-config: `auto` takes the model's recommended sampling for fields that requests leave out."""
+    if generation_config == "none":
+        return {}
+    defaults = sampling_defaults(directory)
+    try:
+        SamplingParams(**defaults)
+    except (InvalidRequest, TypeError) as error:
+        raise ConfigError(
+            f"the model's generation_config.json holds what cannot be served: {error}", hint="--generation-config none"
+        ) from error
+    return defaults

@@ -1,0 +1,140 @@
+"""The engine process: `python -m thranite.supervisor.engine_process --control-fd N`, started by the supervisor.
+
+The main thread builds the engine and steps it; a second one owns the sockets. The process ends with its supervisor,
+at once, whatever the main thread is doing.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+from thranite.config import EngineConfig
+from thranite.engine.client import EngineInfo
+from thranite.engine.progress import Progress
+from thranite.errors import ExitCode, StartupError
+from thranite.ipc import child, control, messages
+from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SteppingEngine
+from thranite.ipc.hub import CONTROL, Hub
+from thranite.ipc.stages import StageReporter
+
+BACKLOG = 16
+DEFAULT_STEP_TOKENS = 8192  # upper guess for the stall rule where the budget is not set
+
+BuildEngine = Callable[[EngineConfig, Progress], tuple[SteppingEngine, EngineInfo]]
+
+
+class EngineProcess:
+    """Ties the loop to the sockets."""
+
+    def __init__(self, supervisor: socket.socket, start: control.StartEngine, build: BuildEngine) -> None:
+        self._start, self._build = start, build
+        self._inbox: SimpleQueue[tuple[int, Command]] = SimpleQueue()
+        self._loop: EngineLoop | None = None
+        self._info: EngineInfo | None = None
+        self._hub = Hub(
+            supervisor,
+            on_payload=self._take,
+            on_open=self._greet,
+            on_closed=self._closed,
+            on_tick=self._beat,
+        )
+
+    def run(self) -> ExitCode:
+        self._hub.start()
+        progress = StageReporter(lambda event: self._hub.post(CONTROL, event))
+        try:
+            engine, self._info = self._build(self._start.config, progress)
+        except Exception as error:  # noqa: BLE001 - every failure is reported to the supervisor
+            if not isinstance(error, StartupError):
+                traceback.print_exc()
+            failure = child.startup_failure(progress.name, error)
+            self._hub.post(CONTROL, failure)
+            self._hub.close()
+            return ExitCode(failure.exit_code)
+        progress.finish()
+        gc.collect()
+        gc.freeze()  # what startup made stays: later collections need not look at it
+        return self._serve(engine)
+
+    def _serve(self, engine: SteppingEngine) -> ExitCode:
+        assert self._info is not None
+        tokens = self._start.config.max_num_batched_tokens or DEFAULT_STEP_TOKENS
+        self._loop = EngineLoop(engine, self._inbox, self._hub.post, max_step_tokens=tokens)
+        self._hub.listen(_listen(self._start.socket_path))
+        self._hub.post(CONTROL, control.EngineReady(self._info))
+        try:
+            self._loop.run()
+        except Exception as error:  # noqa: BLE001 - the engine's state is unknown now: tell everybody and end
+            traceback.print_exc()
+            cause = f"{type(error).__name__}: {error}"
+            self._hub.broadcast(messages.Fatal(cause))
+            self._hub.post(CONTROL, control.ChildFatal(cause))
+            self._hub.close()
+            return ExitCode.ENGINE_DIED
+        self._hub.close()
+        return ExitCode.OK
+
+    # --- on the socket thread
+
+    def _take(self, connection: int, payload: bytes) -> None:
+        if connection != CONTROL:
+            self._inbox.put((connection, messages.decode_to_engine(payload)))
+            return
+        order = control.decode_to_child(payload)
+        if isinstance(order, control.Shutdown):
+            self._inbox.put((CONTROL, Quit()))
+        elif isinstance(order, control.Draining):
+            self._inbox.put((CONTROL, SetDraining(order.refusing)))
+
+    def _greet(self, connection: int) -> None:
+        assert self._info is not None
+        self._hub.post(connection, messages.Hello(messages.PROTOCOL, self._info))
+
+    def _closed(self, connection: int) -> None:
+        if connection == CONTROL:
+            os._exit(ExitCode.FAILURE)  # the supervisor is gone; the main thread may be inside the device's driver
+        self._inbox.put((connection, Closed()))
+
+    def _beat(self) -> None:
+        if self._loop is not None:
+            pulse = self._loop.pulse
+            self._hub.post(CONTROL, control.Heartbeat(pulse.steps, pulse.busy_seconds, pulse.allowed_seconds))
+
+
+def main(argv: Sequence[str], build: BuildEngine) -> int:
+    """Run an engine process on `build`'s engine."""
+    child.prepare()
+    threading.excepthook = _thread_failed
+    supervisor = socket.socket(fileno=child.parse_fds(argv, "control")["control"])
+    start = child.receive(supervisor)
+    assert isinstance(start, control.StartEngine)
+    child.configure_logging(start.log_level)
+    return EngineProcess(supervisor, start, build).run()
+
+
+def _listen(path: str) -> socket.socket:
+    Path(path).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """No thread of an engine may end by an exception and leave the others waiting."""
+    traceback.print_exception(failure.exc_value)
+    os._exit(ExitCode.ENGINE_DIED)
+
+
+if __name__ == "__main__":
+    from thranite.engine.build import build_engine
+
+    sys.exit(main(sys.argv[1:], build_engine))

@@ -1,0 +1,56 @@
+"""The supervisor's sockets and its private directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from thranite.config import flag
+from thranite.errors import ConfigError
+
+BACKLOG = 2048
+MAX_SOCKET_PATH = 107  # sun_path holds 108 bytes with its end
+
+
+def bind(host: str, port: int, name: str) -> socket.socket:
+    """Listen on `host:port`; `name` is the option's. IPv6 addresses also take IPv4 where the system can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    except OSError as error:
+        raise ConfigError(
+            f"{flag(name)} {port}: {host} cannot be bound: {error.strerror or error}", "choose another port or address"
+        ) from error
+
+
+def url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def private_directory(parent: str | None) -> Iterator[Path]:
+    """A new directory that only this user can enter, in `parent` or the system's place for such; removed at the end."""
+    try:
+        if parent is not None:
+            Path(parent).mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix="thranite-", dir=parent))
+    except OSError as error:
+        raise ConfigError(
+            f"--runtime-dir {parent or tempfile.gettempdir()} cannot be used: {error.strerror}"
+        ) from error
+    try:
+        if stat.S_IMODE(path.stat().st_mode) != 0o700 or path.stat().st_uid != os.geteuid():
+            raise ConfigError(f"{path} is not private to this user", "choose another --runtime-dir")
+        if len(os.fsencode(path / "engine.sock")) > MAX_SOCKET_PATH:
+            raise ConfigError(f"{path} is too long for a socket's path", "choose a shorter --runtime-dir")
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,171 @@
+"""The process that owns a server: starts the children, carries out what the Lifecycle decides, answers the admin port.
+
+It holds no torch and no request, so it answers whatever its children do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from functools import partial
+from pathlib import Path
+
+from thranite.config import EngineConfig
+from thranite.errors import EngineDead
+from thranite.ipc import control
+from thranite.ipc.client import SocketEngineClient
+from thranite.server.admin import build_admin_app
+from thranite.server.http import make_http_server
+from thranite.server.metrics_source import MetricsSource
+from thranite.supervisor.children import Child, ChildCommands
+from thranite.supervisor.config import ServeConfig
+from thranite.supervisor.lifecycle import ChildName, Lifecycle
+from thranite.supervisor.stage_log import StageLog
+from thranite.supervisor.termination import Outcome
+
+logger = logging.getLogger("thranite")
+
+TICK_SECONDS = 0.1
+CHILD_EXIT_SECONDS = 5.0  # a child that was told to end is killed after so long
+STACKS_SECONDS = 1.0  # for a hung engine to print its stacks before it is killed
+
+
+class Supervisor:
+    """One `thranite serve`. The listeners are bound already; `listener` is closed once the server has inherited it."""
+
+    def __init__(
+        self,
+        engine_config: EngineConfig,
+        config: ServeConfig,
+        listener: socket.socket,
+        admin_listener: socket.socket,
+        directory: Path,
+        commands: ChildCommands | None = None,
+    ) -> None:
+        self.lifecycle = Lifecycle(config, time.monotonic)
+        self._engine_config, self._config = engine_config, config
+        self._commands = commands or ChildCommands()
+        self._listener, self._admin_listener = listener, admin_listener
+        self._socket_path = str(directory / "engine.sock")
+        self._names = config.served_model_name or (engine_config.model,)
+        self._metrics = MetricsSource(self._names[0])
+        self._stages = StageLog()
+        self._news = asyncio.Event()
+        self._children: dict[ChildName, Child] = {}
+        self._client: SocketEngineClient | None = None
+        self._connecting: asyncio.Task[None] | None = None
+
+    def on_signal(self, number: int) -> None:
+        self.lifecycle.on_signal(number)
+        self._news.set()
+
+    async def run(self) -> Outcome:
+        app = build_admin_app(self.lifecycle, self._metrics, self._config.admin_key())
+        admin = make_http_server(app, access_log=self._config.access_log)
+        admin_task = asyncio.create_task(admin.serve([self._admin_listener]), name="admin")
+        try:
+            outcome = self.lifecycle.outcome
+            if outcome is None:
+                await self._start_children()
+                outcome = await self._follow()
+        finally:
+            self._stages.close()
+            await self._end_children()
+            admin.should_exit = True
+            await admin_task
+        return outcome
+
+    async def _follow(self) -> Outcome:
+        """Until the lifecycle has an outcome, carry its orders out."""
+        while True:
+            for order in self.lifecycle.advance(time.monotonic()):
+                self._children[order.child].send(order.message)
+            self._metrics.draining = self.lifecycle.draining
+            if self.lifecycle.started:
+                self._stages.close()
+            if self.lifecycle.outcome is not None:
+                return self.lifecycle.outcome
+            try:
+                await asyncio.wait_for(self._news.wait(), TICK_SECONDS)
+            except TimeoutError:
+                continue
+            self._news.clear()
+
+    # --- children
+
+    async def _start_children(self) -> None:
+        config = self._config
+        start_engine = control.StartEngine(self._engine_config, self._socket_path, config.log_level)
+        start_server = control.StartServer(
+            config=self._engine_config,
+            served_model_names=self._names,
+            api_keys=config.api_keys(),
+            chat_template=config.chat_template_source(),
+            generation_config=config.generation_config,
+            max_body_bytes=config.max_body_bytes,
+            tokenizer_threads=config.tokenizer_threads,
+            access_log=config.access_log,
+            log_level=config.log_level,
+        )
+        await self._start("server", self._commands.server, start_server, self._listener)
+        self._listener.close()
+        await self._start("engine", self._commands.engine, start_engine)
+
+    async def _start(
+        self,
+        name: ChildName,
+        command: tuple[str, ...],
+        first: control.ToChild,
+        listener: socket.socket | None = None,
+    ) -> None:
+        take, ended = partial(self._take, name), partial(self._ended, name)
+        self._children[name] = await Child.start(name, command, first, take, ended, listener)
+
+    def _take(self, name: ChildName, message: control.FromChild) -> None:
+        self.lifecycle.take(name, message)
+        match message:
+            case control.StageProgress():
+                self._stages.update(message)
+            case control.EngineReady():
+                self._connecting = asyncio.create_task(self._connect(), name="connect")
+        self._news.set()
+
+    def _ended(self, name: ChildName, returncode: int) -> None:
+        self.lifecycle.child_ended(name, returncode)
+        self._news.set()
+
+    async def _connect(self) -> None:
+        """The supervisor's own connection to the engine, for the figures; and the word to the server process."""
+        try:
+            self._client = self._metrics.client = await SocketEngineClient.connect(self._socket_path)
+        except EngineDead as error:
+            logger.error("%s", error.cause)  # its process's end is noticed by itself
+            return
+        self._metrics.startup_seconds = self._stages.seconds
+        self._children["server"].send(control.EngineUp(self._socket_path, self._stages.seconds))
+
+    async def _end_children(self) -> None:
+        """The server first: it still has to tell clients. Children that do not end in time are killed."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._client is not None:
+            await self._client.close()
+        if self.lifecycle.hung is not None:
+            await self._end_hung(self._children["engine"])
+        for name in ("server", "engine"):
+            child = self._children.get(name)
+            if child is None:
+                continue
+            child.send(control.Shutdown())
+            if not await child.ended(CHILD_EXIT_SECONDS):
+                logger.warning("the %s process does not end; it is killed", child.name)
+                await child.kill()
+
+    async def _end_hung(self, engine: Child) -> None:
+        """SIGABRT prints every thread's stack, if the process can still run at all."""
+        engine.signal(signal.SIGABRT)
+        if not await engine.ended(STACKS_SECONDS):
+            await engine.kill()

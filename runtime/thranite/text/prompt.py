@@ -1,0 +1,94 @@
+"""From a prompt and SamplingParams to an `EngineRequest`: tokens, truncation, early checks, bad words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from thranite.engine.client import EngineInfo
+from thranite.errors import InvalidRequest
+from thranite.request import EngineRequest
+from thranite.sampling_params import SamplingParams
+from thranite.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | Mapping[str, Any]  # text, token ids, {"prompt": text} or {"prompt_token_ids": ids}
+
+
+def tokenize_prompt(prompt: Prompt, tokenizer: Tokenizer | None, add_special_tokens: bool = True) -> Sequence[int]:
+    """Token ids of a prompt in any of its forms."""
+    if isinstance(prompt, Mapping):
+        return tokenize_prompt(_unwrap(prompt), tokenizer, add_special_tokens)
+    if not isinstance(prompt, str):
+        return prompt
+    if tokenizer is None:
+        raise InvalidRequest(
+            "this engine runs without a tokenizer: give the prompt as token ids", "prompt", "tokenizer_missing"
+        )
+    return tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+
+
+def _unwrap(prompt: Mapping[str, Any]) -> str | Sequence[int]:
+    unknown = prompt.keys() - {"prompt", "prompt_token_ids"}
+    if unknown or len(prompt) != 1:
+        raise InvalidRequest(
+            f'a prompt is text, {{"prompt": text}} or {{"prompt_token_ids": ids}}; got keys {sorted(prompt)}', "prompt"
+        )
+    value: str | Sequence[int] = next(iter(prompt.values()))
+    return value
+
+
+def build_request(
+    request_id: str,
+    token_ids: Sequence[int],
+    params: SamplingParams,
+    info: EngineInfo,
+    tokenizer: Tokenizer | None,
+    *,
+    seed: int,
+    param: str = "prompt",
+    strict_length: bool = False,
+    priority: int = 0,
+    timeout_seconds: float | None = None,
+    cache_salt: str = "",
+) -> EngineRequest:
+    """Check everything that can be checked without the engine, and bind the parameters to prompt and model.
+
+    `seed` serves requests that bring none. `param` is the field that errors about the prompt name. `strict_length`
+    refuses a max_tokens that cannot be reached (OpenAI's way); otherwise it is cut to the room there is.
+    """
+    ids = tuple(token_ids if params.truncate_prompt_tokens is None else token_ids[-params.truncate_prompt_tokens :])
+    _check_prompt(ids, params, info, param, strict_length)
+    if params.n > info.max_num_seqs:
+        raise InvalidRequest(f"n is {params.n}; this engine runs at most {info.max_num_seqs} sequences at once", "n")
+    if tokenizer is None and (params.stop_strings or params.bad_words):
+        field = "stop" if params.stop_strings else "bad_words"
+        raise InvalidRequest(f"{field} needs text, and this engine runs without a tokenizer", field)
+    bad_words = tokenizer.encode_bad_words(params.bad_words) if tokenizer and params.bad_words else ()
+    resolved = params.resolve(
+        prompt_len=len(ids),
+        max_model_len=info.max_model_len,
+        vocab_size=info.vocab_size,
+        eos_token_ids=info.eos_token_ids,
+        bad_words=bad_words,
+        seed=seed,
+    )
+    return EngineRequest(request_id, ids, resolved, priority, timeout_seconds, cache_salt)
+
+
+def _check_prompt(
+    ids: tuple[int, ...], params: SamplingParams, info: EngineInfo, param: str, strict_length: bool
+) -> None:
+    if not ids:
+        raise InvalidRequest("the prompt must hold at least one token", param)
+    if min(ids) < 0 or max(ids) >= info.vocab_size:
+        wrong = next(token for token in ids if not 0 <= token < info.vocab_size)
+        raise InvalidRequest(f"token id {wrong} is not in the vocabulary (0 to {info.vocab_size - 1})", param)
+    wanted = params.max_tokens if strict_length and params.max_tokens is not None else 1
+    if len(ids) + wanted > info.max_model_len:
+        raise InvalidRequest(
+            f"This model's maximum context length is {info.max_model_len} tokens. However, you requested "
+            f"{len(ids) + wanted} tokens ({len(ids)} in the prompt, {wanted} in the completion). "
+            "Please reduce the length of the prompt or the completion.",
+            param,
+            "context_length_exceeded",
+        )

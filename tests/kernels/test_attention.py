@@ -1,0 +1,182 @@
+"""paged_decode and paged_prefill against the float64 reference: ragged lengths, groups, windows, softcaps, sinks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from thranite_kernels.attention import paged_attention_reference
+from thranite_kernels.launch import int32
+from thranite_kernels.paged_decode import DecodePlan, paged_decode
+from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill
+from thranite_kernels.target import DecodeConfig, PrefillConfig
+from thranite_kernels.testing import assert_close
+
+
+def low_precision(device: str) -> torch.dtype:
+    """bf16 on a GPU; fp16 in the interpreter, whose dot multiplies bf16 bit patterns as integers."""
+    return torch.bfloat16 if device == "cuda" else torch.float16
+
+
+@dataclass
+class Batch:
+    """A random batch over a scrambled cache; everything that no row may read is NaN."""
+
+    q_lens: list[int]
+    contexts: list[int]
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    block_size: int = 16
+    padded: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    tensors: tuple[torch.Tensor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = len(self.q_lens)
+        blocks = [-(-c // self.block_size) for c in self.contexts]
+        pages = sum(blocks) + 3
+        shape = (pages, 2, self.kv_heads, self.block_size, self.head_dim)
+        kv = torch.randn(shape, device=self.device).to(self.dtype)
+        table = torch.full((rows + 2, max([*blocks, 1]) + 1), 1 << 20, dtype=torch.int32, device=self.device)
+        slots = torch.randperm(rows + 2)[:rows].tolist()
+        free = (torch.randperm(pages - 1) + 1).tolist()
+        used = torch.zeros(pages, self.block_size, dtype=torch.bool)
+        for slot, count, context in zip(slots, blocks, self.contexts, strict=True):
+            own, free = free[:count], free[count:]
+            table[slot, :count] = int32(own, self.device)
+            for i, page in enumerate(own):
+                used[page, : max(min(context - i * self.block_size, self.block_size), 0)] = True
+        kv.transpose(2, 3).transpose(1, 2)[~used.to(self.device)] = float("nan")
+        for row in self.padded:
+            slots[row] = -1
+        q = torch.randn(sum(self.q_lens), self.heads, self.head_dim, device=self.device).to(self.dtype)
+        cu = torch.tensor([0, *self.q_lens]).cumsum(0)
+        contexts = [0 if r in self.padded else c for r, c in enumerate(self.contexts)]
+        self.tensors = (q, kv, table, int32(slots, self.device), int32(cu, self.device), int32(contexts, self.device))
+
+
+def check_decode(batch: Batch, config: DecodeConfig, window: int = 0, softcap: float = 0.0, sink: bool = False) -> None:
+    """One plan, two layers over the same scratch (the counters must be back at zero)."""
+    q, kv, table, slots, cu, contexts = batch.tensors
+    max_q = max(batch.q_lens)
+    plan = DecodePlan.allocate(
+        len(batch.q_lens), batch.heads, batch.kv_heads, batch.head_dim, max_q=max_q, window=window,
+        device=batch.device, config=config,
+    )  # fmt: skip
+    plan.items.fill_(-7)
+    plan.plan(slots, contexts, cu if max_q > 1 else None)
+    sinks = torch.randn(batch.heads, device=batch.device) if sink else None
+    expected = paged_attention_reference(q, kv, table, slots, cu, contexts, window=window, softcap=softcap, sinks=sinks)
+    outs = [torch.full_like(q, float("nan")) for _ in range(2)]
+    for out in outs:
+        paged_decode(q, kv, table, plan, softcap=softcap, sinks=sinks, out=out)
+    assert torch.equal(outs[0], outs[1])
+    assert_close(outs[0], expected)
+    assert not bool(plan.count.any())
+
+
+ONE_SPLIT = DecodeConfig(tile=16, num_warps=4, num_stages=2, ctas_per_sm=1, min_tiles=100)
+MANY_SPLITS = DecodeConfig(tile=16, num_warps=4, num_stages=2, ctas_per_sm=4, min_tiles=1)
+
+
+@pytest.mark.parametrize("config", [ONE_SPLIT, MANY_SPLITS])
+@pytest.mark.parametrize("low", [False, True])
+def test_decode_ragged(device: str, config: DecodeConfig, low: bool) -> None:
+    """Lengths around the tile, a long row, padding rows in between; fp32 and 16-bit."""
+    dtype = low_precision(device) if low else torch.float32
+    check_decode(Batch([1] * 7, [1, 15, 16, 17, 150, 9, 33], padded=(0, 5), dtype=dtype, device=device), config)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "block_size"),
+    [(1, 1, 80, 32), (16, 1, 64, 64), (6, 2, 96, 16), (5, 1, 112, 128), (4, 4, 160, 16), (3, 1, 192, 16)],
+)
+def test_decode_shapes(device: str, heads: int, kv_heads: int, head_dim: int, block_size: int) -> None:
+    """Groups of 1 to 16, head sizes between powers of two, tiles inside a page and across pages."""
+    check_decode(Batch([1, 1], [47, 5], heads, kv_heads, head_dim, block_size, device=device), MANY_SPLITS)
+
+
+@pytest.mark.parametrize(("window", "softcap", "sink"), [(20, 0.0, False), (7, 3.0, True), (0, 0.0, True)])
+@pytest.mark.parametrize("max_q", [1, 5])
+def test_decode_options(device: str, window: int, softcap: float, sink: bool, max_q: int) -> None:
+    """Window, softcap and sinks, with one query and with several a row; splits include fully hidden tiles."""
+    q_lens = [1, 1, 1] if max_q == 1 else [5, 1, 3]
+    batch = Batch(q_lens, [90, 31, 3], head_dim=64, padded=(1,) if max_q == 1 else (), device=device)
+    check_decode(batch, MANY_SPLITS, window, softcap, sink)
+
+
+def test_decode_many_query_rows(device: str) -> None:
+    """16 heads of a group times 8 queries take two programs a kv head."""
+    check_decode(Batch([8, 7], [40, 19], 16, 1, 64, device=device), MANY_SPLITS)
+
+
+def test_decode_padding_changes_no_bit(device: str) -> None:
+    """The same rows with and without padding rows, whatever the padding's context says."""
+    q, kv, table, slots, _, contexts = Batch([1] * 4, [70, 20, 130, 50], padded=(1, 3), device=device).tensors
+    outs = []
+    for lengths in ([70, 0, 130, 0], [70, 9999, 130, 31]):
+        plan = DecodePlan.allocate(4, 4, 2, 64, device=device, config=MANY_SPLITS)
+        plan.plan(slots, int32(lengths, device))
+        outs.append(paged_decode(q, kv, table, plan))
+    plan = DecodePlan.allocate(2, 4, 2, 64, device=device, config=MANY_SPLITS)
+    plan.plan(slots[::2].contiguous(), contexts[::2].contiguous())
+    alone = paged_decode(q[::2].contiguous(), kv, table, plan)
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0][::2], alone)
+
+
+def check_prefill(
+    batch: Batch, config: PrefillConfig, window: int = 0, softcap: float = 0.0, sink: bool = False
+) -> None:
+    """One launch into a poisoned output."""
+    q, kv, table, slots, cu, contexts = batch.tensors
+    plan = PrefillPlan.allocate(
+        len(batch.q_lens), q.shape[0], batch.heads, batch.kv_heads, batch.head_dim, device=batch.device, config=config
+    )
+    plan.items.fill_(-7)
+    plan.plan(slots, contexts, cu)
+    sinks = torch.randn(batch.heads, device=batch.device) if sink else None
+    expected = paged_attention_reference(q, kv, table, slots, cu, contexts, window=window, softcap=softcap, sinks=sinks)
+    out = torch.full_like(q, float("nan"))
+    paged_prefill(q, kv, table, plan, window=window, softcap=softcap, sinks=sinks, out=out)
+    assert_close(out, expected)
+
+
+SMALL = PrefillConfig(block_m=32, tile=16, num_warps=4, num_stages=2)
+
+
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize(("window", "softcap", "sink"), [(0, 0.0, False), (20, 0.0, False), (5, 3.0, True)])
+def test_prefill_mixed_batch(device: str, low: bool, window: int, softcap: float, sink: bool) -> None:
+    """Whole prompts, a chunk after a prefix, single queries, an empty row and a padded one."""
+    dtype = low_precision(device) if low else torch.float32
+    batch = Batch([37, 1, 20, 0, 3, 16], [37, 40, 71, 8, 3, 16], padded=(4,), dtype=dtype, device=device)
+    check_prefill(batch, SMALL, window, softcap, sink)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "block_size"),
+    [(1, 1, 80, 32), (16, 1, 64, 64), (6, 2, 96, 16), (5, 1, 112, 128), (3, 3, 256, 16)],
+)
+def test_prefill_shapes(device: str, heads: int, kv_heads: int, head_dim: int, block_size: int) -> None:
+    """Groups that do not divide the tile, padded head sizes, several page sizes."""
+    check_prefill(Batch([19, 2], [30, 2], heads, kv_heads, head_dim, block_size, device=device), SMALL)
+
+
+@pytest.mark.parametrize("window", [0, 40])
+def test_prefill_tensor_maps(device: str, window: int) -> None:
+    """Unmasked tiles through descriptors; pages lie apart in memory."""
+    if device == "cuda" and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("tensor-map copies need sm_90")
+    config = PrefillConfig(block_m=64, tile=32, num_warps=4, num_stages=2, tma=True)
+    batch = Batch([70, 9], [100, 75], head_dim=64, block_size=32, dtype=low_precision(device), device=device)
+    q, kv, *rest = batch.tensors
+    apart = torch.full((kv.shape[0], 3, *kv.shape[1:]), float("nan"), dtype=kv.dtype, device=device)
+    apart[:, 1] = kv
+    batch.tensors = (q, apart[:, 1], *rest)
+    assert kv_descriptor(apart[:, 1], config) is not None
+    check_prefill(batch, config, window)

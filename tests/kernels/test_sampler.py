@@ -1,0 +1,179 @@
+"""The counter generator bit by bit, the sampler token by token against a sorting reference, and its distribution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from thranite_kernels.launch import int32
+from thranite_kernels.logprobs import logprobs, logprobs_reference
+from thranite_kernels.rng import gumbel_reference, random_bits, random_bits_reference
+from thranite_kernels.sampler import (
+    SamplerScratch,
+    SamplingState,
+    sample,
+    sample_reference,
+    shaped_logits_reference,
+    filter_reference,
+)
+from thranite_kernels.testing import assert_close
+
+
+def test_random_bits_are_exact(device: str) -> None:
+    """uint32 values agree with integer arithmetic in Python for negative and large seeds."""
+    seeds, indices, positions = [0, -1, 1 << 62, 12345], [0, 3, 1, 0], [0, 1, 70000, 2**31 - 1]
+    actual = random_bits(
+        torch.tensor(seeds, device=device), int32(indices, device), int32(positions, device), 1500
+    )
+    expected = random_bits_reference(seeds, indices, positions, torch.arange(1500))
+    assert torch.equal(actual.cpu(), expected)
+
+
+def test_random_bits_look_random() -> None:
+    """Means of bits, and of neighbours' agreement, within five standard errors; keys one apart are unrelated."""
+    bits = random_bits_reference([7] * 40, [0] * 40, list(range(40)), torch.arange(4000))
+    each = (bits[..., None] >> torch.arange(32)) & 1
+    error = 5 * 0.5 / bits.numel() ** 0.5
+    assert bool(((each.double().mean((0, 1)) - 0.5).abs() < error).all())
+    for other in (each.roll(1, 0), each.roll(1, 1)):
+        assert bool((((each == other).double().mean((0, 1)) - 0.5).abs() < error).all())
+    gumbel = gumbel_reference(bits)
+    assert abs(float(gumbel.mean()) - 0.5772) < 0.02
+    assert abs(float(gumbel.var()) - 1.6449) < 0.05
+
+
+ROWS = {
+    # temperature, top_k, top_p, min_p, repetition, presence, frequency
+    "greedy": (0.0, 5, 0.5, 0.1, 1.0, 0.0, 0.0),
+    "plain": (0.7, 0, 1.0, 0.0, 1.0, 0.0, 0.0),
+    "top_k": (1.0, 20, 1.0, 0.0, 1.0, 0.0, 0.0),
+    "top_p": (1.3, 0, 0.8, 0.0, 1.0, 0.0, 0.0),
+    "flat_top_p": (60.0, 0, 0.95, 0.0, 1.0, 0.0, 0.0),
+    "min_p": (0.9, 0, 1.0, 0.05, 1.0, 0.0, 0.0),
+    "all": (0.6, 50, 0.9, 0.05, 1.1, 0.2, 0.3),
+    "one": (1.0, 1, 1.0, 0.0, 1.0, 0.0, 0.0),
+    "huge_k": (1.0, 9000, 1.0, 0.0, 1.0, 0.0, 0.0),
+    "k_and_p": (2.0, 300, 0.7, 0.0, 1.0, 0.0, 0.0),
+    "min_p_and_p": (4.0, 0, 0.9, 1e-4, 1.0, 0.0, 0.0),
+}
+
+
+def _state(device: str, rows: int, vocab: int, names: list[str], penalties: bool) -> SamplingState:
+    state = SamplingState.allocate(rows, device, vocab=vocab if penalties else None)
+    table = torch.tensor([ROWS[n] for n in names], device=device)
+    for i, field in enumerate(("temperature", "top_k", "top_p", "min_p", "repetition", "presence", "frequency")):
+        getattr(state, field).copy_(table[:, i])
+    state.seed.copy_(torch.arange(rows) * 1000003 - 5)
+    state.sample_index.copy_(torch.arange(rows) % 3)
+    if state.counts is not None and state.prompt_bits is not None:
+        state.counts.copy_((torch.rand(rows, vocab) < 0.2) * torch.randint(1, 4, (rows, vocab)))
+        state.prompt_bits.copy_(torch.randint(-(2**31), 2**31 - 1, state.prompt_bits.shape))
+    return state
+
+
+@pytest.mark.parametrize("vocab", [1000, 12345, 20011])
+@pytest.mark.parametrize("penalties", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_tokens_match_reference(device: str, vocab: int, penalties: bool, masked: bool) -> None:
+    """Every kind of row in one batch, a padded row among them; last tokens and counts are committed."""
+    names = [*ROWS]
+    rows = len(names)
+    state = _state(device, rows, vocab, names, penalties)
+    logits = torch.randn(rows, vocab, device=device) * 3
+    logits[:, : vocab // 2] = logits[:, : vocab // 2].to(torch.bfloat16).float()  # ties
+    slots = int32(list(range(rows)), device)
+    slots[1] = -1
+    positions = int32([7 * r for r in range(rows)], device)
+    bitmask = torch.randint(-(2**31), 2**31 - 1, (4, -(-vocab // 32)), dtype=torch.int32, device=device)
+    index = int32([r % 5 - 1 for r in range(rows)], device)
+    masks = (bitmask, index) if masked else (None, None)
+    expected = sample_reference(logits, state, slots, positions, *masks)
+    last = torch.full((rows,), -9, dtype=torch.int32, device=device)
+    before = None if state.counts is None else state.counts.clone()
+    scratch = SamplerScratch.allocate(rows, vocab, device)
+    actual = sample(
+        logits, state, slots, positions, scratch, bitmask=masks[0], mask_index=masks[1], last_token=last
+    )
+    assert actual.tolist() == expected.tolist()
+    assert last.tolist() == [-9 if s < 0 else t for s, t in zip(slots.tolist(), expected.tolist(), strict=True)]
+    if before is not None and state.counts is not None:
+        for row, token in enumerate(expected.tolist()):
+            if int(slots[row]) >= 0:
+                before[row, token] += 1
+        assert torch.equal(state.counts, before)
+
+
+def test_tokens_depend_on_seed_index_and_position_alone(device: str) -> None:
+    """The same key in another row, slot and batch size draws the same token; another position does not."""
+    logits = torch.randn(1, 3000, device=device)
+    state = SamplingState.allocate(6, device)
+    state.seed.fill_(99)
+    scratch = SamplerScratch.allocate(6, 3000, device)
+    one = sample(logits, state, int32([5], device), int32([41], device), scratch, filters=False)
+    positions = int32([41, 42, 41, 43, 41, 44], device)
+    many = sample(logits.expand(6, -1), state, int32([3, 0, 1, 2, 4, 5], device), positions, scratch, filters=False)
+    assert many.tolist()[::2] == one.tolist() * 3
+    assert len(set(many.tolist())) > 1
+
+
+def test_distribution_is_exact(device: str) -> None:
+    """Chi-square of draws from 40 tokens under top-k, top-p and temperature; five standard errors.
+
+    The interpreter takes 0.1 s a row, so there the reference draws, which `test_tokens_match_reference` holds to the
+    kernels token by token.
+    """
+    draws, vocab = (200_000 if device == "cuda" else 4_000), 40
+    state = SamplingState.allocate(1, device)
+    state.temperature.fill_(0.8)
+    state.top_k.fill_(25)
+    state.top_p.fill_(0.9)
+    logits = torch.randn(1, vocab, device=device) * 1.5
+    x = shaped_logits_reference(logits, state, int32([0], device))
+    kept = filter_reference(x, state.top_k, state.top_p, state.min_p)
+    exact = x.double().masked_fill(~kept, -torch.inf).softmax(-1)[0].cpu()
+    counts = torch.zeros(vocab, dtype=torch.float64)
+    rows = 500
+    scratch = SamplerScratch.allocate(rows, vocab, device)
+    for start in range(0, draws, rows):
+        positions = torch.arange(start, start + rows, dtype=torch.int32, device=device)
+        arguments = (logits.expand(rows, -1), state, torch.zeros_like(positions), positions)
+        tokens = sample(*arguments, scratch) if device == "cuda" else sample_reference(*arguments)
+        counts += torch.bincount(tokens.cpu(), minlength=vocab)
+    assert bool((counts[exact == 0] == 0).all())
+    live = exact > 0
+    expected = exact[live] * draws
+    chi = float(((counts[live] - expected).square() / expected).sum())
+    freedom = int(live.sum()) - 1
+    assert chi < freedom + 5 * (2 * freedom) ** 0.5
+
+
+def test_a_row_without_candidates_ends(device: str) -> None:
+    """A mask that allows nothing, and NaN logits, still give a token id within the vocabulary."""
+    vocab = 700
+    state = _state(device, 2, vocab, ["all", "all"], False)
+    logits = torch.randn(2, vocab, device=device)
+    logits[1] = float("nan")
+    bitmask = torch.zeros(1, -(-vocab // 32), dtype=torch.int32, device=device)
+    scratch = SamplerScratch.allocate(2, vocab, device)
+    tokens = sample(
+        logits, state, int32([0, 1], device), int32([1, 2], device), scratch, bitmask=bitmask,
+        mask_index=int32([0, -1], device),
+    )  # fmt: skip
+    assert all(0 <= t < 4096 for t in tokens.tolist())
+
+
+@pytest.mark.parametrize(("rows", "vocab", "top"), [(3, 9001, 5), (2, 70, 20), (1, 4096, 0)])
+def test_logprobs(device: str, rows: int, vocab: int, top: int) -> None:
+    """Chosen, rank and alternatives, ties by id; a row that wants nothing is skipped."""
+    logits = (torch.randn(rows, vocab, device=device) * 3).to(torch.bfloat16)
+    tokens = torch.randint(0, vocab, (rows,), dtype=torch.int32, device=device)
+    expected = logprobs_reference(logits, tokens, top)
+    actual = logprobs(logits, tokens, top)
+    assert_close(actual.chosen, expected.chosen, rms=1e-5)
+    assert actual.rank.tolist() == expected.rank.tolist()
+    assert actual.top_ids[:, :top].tolist() == expected.top_ids.tolist()
+    assert_close(actual.top_values[:, :top], expected.top_values, rms=1e-5)
+    wanted = int32([-1] + [min(top, 2)] * (rows - 1), device)
+    some = logprobs(logits, tokens, top, wanted=wanted)
+    assert some.top_ids[1:, : min(top, 2)].tolist() == expected.top_ids[1:, : min(top, 2)].tolist()
+    assert some.chosen[1:].tolist() == actual.chosen[1:].tolist()

@@ -1,0 +1,87 @@
+"""The offline benchmark, end to end on the null device and with a stand-in for the engine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from thranite.bench import offline
+from thranite.bench.figures import Figures
+from thranite.bench.workloads import WORKLOADS, Workload
+from thranite.errors import ThraniteError
+
+TINY = Workload("tiny", "output tok/s", 3, lambda size: (size.randint(4, 9), size.randint(2, 5)))
+
+
+class CountingLLM:
+    """Answers with as many tokens as were asked for, less `short`."""
+
+    def __init__(self, short: int = 0) -> None:
+        self.info = SimpleNamespace(vocab_size=500)
+        self.seen: list[tuple[list[int], Any]] = []
+        self._short = short
+
+    def generate(self, prompts: list[dict[str, list[int]]], params: list[Any]) -> list[Any]:
+        self.seen += [(prompt["prompt_token_ids"], p) for prompt, p in zip(prompts, params, strict=True)]
+        made = [list(range(p.max_tokens - self._short)) for p in params]
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)]) for ids in made]
+
+
+def test_a_run_hands_over_every_request_with_the_reference_sampling() -> None:
+    llm = CountingLLM()
+    assert offline.time_run(cast(Any, llm), TINY, 1) > 0
+    requests = TINY.requests(1, 500)
+    assert [ids for ids, _ in llm.seen] == [r.prompt_token_ids for r in requests]
+    assert [p.max_tokens for _, p in llm.seen] == [r.output_tokens for r in requests]
+    assert {(p.temperature, p.ignore_eos, p.detokenize, p.n) for _, p in llm.seen} == {(0.6, True, False, 1)}
+
+
+def test_missing_tokens_are_an_error_not_a_fast_run() -> None:
+    with pytest.raises(ThraniteError, match="tokens came where"):
+        offline.time_run(cast(Any, CountingLLM(short=1)), TINY, 0)
+
+
+def test_figures() -> None:
+    work = WORKLOADS["decode64"]
+    figures = Figures("llama-8b", work, (2.0, 1.0, 4.0), 9.0, floor_seconds=1.0, vllm=6.91)
+    assert figures.output_rate == work.output_tokens / 2.0
+    assert figures.total_rate == (8192 + 16384) / 2.0
+    assert figures.step_ms == 2000 / 256
+    assert figures.spread == 3.0
+    assert figures.floor_ratio == 0.5
+    assert figures.vllm_ratio == pytest.approx(6.91 / (2000 / 256))
+    throughput = Figures("m", WORKLOADS["mixed"], (10.0,), 0.0, 1.0, vllm=10_000)
+    assert throughput.vllm_ratio == pytest.approx(1.40797)
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    offline.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_the_null_device_runs_a_workload(
+    form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WORKLOADS, "tiny", TINY)
+    arguments = ["llama-8b", "--device", "null", "--workload", "tiny", "--runs", "2"]
+    assert offline.run(parsed(*arguments, *(["--json"] if form == "json" else []))) == 0
+    printed = capsys.readouterr()
+    assert "llama-8b tiny: " in printed.err
+    if form == "table":
+        assert "llama-8b" in printed.out
+        assert f"{TINY.prompt_tokens:,}" in printed.out
+        return
+    record = json.loads(printed.out)
+    assert set(record["machine"]) == {"device", "torch", "thranite"}
+    assert record["machine"]["device"] == "null (tokens made up)"
+    [figures] = record["figures"]
+    assert (figures["floor_ratio"], figures["vllm_ratio"]) == (None, None)  # this is not the reference GPU
+    assert len(figures["seconds"]) == 2
+    assert (figures["prompt_tokens"], figures["output_tokens"]) == (TINY.prompt_tokens, TINY.output_tokens)
+    assert figures["output_tokens_per_second"] == pytest.approx(TINY.output_tokens / figures["median_seconds"])

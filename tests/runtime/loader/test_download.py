@@ -1,0 +1,227 @@
+"""`thranite download` against a hub on localhost: as a process, because it must survive being killed."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_hub import COMMIT, FakeHub, fake_hub
+from thranite.errors import ExitCode
+from thranite.loader.download_marker import NAME as MARKER
+from thranite.loader.hub_listing import select_files
+
+MIB = 1024**2
+WEIGHTS = bytes(range(256)) * (6 * 4096)  # 6 MiB
+FILES = {
+    "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
+    "tokenizer.json": b"{}",
+    "chat_template.jinja": b"hello",
+    "model.safetensors": WEIGHTS,
+    "pytorch_model.bin": b"pickle",
+    "modeling_custom.py": b"code",
+    "original/params.json": b"{}",
+}
+WANTED = {"config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"}
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with fake_hub(FakeHub("org/model", FILES)) as served:
+        served.release.set()
+        yield served
+
+
+@pytest.fixture
+def start(hub: FakeHub, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start `thranite download org/model --to <tmp>/model …`."""
+
+    def begin(*options: str, **environment: str) -> subprocess.Popen[str]:
+        env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "thranite", "download", "org/model", "--to", str(tmp_path / "model"), *options]
+        return subprocess.Popen(command, env=env | environment, stderr=subprocess.PIPE, text=True)
+
+    return begin
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def bytes_below(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*.partial"))
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def test_fetches_what_a_model_needs_and_nothing_else(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    code, errors = end(start())
+    assert code == 0, errors
+    model = tmp_path / "model"
+    assert {path.name for path in model.iterdir() if not path.name.startswith(".")} == WANTED
+    assert (model / "model.safetensors").read_bytes() == WEIGHTS
+    marker = json.loads((model / MARKER).read_text())
+    assert (marker["model"], marker["commit"]) == ("org/model", COMMIT)
+    assert marker["files"] == {name: len(FILES[name]) for name in WANTED}
+    assert not list(model.glob(".incomplete-*"))
+    asked = len(hub.seen)
+    assert end(start())[0] == 0
+    assert len(hub.seen) == asked, "a finished directory asks the hub nothing"
+    assert end(start(HF_HUB_OFFLINE="1"))[0] == 0
+
+
+def test_a_damaged_directory_is_repaired(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    assert end(start())[0] == 0
+    damaged = tmp_path / "model" / "model.safetensors"
+    damaged.write_bytes(WEIGHTS[:1000])
+    assert end(start())[0] == 0
+    assert damaged.read_bytes() == WEIGHTS
+    assert len(hub.transfers("config.json")) == 1, "what was whole is not fetched again"
+
+
+def test_a_broken_transfer_resumes_where_it_broke(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.break_after["model.safetensors"] = [4 * MIB]
+    code, errors = end(start())
+    assert code == 0, errors
+    first, second = hub.transfers("model.safetensors")
+    assert first.start is None
+    assert second.start is not None
+    assert 3 * MIB <= second.start <= 4 * MIB
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_damaged_transfer_is_fetched_again(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.damage.add("model.safetensors")
+    code, errors = end(start())
+    assert code == 0, errors
+    assert "came damaged" in errors
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_killed_download_resumes(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.release.clear()
+    hub.break_after["model.safetensors"] = [4 * MIB]
+    process = start()
+    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB)
+    process.kill()
+    end(process)
+    assert not (tmp_path / "model" / MARKER).exists()
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    assert end(start())[0] == 0
+    resumed = hub.transfers("model.safetensors")[-1].start
+    assert resumed is not None
+    assert 3 * MIB <= resumed <= 4 * MIB
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_second_download_waits_for_the_first(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.release.clear()
+    hub.break_after["model.safetensors"] = [4 * MIB]
+    first = start()
+    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB)
+    second = start()
+    assert second.stderr is not None
+    assert "waiting" in second.stderr.readline()
+    hub.release.set()
+    assert end(first)[0] == 0
+    assert end(second)[0] == 0
+    assert len(hub.transfers("config.json")) == 1
+
+
+def test_progress_is_on_the_admin_port(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.release.clear()
+    hub.break_after["model.safetensors"] = [4 * MIB]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = int(taken.getsockname()[1])
+    process = start("--admin-host", "127.0.0.1", "--admin-port", str(port))
+    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB)
+
+    def get(path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
+
+    def metric(name: str) -> float:
+        lines = [line for line in get("/metrics")[1].splitlines() if line.startswith(name + "{")]
+        return float(lines[0].split()[-1])
+
+    assert get("/startupz")[0] == 503
+    assert get("/livez")[0] == 200
+    assert get("/nowhere")[0] == 404
+    total = sum(len(FILES[name]) for name in WANTED)
+    assert metric("thranite_download_total_bytes") == total
+    assert 3 * MIB <= metric("thranite_download_bytes") < total
+    hub.release.set()
+    assert end(process)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "code", "said"),
+    [
+        ((), {"HF_HUB_OFFLINE": "1"}, ExitCode.MODEL_NOT_FOUND, "HF_HUB_OFFLINE"),
+        (("--revision", "nowhere"), {}, ExitCode.MODEL_NOT_FOUND, "no such branch"),
+        (("--token-file", "/does/not/exist"), {}, ExitCode.CONFIG, "--token-file"),
+    ],
+)
+def test_refusals_name_their_cause(
+    start: Start, options: tuple[str, ...], environment: dict[str, str], code: ExitCode, said: str
+) -> None:
+    status, errors = end(start(*options, **environment))
+    assert status == code
+    assert said in errors
+    assert "Traceback" not in errors
+
+
+def test_a_gated_model_needs_its_token(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.token = "secret"
+    code, errors = end(start(HF_TOKEN=""))
+    assert code == ExitCode.MODEL_NOT_FOUND
+    assert "HF_TOKEN" in errors
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    assert end(start("--token-file", str(token)))[0] == 0
+
+
+def test_another_model_in_the_directory_is_left_alone(start: Start, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    code, errors = end(start())
+    assert code == ExitCode.CONFIG
+    assert "did not put there" in errors
+    (model / "config.json").unlink()
+    assert end(start())[0] == 0
+    code, errors = end(start("--revision", COMMIT))
+    assert code == ExitCode.CONFIG
+    assert COMMIT in errors
+
+
+def test_files_are_chosen_by_name() -> None:
+    names = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "consolidated.safetensors"]
+    names += ["tokenizer.model", "merges.txt", "run.py", "model.bin", "onnx/config.json", "README.md"]
+    assert select_files(names) == [
+        "merges.txt",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.model",
+    ]

@@ -1,0 +1,185 @@
+"""Every field that is malformed or not supported: 400 that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.fake_engine import INFO
+from tests.support.live_server import MODEL, LiveServer, live_server
+
+USER = {"role": "user", "content": "hi"}
+
+BOTH: list[tuple[dict[str, Any], str]] = [
+    ({"unknown_field": 1}, "unknown_field"),
+    ({"model": None}, "model"),
+    ({"model": 3}, "model"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"temperature": -1}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_k": -2}, "top_k"),
+    ({"top_k": 1.5}, "top_k"),
+    ({"min_p": 2}, "min_p"),
+    ({"presence_penalty": 3}, "presence_penalty"),
+    ({"frequency_penalty": -3}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"n": 0}, "n"),
+    ({"n": True}, "n"),
+    ({"n": INFO.max_num_seqs + 1}, "n"),
+    ({"seed": 2**64}, "seed"),
+    ({"stop": [""]}, "stop"),
+    ({"stop": 1}, "stop"),
+    ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": "y"}}, "logit_bias"),
+    ({"logit_bias": {"5": 200}}, "logit_bias"),
+    ({"logit_bias": {str(INFO.vocab_size): 1}}, "logit_bias"),
+    ({"allowed_token_ids": []}, "allowed_token_ids"),
+    ({"allowed_token_ids": [-1]}, "allowed_token_ids"),
+    ({"stop_token_ids": [INFO.vocab_size]}, "stop_token_ids"),
+    ({"bad_words": [""]}, "bad_words"),
+    ({"min_tokens": 9, "max_tokens": 3}, "min_tokens"),
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ({"prompt_logprobs": 21}, "prompt_logprobs"),
+    ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+    ({"timeout": 0}, "timeout"),
+    ({"priority": "high"}, "priority"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"other": 1}}, "stream_options.other"),
+    ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+    ({"store": True}, "store"),
+    ({"service_tier": "flex"}, "service_tier"),
+    ({"metadata": {"a": 1}}, "metadata"),
+]
+COMPLETION: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": None}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": ["a", 1]}, "prompt"),
+    ({"prompt": ["a", [1]]}, "prompt"),
+    ({"prompt": [[1], []]}, "prompt"),
+    ({"prompt": [1, INFO.vocab_size]}, "prompt"),
+    ({"prompt": [[1, "a"]]}, "prompt[0][1]"),
+    ({"prompt": [1] * INFO.max_model_len}, "prompt"),
+    ({"prompt": "hi", "max_tokens": INFO.max_model_len}, "prompt"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"suffix": "end"}, "suffix"),
+    ({"best_of": 2}, "best_of"),
+    ({"best_of": True}, "best_of"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": True}, "logprobs"),
+    ({"echo": True, "logprobs": 1, "stream": True}, "echo"),
+    ({"messages": [USER]}, "messages"),
+]
+CHAT: list[tuple[dict[str, Any], str]] = [
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [USER, {"content": "a"}]}, "messages[1].role"),
+    ({"messages": [{"role": "tool", "content": "a", "tool_call_id": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user", "content": "a", "mood": 1}]}, "messages[0].mood"),
+    ({"messages": [USER, {"role": "assistant", "content": "a", "tool_calls": [{}]}]}, "messages[1].tool_calls"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": "a" * INFO.max_model_len}]}, "messages"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"tool_choice": "auto"}, "tool_choice"),
+    ({"functions": [{}]}, "functions"),
+    ({"function_call": "auto"}, "function_call"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"audio": {}}, "audio"),
+    ({"modalities": ["audio"]}, "modalities"),
+    ({"moderation": {}}, "moderation"),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"prediction": {}}, "prediction"),
+    ({"prompt_cache_options": {}}, "prompt_cache_options"),
+    ({"prompt_cache_retention": "24h"}, "prompt_cache_retention"),
+    ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ({"verbosity": "low"}, "verbosity"),
+    ({"web_search_options": {}}, "web_search_options"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"top_logprobs": 1}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
+    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": []}, "chat_template_kwargs"),
+    ({"guided_json": {}}, "guided_json"),
+    ({"prompt": "a"}, "prompt"),
+]
+CASES = [
+    *(("/v1/completions", {"prompt": "hi"}, *case) for case in BOTH + COMPLETION),
+    *(("/v1/chat/completions", {"messages": [USER]}, *case) for case in BOTH + CHAT),
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    with live_server() as running:
+        yield running
+
+
+@pytest.mark.parametrize(("path", "base", "fields", "param"), CASES, ids=lambda value: str(value)[:60])
+def test_the_answer_names_the_field(
+    server: LiveServer, path: str, base: dict[str, Any], fields: dict[str, Any], param: str
+) -> None:
+    submitted = len(server.engine.submitted)
+    answer = server.http.post(path, json={"model": MODEL, **base, **fields})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param), error
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+    assert len(server.engine.submitted) == submitted, "a bad request must not reach the engine"
+
+
+OFF: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/completions", {"suffix": "", "best_of": 1, "user": "u", "n": None, "stop": None, "logprobs": None}),
+    (
+        "/v1/chat/completions",
+        {
+            "tools": [],
+            "tool_choice": "none",
+            "functions": None,
+            "function_call": "none",
+            "response_format": {"type": "text"},
+            "modalities": ["text"],
+            "parallel_tool_calls": False,
+            "store": False,
+            "service_tier": "auto",
+            "verbosity": "medium",
+            "reasoning_effort": "none",
+            "user": "u",
+            "metadata": {"a": "b"},
+            "safety_identifier": "s",
+            "prompt_cache_key": "k",
+            "stream": False,
+            "stream_options": None,
+            "logit_bias": {},
+            "ignore_eos": None,
+            "prompt_cache_retention": None,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "fields"), OFF)
+def test_values_that_mean_off_pass(server: LiveServer, path: str, fields: dict[str, Any]) -> None:
+    base = {"prompt": "hi"} if path == "/v1/completions" else {"messages": [USER]}
+    assert server.http.post(path, json={"model": MODEL, **base, **fields}).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b'{"model": "\xff"}', b'{"model": "\\ud800"}', b"null"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_bodies_that_are_no_request(server: LiveServer, path: str, body: bytes) -> None:
+    answer = server.http.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_context_length_has_openai_s_code(server: LiveServer) -> None:
+    answer = server.http.post("/v1/completions", json={"model": MODEL, "prompt": [1] * INFO.max_model_len})
+    error = answer.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "maximum context length is 128 tokens" in error["message"]

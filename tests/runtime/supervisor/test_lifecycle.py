@@ -1,0 +1,205 @@
+"""The server's life as pure decisions, on a clock of the test."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from tests.support.fake_stepping_engine import INFO
+from thranite.errors import ExitCode, Rejected
+from thranite.ipc import control
+from thranite.supervisor.config import ServeConfig
+from thranite.supervisor.lifecycle import FLUSH_SECONDS, Lifecycle, Order
+
+DRAIN, REFUSE, SERVE = control.Draining(True, False), control.Draining(True, True), control.Draining(False, False)
+
+
+class Life:
+    """A Lifecycle, its clock, and children that obey. `refusing`: what the server process was told last."""
+
+    def __init__(self, *, ready: bool = True, **config: Any) -> None:
+        self.now = 1000.0
+        options = {"drain_delay": 5.0, "drain_timeout": 25.0, **config}
+        self.lifecycle = Lifecycle(ServeConfig(**options), lambda: self.now)
+        self.refusing = False
+        if ready:
+            self.lifecycle.take("engine", control.EngineReady(INFO))
+            self.lifecycle.take("server", control.ServerReady())
+            self.wait(0.1)
+
+    def wait(self, seconds: float, open_requests: int = 0, beats: bool = True) -> list[control.ToChild]:
+        """Let time pass in ticks of 0.1 s with living children; returns what the server process was told meanwhile."""
+        told: list[control.ToChild] = []
+        for _ in range(max(round(seconds / 0.1), 1)):
+            self.now += 0.1
+            if beats:
+                self.lifecycle.take("engine", control.Heartbeat(1, 0.0, 10.0))
+                self.lifecycle.take("server", control.ServerBeat(open_requests, self.refusing))
+            orders = [order.message for order in self.lifecycle.advance(self.now) if order.child == "server"]
+            for order in orders:
+                if isinstance(order, control.Draining):
+                    self.refusing = order.refusing
+            told += orders
+        return told
+
+    def probes(self) -> list[bool]:
+        life = self.lifecycle
+        return [probe.ok for probe in (life.startup_probe(), life.ready_probe(), life.live_probe())]
+
+
+def test_probes_while_loading_serving_draining_and_ending() -> None:
+    life = Life(ready=False)
+    life.lifecycle.take("engine", control.StageProgress("load weights", 0.5, 1.0))
+    assert life.probes() == [False, False, True]
+    assert life.lifecycle.ready_probe().reason == "loading: load weights"
+    life.lifecycle.take("engine", control.EngineReady(INFO))
+    life.wait(0.1)
+    assert life.probes() == [False, False, True]
+    life.lifecycle.take("server", control.ServerReady())
+    life.wait(0.1)
+    assert life.probes() == [True, True, True]
+    life.lifecycle.start_drain(None)
+    assert life.probes() == [True, False, True]
+    life.lifecycle.child_ended("server", 1)
+    assert life.probes() == [True, False, True]
+
+
+def test_loading_is_exempt_from_the_stall_rule() -> None:
+    life = Life(ready=False)
+    life.wait(3600, beats=False)
+    assert life.probes() == [False, False, True]
+    assert life.lifecycle.outcome is None
+
+
+def test_sigterm_admits_then_refuses_then_waits_then_ends() -> None:
+    life = Life()
+    life.lifecycle.on_signal(signal.SIGTERM)
+    assert life.wait(4.8, open_requests=2) == [DRAIN]
+    assert life.wait(1.0, open_requests=2) == [REFUSE]
+    assert life.wait(10, open_requests=1) == []
+    assert life.lifecycle.outcome is None
+    life.wait(0.2)
+    outcome = life.lifecycle.outcome
+    assert outcome is not None
+    assert (outcome.exit_code, outcome.cause) == (ExitCode.OK, None)
+
+
+def test_sigterm_cuts_off_at_the_deadline_and_ends_even_if_the_server_does_not_follow() -> None:
+    life = Life()
+    life.lifecycle.on_signal(signal.SIGTERM)
+    told = life.wait(25.2, open_requests=3)
+    assert isinstance(told[-1], control.CutOff)
+    assert life.lifecycle.outcome is None
+    life.wait(FLUSH_SECONDS + 0.2, open_requests=3)
+    assert life.lifecycle.outcome is not None
+
+
+def test_the_second_signal_ends_at_once() -> None:
+    life = Life()
+    life.lifecycle.on_signal(signal.SIGINT)
+    life.wait(0.5, open_requests=1)
+    life.lifecycle.on_signal(signal.SIGTERM)
+    told = life.wait(0.2, open_requests=1)
+    assert told[0] == REFUSE
+    assert isinstance(told[1], control.CutOff)
+    life.wait(0.2, open_requests=0)
+    assert life.lifecycle.outcome is not None
+
+
+def test_a_signal_while_loading_ends_at_once() -> None:
+    life = Life(ready=False)
+    life.lifecycle.on_signal(signal.SIGTERM)
+    assert life.lifecycle.outcome is not None
+    assert life.lifecycle.outcome.exit_code == ExitCode.OK
+    assert life.lifecycle.outcome.cause is None
+
+
+def test_a_drain_that_no_termination_follows_ends_itself() -> None:
+    life = Life()
+    assert life.lifecycle.start_drain(10.0).deadline_seconds == 10.0
+    life.wait(8)
+    assert life.lifecycle.drain_status().drained
+    assert life.wait(61) == [control.CutOff("the server is shutting down and this request did not finish in time")]
+    assert life.wait(2) == [SERVE]
+    assert life.probes() == [True, True, True]
+    life.lifecycle.start_drain(None)
+    assert life.wait(6) == [DRAIN, REFUSE]
+
+
+def test_drains_are_idempotent_and_can_be_undone_until_a_termination() -> None:
+    life = Life()
+    life.lifecycle.start_drain(30.0)
+    life.wait(4)
+    assert life.lifecycle.start_drain(30.0).deadline_seconds == pytest.approx(26)
+    assert life.lifecycle.start_drain(None).deadline_seconds == pytest.approx(26)
+    assert life.lifecycle.stop_drain().draining is False
+    assert life.wait(0.1) == [SERVE]
+    assert life.lifecycle.stop_drain().draining is False
+    life.lifecycle.start_drain(600.0)
+    life.wait(6)
+    life.lifecycle.on_signal(signal.SIGTERM)
+    status = life.lifecycle.start_drain(600.0)
+    assert status.deadline_seconds == pytest.approx(25.0)
+    with pytest.raises(Rejected):
+        life.lifecycle.stop_drain()
+    life.wait(0.2)
+    assert life.lifecycle.outcome is not None
+
+
+def test_a_drain_needs_a_server_that_is_up() -> None:
+    with pytest.raises(Rejected):
+        Life(ready=False).lifecycle.start_drain(None)
+
+
+def test_a_beat_from_before_the_refusal_does_not_count_as_drained() -> None:
+    life = Life(drain_delay=0.0)
+    life.lifecycle.on_signal(signal.SIGTERM)
+    life.lifecycle.take("server", control.ServerBeat(0, False))
+    life.lifecycle.advance(life.now)
+    life.lifecycle.advance(life.now)
+    assert life.lifecycle.outcome is None
+    life.lifecycle.take("server", control.ServerBeat(0, True))
+    life.lifecycle.advance(life.now)
+    assert life.lifecycle.outcome is not None
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "cause"),
+    [
+        (None, ExitCode.ENGINE_DIED, "the engine process was killed by SIGSEGV"),
+        (control.ChildFatal("E: boom"), ExitCode.ENGINE_DIED, "the engine process was killed by SIGSEGV: E: boom"),
+        (control.StartupFailed("plan", "DoesNotFit", "no", "hint", 7), ExitCode.DOES_NOT_FIT, "DoesNotFit: no"),
+    ],
+)
+def test_the_end_of_the_engine(message: control.FromChild | None, code: ExitCode, cause: str) -> None:
+    life = Life()
+    if message is not None:
+        life.lifecycle.take("engine", message)
+    life.lifecycle.child_ended("engine", -signal.SIGSEGV)
+    life.lifecycle.child_ended("server", 0)  # what follows changes nothing
+    outcome = life.lifecycle.outcome
+    assert outcome is not None
+    assert (outcome.exit_code, outcome.cause) == (code, cause)
+
+
+def test_a_stall_is_a_verdict_and_tells_clients() -> None:
+    life = Life()
+    life.lifecycle.take("engine", control.Heartbeat(5, 30.0, 12.0))
+    assert not life.lifecycle.live_probe().ok
+    orders = life.lifecycle.advance(life.now)
+    assert orders == [Order("server", control.CutOff(str(life.lifecycle.hung)))]
+    assert life.lifecycle.outcome is not None
+    assert life.lifecycle.outcome.exit_code == ExitCode.ENGINE_STALLED
+
+
+def test_a_silent_server_process_fails_the_liveness_probe() -> None:
+    life = Life()
+    for _ in range(310):
+        life.now += 0.1
+        life.lifecycle.take("engine", control.Heartbeat(1, 0.0, 10.0))
+        life.lifecycle.advance(life.now)
+    assert life.probes() == [True, False, False]
+    life.wait(0.1)
+    assert life.probes() == [True, True, True]

@@ -1,0 +1,129 @@
+"""A whole `serve` as a subprocess, for tests: its addresses, its processes, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import thranite
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 30.0
+ADDRESSES = re.compile(r"API at (\S+)/v1, admin port at (\S+)")
+
+
+def wait_for(what: Callable[[], Any], message: str, timeout: float = TIMEOUT) -> Any:
+    """Poll until `what` returns something true."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if value := what():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"timed out: {message}")
+
+
+class RunningServer:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, termination_log: Path) -> None:
+        self.process, self._log, self._termination_log = process, log, termination_log
+        found = wait_for(lambda: ADDRESSES.search(self.log()) or process.poll() is not None, "addresses in the log")
+        assert not isinstance(found, bool), self.log()
+        self.api, self.admin = httpx.Client(base_url=found[1]), httpx.Client(base_url=found[2])
+        self.api_url, self.admin_url = str(found[1]), str(found[2])
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def termination_log(self) -> str:
+        return self._termination_log.read_text()
+
+    def probe(self, name: str) -> int:
+        return self.admin.get(name).status_code
+
+    def wait_ready(self) -> None:
+        wait_for(self._ready, "ready")
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None, self.log()
+        try:
+            return self.probe("/readyz") == 200
+        except httpx.TransportError:
+            return False  # the next look tells whether the process has ended
+
+    def pid_of(self, module: str) -> int:
+        """The child that runs `module`."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        children += [
+            child
+            for task in Path(f"/proc/{self.process.pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+        found = {int(pid) for pid in children if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
+        assert len(found) == 1, found
+        return found.pop()
+
+    def engine_pid(self) -> int:
+        return self.pid_of("engine_process")
+
+    def server_pid(self) -> int:
+        return self.pid_of("thranite.server.process")
+
+    def exit_code(self, timeout: float = TIMEOUT) -> int:
+        return self.process.wait(timeout)
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample of the admin port's metrics, as it stands in the text."""
+        for line in self.admin.get("/metrics").text.splitlines():
+            if line.startswith(sample):
+                return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"no sample {sample}")
+
+
+@contextmanager
+def running_server(
+    directory: Path, behaviour: str = "ok", engine: dict[str, Any] | None = None, **serve: Any
+) -> Iterator[RunningServer]:
+    """Start one with its files in `directory`; whatever is left of it at the end is killed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    options = {
+        "engine": {"model": "tiny", "device": "null", "skip_tokenizer_init": True} | (engine or {}),
+        "serve": {
+            "drain_delay": 0.3,
+            "drain_timeout": 10.0,
+            "generation_config": "none",
+            "termination_log_path": str(directory / "termination.log"),
+            "runtime_dir": str(directory),
+        }
+        | serve,
+    }
+    paths = os.pathsep.join([str(ROOT), str(Path(thranite.__file__).parents[1]), str(ROOT / "kernels")])
+    with (directory / "stderr.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.serve_fake", behaviour, json.dumps(options)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": paths},
+            cwd=ROOT,
+        )
+    server = None
+    try:
+        server = RunningServer(process, directory / "stderr.log", directory / "termination.log")
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(TIMEOUT)
+        if server is not None:
+            server.api.close()
+            server.admin.close()

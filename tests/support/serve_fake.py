@@ -1,0 +1,21 @@
+"""`python -m tests.support.serve_fake BEHAVIOUR JSON`: `serve` with options from JSON.
+
+BEHAVIOUR is a FakeEngine's, or `null` for the real engine on the null device.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from thranite.config import EngineConfig
+from thranite.supervisor.children import ChildCommands
+from thranite.supervisor.config import ServeConfig
+from thranite.supervisor.main import serve
+
+if __name__ == "__main__":
+    behaviour, options = sys.argv[1], json.loads(sys.argv[2])
+    fake = (sys.executable, "-m", "tests.support.fake_engine_process", behaviour)
+    commands = ChildCommands() if behaviour == "null" else ChildCommands(engine=fake)
+    serve_options = {"host": "127.0.0.1", "admin_host": "127.0.0.1", "port": 0, "admin_port": 0} | options["serve"]
+    sys.exit(serve(EngineConfig(**options["engine"]), ServeConfig(**serve_options), commands))
