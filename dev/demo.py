@@ -196,7 +196,8 @@ def report(server: Server, answers: list[Answer], seconds: float) -> None:
     console.print(f"KV cache: {server.peak_kv:.1%} of {blocks:.0f} blocks at the highest")
     console.print(
         f"prefix cache: the first question asked again found {hits:.0f} of its {again.prompt_tokens} prompt tokens; "
-        f"first token after {again.first_token:.2f} s instead of {answers[0].first_token:.2f} s"
+        f"first token after {again.first_token:.2f} s instead of {answers[0].first_token:.2f} s",
+        soft_wrap=True,
     )
 
 

@@ -46,13 +46,13 @@ def rope_kv_kernel(
     page_row = kv_ptr + (slot // BLOCK_SIZE) * stride_page + (slot % BLOCK_SIZE) * HEAD_DIM
     if block >= q_blocks + kv_blocks:
         # values: [BLOCK_T, BLOCK_H, BLOCK_D] moved as they are
-        head = (block - q_blocks - kv_blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
+        v_head = (block - q_blocks - kv_blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
         d = tl.arange(0, BLOCK_D)
-        inside = (live & (slot >= 0))[:, None, None] & (head < KV_HEADS)[None, :, None] & (d < HEAD_DIM)[None, None, :]
-        at = ((HEADS + KV_HEADS + head) * HEAD_DIM)[None, :, None] + d[None, None, :]
-        v = tl.load(x_row[:, None, None] + at, mask=inside, other=0.0)
-        to = ((KV_HEADS + head) * (BLOCK_SIZE * HEAD_DIM))[None, :, None] + d[None, None, :]
-        tl.store(page_row[:, None, None] + to, v.to(kv_ptr.dtype.element_ty), mask=inside)
+        moved = (live & (slot >= 0))[:, None, None] & (v_head < KV_HEADS)[None, :, None] & (d < HEAD_DIM)[None, None, :]
+        v_from = ((HEADS + KV_HEADS + v_head) * HEAD_DIM)[None, :, None] + d[None, None, :]
+        v = tl.load(x_row[:, None, None] + v_from, mask=moved, other=0.0)
+        v_to = ((KV_HEADS + v_head) * (BLOCK_SIZE * HEAD_DIM))[None, :, None] + d[None, None, :]
+        tl.store(page_row[:, None, None] + v_to, v.to(kv_ptr.dtype.element_ty), mask=moved)
     else:
         is_q = block < q_blocks
         head = tl.where(is_q, block, block - q_blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -96,15 +96,15 @@ def rope_kv_kernel(
             y1 = x1
             y2 = x2
         if is_q:
-            to = q_ptr + (t.to(tl.int64) * stride_q)[:, None, None] + (head * HEAD_DIM)[None, :, None]
-            tl.store(to + i[None, None, :], y1.to(q_ptr.dtype.element_ty), mask=pair)
-            tl.store(to + half + i[None, None, :], y2.to(q_ptr.dtype.element_ty), mask=pair)
+            q_to = q_ptr + (t.to(tl.int64) * stride_q)[:, None, None] + (head * HEAD_DIM)[None, :, None]
+            tl.store(q_to + i[None, None, :], y1.to(q_ptr.dtype.element_ty), mask=pair)
+            tl.store(q_to + half + i[None, None, :], y2.to(q_ptr.dtype.element_ty), mask=pair)
             if ROTARY < HEAD_DIM:
-                tl.store(to + j[None, None, :], x3.to(q_ptr.dtype.element_ty), mask=tail)
+                tl.store(q_to + j[None, None, :], x3.to(q_ptr.dtype.element_ty), mask=tail)
         else:
             stored = (slot >= 0)[:, None, None]
-            to = page_row[:, None, None] + (head * (BLOCK_SIZE * HEAD_DIM))[None, :, None]
-            tl.store(to + i[None, None, :], y1.to(kv_ptr.dtype.element_ty), mask=pair & stored)
-            tl.store(to + half + i[None, None, :], y2.to(kv_ptr.dtype.element_ty), mask=pair & stored)
+            k_to = page_row[:, None, None] + (head * (BLOCK_SIZE * HEAD_DIM))[None, :, None]
+            tl.store(k_to + i[None, None, :], y1.to(kv_ptr.dtype.element_ty), mask=pair & stored)
+            tl.store(k_to + half + i[None, None, :], y2.to(kv_ptr.dtype.element_ty), mask=pair & stored)
             if ROTARY < HEAD_DIM:
-                tl.store(to + j[None, None, :], x3.to(kv_ptr.dtype.element_ty), mask=tail & stored)
+                tl.store(k_to + j[None, None, :], x3.to(kv_ptr.dtype.element_ty), mask=tail & stored)

@@ -27,7 +27,9 @@ async def carry_out(client: KubeClient, service: InferenceService, plan: Plan) -
         except Refused as refusal:
             if not (refusal.code == 404 and ref.kind == POD_MONITOR.name):
                 raise
-            text = "monitoring.podMonitor is enabled, but the cluster has no PodMonitor: install the Prometheus operator"
+            text = (
+                "monitoring.podMonitor is enabled, but the cluster has no PodMonitor: install the Prometheus operator"
+            )
             problems.append(Problem(NO_POD_MONITOR, text, advisory=True))
     for item in plan.delete:
         logger.info("%s/%s: delete %s", service.namespace, service.name, item.ref)

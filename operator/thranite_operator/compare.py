@@ -43,11 +43,12 @@ def differences(planned: View, observed: View) -> Iterator[str]:
 
 
 def _missing(planned: Any, observed: Any, path: str, field: str) -> Iterator[str]:
-    """Planned and not observed. `field`: the name of the field that holds the value; `parent` decides about quantities."""
+    """Planned and not observed. `field`: the name of the field that holds the value."""
     if isinstance(planned, Mapping) and isinstance(observed, Mapping):
         for key, value in planned.items():
             if key not in observed:
-                yield f"{path}.{key}"
+                if value:  # the API server drops many an empty value
+                    yield f"{path}.{key}"
             elif field in QUANTITY_MAPS or key in QUANTITIES:
                 if not same_quantity(value, observed[key]):
                     yield f"{path}.{key}"

@@ -1,4 +1,4 @@
-"""How the API server is reached: from the pod's service account, or a kubeconfig; as the kubernetes client reads them."""
+"""How the API server is reached: from the pod's service account, or a kubeconfig, as the kubernetes client does."""
 
 from __future__ import annotations
 

@@ -44,7 +44,13 @@ def _severity(item: Mapping[str, Any]) -> Literal["Normal", "Warning"]:
     """Ready=False is news of a failure only where something fails; Degraded says so."""
     if item["type"] == "Degraded":
         return "Warning" if item["status"] == "True" else "Normal"
-    bad = item["reason"] in ("ProgressDeadlineExceeded", "InvalidTemplate", "NameTaken", "ReconcileFailed", "FailedCreate")
+    bad = item["reason"] in (
+        "ProgressDeadlineExceeded",
+        "InvalidTemplate",
+        "NameTaken",
+        "ReconcileFailed",
+        "FailedCreate",
+    )
     model = item["type"] == "ModelCached" and item["status"] == "False" and item["reason"] != "Loading"
     return "Warning" if bad or model else "Normal"
 

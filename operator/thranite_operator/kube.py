@@ -1,9 +1,9 @@
 """The operator's client of the Kubernetes API: a few verbs over one keep-alive session.
 
-    KubeError
-    ├── Unreachable     no answer: the server is away, or the call took too long
-    └── Refused         an answer that says no; `code` and `reason` are the server's
-        └── Invalid     422: the object itself is wrong, and asking again cannot help
+KubeError
+├── Unreachable     no answer: the server is away, or the call took too long
+└── Refused         an answer that says no; `code` and `reason` are the server's
+    └── Invalid     422: the object itself is wrong, and asking again cannot help
 """
 
 from __future__ import annotations
@@ -74,6 +74,16 @@ class KubeClient:
         found: list[Object] = (await self._call("GET", kind.path(namespace), params=selectors)).get("items", [])
         return found
 
+    async def serves(self, api_version: str, plural: str) -> bool:
+        """Whether the API has such a resource."""
+        try:
+            resources = (await self._call("GET", f"/apis/{api_version}")).get("resources", [])
+        except Refused as refusal:
+            if refusal.code == 404:
+                return False
+            raise
+        return any(item["name"] == plural for item in resources)
+
     async def apply(self, obj: View, subresource: str = "") -> Object:
         """Server-side apply as this operator, also over others' values of the same fields."""
         kind, meta = kind_of(obj), obj["metadata"]
@@ -121,7 +131,7 @@ class KubeClient:
                         await self._close()
                         continue
                     return _parse(answer.status, await answer.read())
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
         raise Unreachable(f"{method} {path}: no credentials are accepted")
 

@@ -38,7 +38,9 @@ def model_state(
         return _in_pods(pods)
     if job is None:
         return ModelState("False", "Loading", "the loader is being started", blocking=True)
-    conditions = {item["type"]: item for item in job.get("status", {}).get("conditions", ()) if item["status"] == "True"}
+    conditions = {
+        item["type"]: item for item in job.get("status", {}).get("conditions", ()) if item["status"] == "True"
+    }
     if "Complete" in conditions:
         return ModelState("True", "Cached", f"the model is in {location.claim}")
     own = [pod for pod in loaders if pod.name.startswith(f"{job['metadata']['name']}-")]

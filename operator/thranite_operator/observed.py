@@ -53,16 +53,11 @@ async def observe(client: KubeClient, service: InferenceService) -> Observed:
     namespace = service.namespace
     refs = [Ref(kind.name, service.name) for kind in NAMED]
     refs += [Ref(SERVICE.name, names.headless(service.name)), Ref(CLAIM.name, names.cache_claim(service.name))]
-    found = await asyncio.gather(
-        client.items(POD, namespace, labelSelector=selector),
-        client.items(JOB, namespace, labelSelector=selector),
-        client.items(CONTROLLER_REVISION, namespace, labelSelector=selector),
-        *(client.get(KINDS[ref.kind], namespace, ref.name) for ref in refs),
-    )
-    listed, jobs, revisions, *objects = found
-    assert isinstance(listed, list) and isinstance(jobs, list) and isinstance(revisions, list)
+    lists = (client.items(kind, namespace, labelSelector=selector) for kind in (POD, JOB, CONTROLLER_REVISION))
+    reads = (client.get(KINDS[ref.kind], namespace, ref.name) for ref in refs)
+    (listed, jobs, revisions), objects = await asyncio.gather(asyncio.gather(*lists), asyncio.gather(*reads))
     pods = [project(item) for item in listed]
-    children = {ref: obj for ref, obj in zip(refs, objects, strict=True) if isinstance(obj, dict)}
+    children = {ref: obj for ref, obj in zip(refs, objects, strict=True) if obj is not None}
     engines = [pod for pod in pods if pod.component == names.ENGINE]
     return Observed(
         children=children,
@@ -84,7 +79,9 @@ def _owned_by(item: Mapping[str, Any], service: InferenceService) -> bool:
 
 async def _probe_messages(client: KubeClient, namespace: str, pods: Sequence[Pod]) -> dict[str, str]:
     """Probes fail in events alone; they are asked for only where a probe is the suspect."""
-    suspects = [pod for pod in pods if (cause := cause_of(pod)) and cause.reason in ("ProbeFailed", "ReadinessProbeFailed")]
+    suspects = [
+        pod for pod in pods if (cause := cause_of(pod)) and cause.reason in ("ProbeFailed", "ReadinessProbeFailed")
+    ]
     messages = {}
     for pod in suspects[:5]:
         fields = f"involvedObject.uid={pod.uid},reason=Unhealthy"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime, timezone
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from thranite_operator import names, status
 from thranite_operator.apply import carry_out
@@ -22,8 +23,16 @@ logger = logging.getLogger(__name__)
 Key = tuple[str, str]  # namespace, name
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """`seconds` until the key should come again though nothing changes; None if it need not. `gone`: no such object."""
+
+    seconds: float | None = None
+    gone: bool = False
+
+
 def utc_now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 class Reconciler:
@@ -35,14 +44,13 @@ class Reconciler:
         self._began = clock()
         self._starts: dict[Key, StartTimes] = {}
 
-    async def reconcile(self, key: Key) -> float | None:
-        """Seconds until it should come again though nothing changes; None if it need not. Raises KubeError, after
-        the status says so."""
+    async def reconcile(self, key: Key) -> Again:
+        """Raises KubeError, after the status says so where it can."""
         namespace, name = key
         obj = await self._client.get(INFERENCE_SERVICE, namespace, name)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             self._starts.pop(key, None)
-            return None
+            return Again(gone=obj is None)
         service = parse_service(obj)
         try:
             plan, after = await self._converge(key, service)
@@ -50,7 +58,7 @@ class Reconciler:
             await self._report_failure(service, error)
             raise
         await self._write_status(service, after)
-        return plan.model.retry_in
+        return Again(plan.model.retry_in)
 
     async def _converge(self, key: Key, service: InferenceService) -> tuple[Plan, Object]:
         now = self._clock()

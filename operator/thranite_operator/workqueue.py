@@ -78,7 +78,7 @@ class WorkQueue(Generic[K]):
     def failed(self, key: K) -> float:
         """Come again after a delay, which is returned. Whoever adds the key meanwhile does not shorten it."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(FIRST_DELAY * 2 ** (count - 1), LONGEST_DELAY) * random.uniform(0.75, 1.25)
+        delay: float = min(FIRST_DELAY * 2.0 ** min(count - 1, 20), LONGEST_DELAY) * random.uniform(0.75, 1.25)
         self._started[key] = self._loop.time() + delay - self._pace
         self._finish(key)
         self.add(key, delay)

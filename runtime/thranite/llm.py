@@ -167,7 +167,7 @@ class _Job:
         self._request = request
         self._prompt = prompt
         self._news: list[list[TextDelta]] = [[] for _ in range(params.n)]
-        self.text = RequestText(params, request.prompt_token_ids, tokenizer)
+        self.text = RequestText(params, request.prompt_token_ids, tokenizer, incremental=False)
 
     def take(self, news: TextDelta) -> None:
         self._news[news.index].append(news)

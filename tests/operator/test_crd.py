@@ -88,7 +88,9 @@ RULES = {
         "repeats a flag that a field sets", engine(extraArgs=["--seed=7"]), engine(extraArgs=["--max-model-len=10"])
     ),
     "extra-args-repeat-split": Rule(
-        "repeats a flag that a field sets", engine(extraArgs=["--device", "null"]), engine(extraArgs=["--dtype", "auto"])
+        "repeats a flag that a field sets",
+        engine(extraArgs=["--device", "null"]),
+        engine(extraArgs=["--dtype", "auto"]),
     ),
     "extra-args-ports": Rule(
         "must not set addresses, ports or paths", engine(extraArgs=["--device=null"]), engine(extraArgs=["--port=80"])
@@ -156,9 +158,7 @@ RULES = {
 }
 
 TRANSITIONS = {
-    "cache-grows": Rule(
-        "claims do not shrink", cache(type="PVC", size="20Gi"), cache(type="PVC", size="1Gi")
-    ),
+    "cache-grows": Rule("claims do not shrink", cache(type="PVC", size="20Gi"), cache(type="PVC", size="1Gi")),
     "cache-class-fixed": Rule(
         "cache.storageClass cannot change", cache(type="None"), cache(type="PVC", size="10Gi", storageClass="fast")
     ),

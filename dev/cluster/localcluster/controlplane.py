@@ -133,6 +133,7 @@ class ControlPlane:
             **self._client_flags("controller-manager"),
             "use-service-account-credentials": "true",
             "service-account-private-key-file": self.pki.key("accounts"),
+            "flex-volume-plugin-dir": self.paths.root / "volume-plugins",
             "root-ca-file": self.pki.certificate(CLUSTER_CA),
             "cluster-signing-cert-file": self.pki.certificate(CLUSTER_CA),
             "cluster-signing-key-file": self.pki.key(CLUSTER_CA),

@@ -7,7 +7,7 @@ from typing import Any
 from thranite_operator import names
 from thranite_operator.hashing import digest
 from thranite_operator.kinds import CLAIM, JOB, Object
-from thranite_operator.render import containers
+from thranite_operator.render import containers, flags
 from thranite_operator.render.model import Location, locate
 from thranite_operator.render.objects import child
 from thranite_operator.render.pod_template import pod_spec, volumes
@@ -50,7 +50,7 @@ def _identity(service: InferenceService, location: Location) -> Object:
     token = service.spec.model.token_secret_ref
     return {
         "claim": location.claim,
-        "check": containers.flags.check(service, location),
+        "check": flags.check(service, location),
         "token": [token.name, token.key] if token else None,
         "env": [dict(item) for item in service.spec.engine.env],
     }

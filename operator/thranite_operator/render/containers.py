@@ -16,7 +16,7 @@ from thranite_operator.spec import InferenceService, Quantity, Spec
 USER = 10001
 START_SECONDS = 3600  # a container that is not up by then is restarted; also the CRD's longest progress deadline
 PROBE_PERIOD = 2  # seconds
-CACHE, TMP = "/cache", "/tmp"  # noqa: S108 - a volume of the pod's own
+CACHE, TMP = "/cache", "/tmp"
 
 
 def engine(service: InferenceService, location: Location, settings: Settings) -> Object:

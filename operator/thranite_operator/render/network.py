@@ -29,7 +29,6 @@ def headless_service(service: InferenceService) -> Object:
     """An address for each ready replica."""
     spec = {
         "clusterIP": "None",
-        "publishNotReadyAddresses": False,
         "selector": names.selector(service.name),
         "ports": [_service_port(names.HTTP_PORT)],
     }

@@ -10,7 +10,7 @@ from typing import Any
 from thranite.bench.floors import REFERENCE_GPU
 from thranite.bench.workloads import Workload
 
-TABLE_WIDTH = 128
+TABLE_WIDTH = 132
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thranite.config import EngineConfig
 from thranite.engine.client import EngineInfo
@@ -23,6 +23,9 @@ from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
 from thranite.loader.plan import MemoryPlan, plan_memory
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from thranite.models.decoder import Decoder
 
 
 def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, EngineInfo]:
@@ -77,7 +80,6 @@ def _build_device(
     from thranite.loader.checkpoint import load_model
     from thranite.runner.device import device_memory, pick_device
     from thranite.runner.executor import TorchExecutor
-    from thranite.runner.profile import measure_activations
 
     device = pick_device(config.device)
     memory: DeviceMemory = device_memory(device) if device.type == "cuda" else host_memory()
@@ -93,12 +95,35 @@ def _build_device(
         progress=progress.advance,
     )
     if device.type == "cuda":
-        progress.stage("measure activations")
-        measured = measure_activations(model, spec, engine_settings(spec, plan, config), device, PROMPT_LOGPROB_ROWS)
-        plan = plan_memory(spec, config, memory, measured_activation_bytes=measured)
+        executor, plan = _build_cuda(model, spec, config, plan, progress)
+        return executor, spec, plan
     progress.stage("allocate KV cache")
     settings = engine_settings(spec, plan, config)
     return TorchExecutor(model, spec, settings, device, PROMPT_LOGPROB_ROWS), spec, plan
+
+
+def _build_cuda(
+    model: Decoder, spec: ModelSpec, config: EngineConfig, plan: MemoryPlan, progress: Progress
+) -> tuple[Executor, MemoryPlan]:
+    """Measure what a step takes, give the rest to the KV cache, capture the decode graphs."""
+    import torch
+
+    from thranite.runner.cuda_executor import CudaExecutor
+    from thranite.runner.cuda_profile import measure_activations
+
+    device = torch.device("cuda", torch.cuda.current_device())
+
+    def make(settings: EngineSettings) -> CudaExecutor:
+        return CudaExecutor(model, spec, settings, device, PROMPT_LOGPROB_ROWS, eager=config.enforce_eager)
+
+    progress.stage("measure activations")
+    measured = measure_activations(make, engine_settings(spec, plan, config), device)
+    plan = plan_memory(spec, config, plan.device, measured_activation_bytes=measured)
+    progress.stage("allocate KV cache")
+    executor = make(engine_settings(spec, plan, config))
+    progress.stage("capture graphs")
+    executor.capture()
+    return executor, plan
 
 
 def engine_settings(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> EngineSettings:

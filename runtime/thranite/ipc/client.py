@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from thranite.engine.client import EngineInfo
 from thranite.engine.stats import EngineStats
 from thranite.errors import EngineDead, InvalidRequest, Rejected
@@ -155,8 +153,8 @@ class SocketEngineClient:
                 if not chunk:
                     break
                 payloads = list(frames.feed(chunk))
-        except (OSError, FrameError, msgspec.DecodeError) as error:
-            cause = f"the connection to the engine broke: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            cause = f"the connection to the engine broke: {type(error).__name__}: {error}"
         self._die(EngineDead(cause))
 
     def _take(self, message: messages.FromEngine) -> None:

@@ -7,6 +7,7 @@ Row i of `handles`, `indexes` and `counts` is one SequenceDelta; `tokens` holds 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -65,25 +66,35 @@ def unpack_step(step: Step, request_id: Callable[[int], str]) -> Iterable[Row]:
     """Yield (handle, delta) in the rows' order; `request_id` names a handle's request."""
     ends = {end.row: end for end in step.ends}
     extras = {extra.row: extra for extra in step.extras}
-    start = 0
-    for row, (handle, index) in enumerate(zip(step.handles, step.indexes, strict=True)):
-        stop = start + (step.counts[row] if step.counts else 1)
-        end, extra = ends.get(row), extras.get(row)
-        yield (
-            handle,
-            SequenceDelta(
-                request_id=request_id(handle),
-                index=index,
-                token_ids=tuple(step.tokens[start:stop]),
-                finish_reason=end.reason if end else None,
-                stop_token_id=end.stop_token_id if end else None,
-                logprobs=_unpack_all(extra.logprobs) if extra else None,
-                prompt_logprobs=_unpack_prompt(extra.prompt_logprobs) if extra else None,
-                cached_tokens=extra.cached_tokens if extra else None,
-                error=extra.error if extra else None,
-            ),
-        )
-        start = stop
+    for row, (handle, index, tokens) in enumerate(zip(step.handles, step.indexes, _split(step), strict=True)):
+        if row in ends or row in extras:
+            yield handle, _rich_delta(request_id(handle), index, tokens, ends.get(row), extras.get(row))
+        else:
+            yield handle, SequenceDelta(request_id(handle), index, tokens)
+
+
+def _split(step: Step) -> Iterable[tuple[int, ...]]:
+    """Each row's tokens."""
+    if not step.counts:
+        return zip(step.tokens, strict=True)
+    tokens = iter(step.tokens)
+    return (tuple(islice(tokens, count)) for count in step.counts)
+
+
+def _rich_delta(
+    request_id: str, index: int, tokens: tuple[int, ...], end: End | None, extra: Extra | None
+) -> SequenceDelta:
+    return SequenceDelta(
+        request_id=request_id,
+        index=index,
+        token_ids=tokens,
+        finish_reason=end.reason if end else None,
+        stop_token_id=end.stop_token_id if end else None,
+        logprobs=_unpack_all(extra.logprobs) if extra else None,
+        prompt_logprobs=_unpack_prompt(extra.prompt_logprobs) if extra else None,
+        cached_tokens=extra.cached_tokens if extra else None,
+        error=extra.error if extra else None,
+    )
 
 
 def _has_extra(delta: SequenceDelta) -> bool:

@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from thranite.layers.dense import dense
 
 
 class Split(StrEnum):
@@ -56,7 +57,7 @@ class UnquantizedMethod:
         target.narrow(0, shard.start, shard.size).copy_(source)
 
     def apply(self, linear: Linear, x: Tensor) -> Tensor:
-        return F.linear(x, linear.weight, linear.bias)
+        return dense(x, linear.weight, linear.bias)
 
 
 class Linear(nn.Module):

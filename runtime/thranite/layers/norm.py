@@ -28,7 +28,21 @@ class RMSNorm(nn.Module):
             self.weight.add_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda and x.dtype != torch.float64:
+            from thranite_kernels.rms_norm import rms_norm as kernel
+
+            return kernel(x, self.weight, self.eps)
         return rms_norm(x, self.shape, self.weight, self.eps)
+
+    def after_adding(self, added: Tensor | None, x: Tensor) -> Tensor:
+        """Normalise x + added; the sum is kept in x. One kernel on a GPU."""
+        if added is None:
+            return self(x)  # type: ignore[no-any-return]
+        if x.is_cuda and x.dtype != torch.float64:
+            from thranite_kernels.rms_norm import rms_norm as kernel
+
+            return kernel(added, self.weight, self.eps, residual=x)
+        return self(x.add_(added))  # type: ignore[no-any-return]
 
 
 def rms_norm(x: Tensor, shape: tuple[int, ...], weight: Tensor, eps: float) -> Tensor:

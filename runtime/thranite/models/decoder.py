@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thranite.attention.base import AttentionBackend, AttentionBatch
-from thranite.layers.activation import FUNCTIONS, gated
+from thranite.layers.activation import gated
+from thranite.layers.dense import dense
 from thranite.layers.embedding import Embedding
 from thranite.layers.linear import Linear, LinearMethod, Split, UnquantizedMethod
 from thranite.layers.norm import RMSNorm
@@ -55,7 +55,7 @@ class MLP(nn.Module):
         hidden, inner = build.spec.hidden_size, layer.intermediate_size
         self.gate_up = build.linear(hidden, ("gate_proj", inner), ("up_proj", inner), bias=layer.mlp_bias)
         self.down = build.linear(inner, ("down_proj", hidden), bias=layer.mlp_bias, split=Split.INPUT)
-        self.activation = FUNCTIONS[build.spec.activation]
+        self.activation = build.spec.activation
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(gated(self.activation, self.gate_up(x)))  # type: ignore[no-any-return]
@@ -74,12 +74,13 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(build, layer)
         self.mlp_out_norm = build.norm(hidden) if sandwich else None
 
-    def forward(self, x: Tensor, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
-        """x [T, hidden] is the residual stream; it is updated in place and returned."""
-        y = self.attention(self.attention_norm(x), batch, backend)
-        x.add_(y if self.attention_out_norm is None else self.attention_out_norm(y))
-        y = self.mlp(self.mlp_norm(x))
-        return x.add_(y if self.mlp_out_norm is None else self.mlp_out_norm(y))
+    def forward(self, x: Tensor, added: Tensor | None, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
+        """x [T, hidden] is the residual stream, updated in place; `added`, what the layer before computed, goes into
+        it first. Returns what this layer computed, not yet added."""
+        y = self.attention(self.attention_norm.after_adding(added, x), batch, backend)
+        y = y if self.attention_out_norm is None else self.attention_out_norm(y)
+        y = self.mlp(self.mlp_norm.after_adding(y, x))
+        return y if self.mlp_out_norm is None else self.mlp_out_norm(y)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -99,14 +100,19 @@ class Decoder(nn.Module):
 
     def forward(self, input_ids: Tensor, batch: AttentionBatch, attention: AttentionBackend) -> Tensor:
         """input_ids int64 [T] → hidden states after the final norm [T, hidden]."""
-        x = self.embedding(input_ids)
+        x, added = self.embedding(input_ids), None
         for layer in self.layers:
-            x = layer(x, batch, attention)
-        return self.norm(x)  # type: ignore[no-any-return]
+            added = layer(x, added, batch, attention)
+        return self.norm.after_adding(added, x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[R, hidden] → [R, vocab] in fp32 (float64 for float64 models)."""
-        rows = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
-        rows = rows.to(torch.promote_types(self.dtype, torch.float32))
+        return self.raw_logits(hidden).to(torch.promote_types(self.dtype, torch.float32))
+
+    def raw_logits(self, hidden: Tensor) -> Tensor:
+        """[R, hidden] → [R, vocab] as the head's product gives them; in fp32 or better where a softcap follows."""
+        rows = dense(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
         cap = self.spec.final_softcap
-        return rows if cap is None else rows.div_(cap).tanh_().mul_(cap)
+        if cap is None:
+            return rows
+        return rows.to(torch.promote_types(self.dtype, torch.float32)).div_(cap).tanh_().mul_(cap)

@@ -22,8 +22,7 @@ def decode_request(body: bytes, kind: type[T]) -> T:
     try:
         request = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        message, param = _explain(str(error))
-        raise InvalidRequest(message, param, "invalid_type") from error
+        raise _explain(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}", None, "invalid_json") from error
     refuse_unsupported(request, kind.off_values)
@@ -44,13 +43,13 @@ def refuse_unsupported(value: msgspec.Struct, off_values: Mapping[str, tuple[Any
         raise InvalidRequest(f"{path}{name} is not supported{allowed}", path + name, "unsupported_parameter")
 
 
-def _explain(text: str) -> tuple[str, str | None]:
-    """msgspec's "… - at `$.messages[0].role`" → message and param, with OpenAI's words for the two commonest errors."""
+def _explain(text: str) -> InvalidRequest:
+    """msgspec's "… - at `$.messages[0].role`" as a 400, with OpenAI's words for the two commonest errors."""
     found = _PATH.match(text)
     message, path = (found["message"], (found["path"] or "").removesuffix("[...]")) if found else (text, "")
     if (named := _FIELD.search(message)) is None:
-        return f"{message} in field {path}" if path else message, path or None
+        return InvalidRequest(f"{message} in field {path}" if path else message, path or None, "invalid_type")
     param = f"{path}.{named[1]}" if path else named[1]
     if "unknown" in message:
-        return f"Unrecognized request argument supplied: {param}", param
-    return f"Missing required parameter: {param}", param
+        return InvalidRequest(f"Unrecognized request argument supplied: {param}", param, "unknown_parameter")
+    return InvalidRequest(f"Missing required parameter: {param}", param, "missing_required_parameter")

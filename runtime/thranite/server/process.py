@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.25
+VERDICT_SECONDS = 5.0  # within which the supervisor ends a server whose engine died
 TEXT_STAGE = "read tokenizer"
 LAST_RESPONSES_SECONDS = 2.0  # at the end, for final events to be written
 
@@ -107,16 +108,16 @@ class ServerProcess:
     # --- startup
 
     async def _bring_up(self) -> None:
-        """Read the tokenizer while the engine loads, then connect and open the API."""
+        """Read the tokenizer while the engine loads, then connect, open the API, and watch over the connection."""
         tokenizer, settings = await asyncio.to_thread(self._read_texts, asyncio.get_running_loop())
         self._client = await SocketEngineClient.connect(await self._engine_path)
         self._metrics.client = self._client
-        self._client.closed.add_done_callback(lambda done: self._engine_ended(done.result()))
         routes = [Route("/metrics", self._metrics.endpoint)]
         app = self._build_app(self._client, tokenizer, settings, routes)
         await self._resources.enter_async_context(app.router.lifespan_context(app))
         self._gate.app = app
         self._channel.send(control.ServerReady())
+        await self._watch_engine(self._client)
 
     def _read_texts(self, loop: asyncio.AbstractEventLoop) -> Texts:
         """On a thread of its own."""
@@ -129,8 +130,12 @@ class ServerProcess:
     def _from_thread(self, loop: asyncio.AbstractEventLoop, message: control.FromChild) -> None:
         loop.call_soon_threadsafe(self._channel.send, message)
 
-    def _engine_ended(self, error: EngineDead) -> None:
-        self._gate.dead = error
+    async def _watch_engine(self, client: SocketEngineClient) -> None:
+        """Refuse requests once the connection is lost. A dead engine is the supervisor's to judge; a live one, ours."""
+        await asyncio.wait([client.closed])
+        self._gate.dead = client.closed.result()
+        await asyncio.sleep(VERDICT_SECONDS)
+        raise EngineDead(f"the connection to a running engine was lost: {self._gate.dead.cause}")
 
     # --- the supervisor's orders
 

@@ -15,7 +15,8 @@ from tests.support.fake_stepping_engine import BOOM, INFO, FakeEngine
 from thranite.errors import EngineDead, InvalidRequest, Rejected
 from thranite.ipc.client import SocketEngineClient
 from thranite.ipc.framing import HEADER, frame
-from thranite.ipc.messages import Add, encode
+from thranite.ipc.messages import PROTOCOL, Accepted, Add, Hello, encode
+from thranite.ipc.step_frame import Step
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 from thranite.sampling_params import TokenParams
 
@@ -221,3 +222,22 @@ def test_a_peer_that_breaks_the_protocol_is_dropped(garbage: bytes) -> None:
 def test_no_engine_to_connect_to(tmp_path: Path) -> None:
     with pytest.raises(EngineDead, match="does not listen"):
         asyncio.run(SocketEngineClient.connect(tmp_path / "nothing.sock"))
+
+
+def test_an_engine_that_breaks_the_protocol_fails_everything_that_is_open(tmp_path: Path) -> None:
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(encode(Hello(PROTOCOL, INFO))))
+        await reader.read(1)
+        writer.write(frame(encode(Accepted(1))) + frame(encode(Step([1, 1], [0], [5], [], [], []))))
+        await reader.read()
+        writer.close()
+
+    async def scene() -> None:
+        server = await asyncio.start_unix_server(engine, tmp_path / "engine.sock")
+        client = await SocketEngineClient.connect(tmp_path / "engine.sock")
+        with pytest.raises(EngineDead, match="broke"):
+            await collect(await client.submit(request()))
+        await client.close()
+        server.close()
+
+    asyncio.run(scene())

@@ -131,7 +131,7 @@ def old_layout(name: str) -> str:
 def new_layout(name: str) -> str:
     if name.startswith("language_model.model."):
         return "model.language_model." + name.removeprefix("language_model.model.")
-    return name if name.startswith("model.") or name.startswith("lm_head") else "model." + name
+    return name if name.startswith(("model.", "lm_head")) else "model." + name
 
 
 @pytest.mark.parametrize("layout", [old_layout, new_layout])

@@ -178,6 +178,20 @@ def test_bodies_that_are_no_request(server: LiveServer, path: str, body: bytes) 
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"odd": 1, "prompt": "a"}, "unknown_parameter"),
+        ({}, "missing_required_parameter"),
+        ({"prompt": 1.5}, "invalid_type"),
+        ({"prompt": "a", "suffix": "b"}, "unsupported_parameter"),
+    ],
+)
+def test_codes_tell_programs_what_was_wrong(server: LiveServer, fields: dict[str, Any], code: str) -> None:
+    answer = server.http.post("/v1/completions", json={"model": MODEL, **fields})
+    assert answer.json()["error"]["code"] == code
+
+
 def test_context_length_has_openai_s_code(server: LiveServer) -> None:
     answer = server.http.post("/v1/completions", json={"model": MODEL, "prompt": [1] * INFO.max_model_len})
     error = answer.json()["error"]

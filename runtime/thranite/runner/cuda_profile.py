@@ -1,31 +1,34 @@
-"""How much memory a step takes beyond weights and KV cache: measured on the GPU by running the largest one."""
+"""How much memory an engine takes of a GPU beyond weights and KV cache: measured by running the largest step."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
-from thranite.models.decoder import Decoder
-from thranite.models.spec import ModelSpec
-from thranite.runner.executor import TorchExecutor
+from thranite.runner.cuda_executor import CudaExecutor
 from thranite.sampling_params import TokenParams
+
+# Captured graphs keep their own activations and logits beside those of eager steps, and the driver keeps about 10 MB
+# for each graph of a 32-layer model.
+GRAPH_RESERVE = 512 * 1024**2
 
 
 def measure_activations(
-    model: Decoder, spec: ModelSpec, settings: EngineSettings, device: torch.device, prompt_logprob_rows: int
+    make: Callable[[EngineSettings], CudaExecutor], settings: EngineSettings, device: torch.device
 ) -> int:
     """Peak bytes of a step that fills the token budget and samples in every slot, with truncation and logprobs.
 
-    Counts what the whole process took on the device beyond the weights: allocator, libraries' workspaces and context.
+    Counts what the whole process took on the device beyond the weights: allocator, libraries' workspaces, context, and
+    a second helping of logits for the decode graphs' pool.
     """
     plan = largest_step(settings)
     pages = 1 + sum(len(update.blocks) for update in plan.blocks)
-    small = dataclasses.replace(settings, num_blocks=pages)
+    executor = make(dataclasses.replace(settings, num_blocks=pages))
     torch.cuda.synchronize(device)
-    executor = TorchExecutor(model, spec, small, device, prompt_logprob_rows)
     held = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     executor.launch(plan)
@@ -38,7 +41,7 @@ def measure_activations(
     executor.close()
     del executor
     torch.cuda.empty_cache()
-    return peak + outside
+    return peak + outside + settings.max_num_seqs * settings.vocab_size * 4 + GRAPH_RESERVE
 
 
 def largest_step(settings: EngineSettings) -> StepPlan:
@@ -47,7 +50,7 @@ def largest_step(settings: EngineSettings) -> StepPlan:
     rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
     counts = [settings.max_num_batched_tokens // rows] * rows
     counts[0] += settings.max_num_batched_tokens - sum(counts)
-    counts[0] = min(counts[0], settings.max_model_len - 1)
+    counts = [min(count, settings.max_model_len - 1) for count in counts]
     size, page = settings.layout.block_size, 1
     starts, blocks, prefills = [], [], []
     for slot, count in enumerate(counts):

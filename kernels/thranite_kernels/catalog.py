@@ -1,0 +1,256 @@
+"""Every kind of launch the tables name, built from meta tensors: compiled for a target without a GPU.
+
+    python -m thranite_kernels.catalog --capability 90 [--part attention] [--quick]
+
+prints one line a kernel (name, shape, shared bytes) and fails when one does not compile or does not fit. Run where an
+image is built, it fills Triton's cache (TRITON_CACHE_DIR). The engine pre-warms with its own shapes; this list covers
+the kinds: head sizes, page sizes, groups, options, dtypes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from .attention import HEAD_SIZES
+from .glu import glu_launch
+from .launch import Launch
+from .logprobs import Logprobs, logprobs_launches
+from .paged_decode import DecodePlan, paged_decode_launch
+from .paged_prefill import PrefillPlan, paged_prefill_launch
+from .prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs_launch
+from .rms_norm import rms_norm_launch
+from .rng import random_bits_launch
+from .rope_kv import rope_kv_launch
+from .sampler import SamplerScratch, SamplingState, sample_launches
+from .skinny_gemm import GemmScratch, skinny_gemm_launch
+from .target import Target, gemm_config
+
+NUM_SMS = {80: 108, 89: 58, 90: 132, 100: 148}
+"""Multiprocessors of a common device of each capability: A100, L4, H100, B200."""
+
+PARTS = ("elementwise", "sampler", "gemm", "decode", "prefill")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One launch of the catalogue and what it stands for."""
+
+    name: str
+    launch: Launch
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def _ints(*shape: int) -> torch.Tensor:
+    return _meta(*shape, dtype=torch.int32)
+
+
+def elementwise_entries() -> Iterator[Entry]:
+    """rms_norm, glu, rope_kv, prepare_inputs and the generator."""
+    for width in (1024, 4096):
+        x = _meta(8, width)
+        for residual, one_plus in ((None, False), (x, False), (x, True)):
+            launch = rms_norm_launch(x, x[0], 1e-6, residual=residual, one_plus=one_plus, out=x)
+            yield Entry(f"rms_norm {width} {'residual' if residual is not None else ''} {one_plus=}", launch)
+    for kind in ("silu", "gelu", "gelu_tanh"):
+        yield Entry(f"glu {kind}", glu_launch(_meta(8, 6144), kind, out=_meta(8, 3072)))
+    for tokens in (8, 4096):
+        for heads, kv_heads, dim, rotary, norm in ((32, 8, 128, 128, False), (16, 8, 128, 128, True), (9, 3, 64, 32, True)):
+            launch = rope_kv_launch(
+                _meta(tokens, (heads + 2 * kv_heads) * dim),
+                _meta(64, 2, kv_heads, 64, dim),
+                _meta(tokens, dtype=torch.int64),
+                _ints(tokens),
+                _meta(4096, rotary, dtype=torch.float32),
+                heads=heads,
+                q_weight=_meta(dim) if norm else None,
+                k_weight=_meta(dim) if norm else None,
+                eps=1e-6,
+                one_plus=heads == 9,
+                out=_meta(tokens, heads, dim),
+            )
+            yield Entry(f"rope_kv T{tokens} H{heads}/{kv_heads} D{dim} rotary {rotary} {norm=}", launch)
+    n = _ints(64)
+    state, plan = SlotState(n, n, _ints(64, 128)), RowPlan(n, n, n, n, n)
+    for advance in (False, True):
+        step = StepInputs.allocate(64, 64, "meta")
+        yield Entry(
+            f"prepare_inputs {advance=}", prepare_inputs_launch(state, plan, step, block_size=64, advance=advance)
+        )
+    yield Entry("random_bits", random_bits_launch(_meta(4, dtype=torch.int64), n, n, _ints(4, 99)))
+
+
+def sampler_entries() -> Iterator[Entry]:
+    """The sampler with and without penalties, bitmask and filters; log-probabilities."""
+    rows, vocab = 64, 151936
+    logits, n = _meta(rows, vocab), _ints(rows)
+    scratch = SamplerScratch.allocate(rows, vocab, "meta")
+    for penalties, masked in ((False, False), (True, False), (False, True), (True, True)):
+        launches = sample_launches(
+            logits,
+            SamplingState.allocate(rows, "meta", vocab=vocab if penalties else None),
+            n,
+            n,
+            scratch,
+            bitmask=_ints(8, vocab // 32) if masked else None,
+            mask_index=n if masked else None,
+            filters=True,
+            last_token=n,
+            out=n,
+        )
+        for launch in launches:
+            yield Entry(f"{launch.kernel.__name__} {penalties=} {masked=}", launch)
+    for launch in sample_launches(
+        logits,
+        SamplingState.allocate(rows, "meta"),
+        n,
+        n,
+        scratch,
+        bitmask=None,
+        mask_index=None,
+        filters=False,
+        last_token=n,
+        out=n,
+    ):
+        yield Entry(f"{launch.kernel.__name__} unfiltered", launch)
+    for top in (0, 5, 20):
+        width = max(1 << (top - 1).bit_length(), 1) if top else 1
+        floats = _meta(rows, dtype=torch.float32)
+        out = Logprobs(floats, n, _meta(rows, width, dtype=torch.float32), _ints(rows, width))
+        for launch in logprobs_launches(logits, n, top, wanted=n, out=out):
+            yield Entry(f"{launch.kernel.__name__} {top=}", launch)
+
+
+def gemm_entries(target: Target) -> Iterator[Entry]:
+    """skinny_gemm at the linears of two models, for one row and for several."""
+    for width, depth in ((6144, 4096), (4096, 14336), (4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072)):
+        scratch = GemmScratch.allocate(width, "meta")
+        for rows in (1, 8):
+            config = gemm_config(target, rows, width, depth)
+            launch = skinny_gemm_launch(
+                _meta(rows, depth), _meta(width, depth), scratch, bias=None, out=_meta(rows, width), config=config
+            )
+            yield Entry(f"skinny_gemm M{rows} N{width} K{depth} {config}", launch)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCase:
+    """One combination of shape and options."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    block_size: int = 64
+    window: int = 0
+    softcap: float = 0.0
+    sinks: bool = False
+    max_q: int = 1
+    dtype: torch.dtype = torch.bfloat16
+
+    @property
+    def name(self) -> str:
+        """The case in a line."""
+        options = [
+            f"window {self.window}" if self.window else "",
+            f"softcap {self.softcap}" if self.softcap else "",
+            "sinks" if self.sinks else "",
+            f"queries {self.max_q}" if self.max_q > 1 else "",
+            "fp32" if self.dtype == torch.float32 else "",
+        ]
+        text = " ".join(o for o in options if o)
+        return f"H{self.heads}/{self.kv_heads} D{self.head_dim} page {self.block_size} {text}".strip()
+
+
+def attention_cases(quick: bool) -> list[AttentionCase]:
+    """Each option once, each head size once, each page size once; `quick` leaves out what differs least."""
+    cases = [
+        AttentionCase(32, 8, 128),
+        AttentionCase(16, 8, 128, window=4096),
+        AttentionCase(8, 4, 256, 16, window=4096, softcap=50.0),
+        AttentionCase(64, 8, 64, sinks=True, window=128),
+        AttentionCase(32, 8, 128, 16, max_q=8),
+        AttentionCase(9, 3, 64, 16, dtype=torch.float32),
+    ]
+    if quick:
+        return cases
+    cases += [AttentionCase(8, 8, dim, 16) for dim in HEAD_SIZES if dim not in (64, 128, 256)]
+    cases += [AttentionCase(32, 8, 128, size) for size in (32, 128)]
+    cases += [AttentionCase(heads, 1, 128, max_q=q) for heads, q in ((1, 1), (7, 1), (16, 1), (16, 8))]
+    return cases
+
+
+def attention_entries(target: Target, part: str, quick: bool = False) -> Iterator[Entry]:
+    """Plan and attention kernels of one part, "decode" or "prefill"."""
+    for case in attention_cases(quick):
+        q = _meta(64, case.heads, case.head_dim, dtype=case.dtype)
+        kv = _meta(64, 2, case.kv_heads, case.block_size, case.head_dim, dtype=case.dtype)
+        table, n, cu = _ints(64, 128), _ints(8), _ints(9)
+        sinks = _meta(case.heads, dtype=torch.float32) if case.sinks else None
+        shape = (case.heads, case.kv_heads, case.head_dim)
+        if part == "decode":
+            decode = DecodePlan.allocate(
+                8, *shape, max_q=case.max_q, window=case.window, itemsize=q.itemsize, device="meta", target=target
+            )
+            yield Entry(f"decode plan {case.name}", decode.plan_launch(n, n, cu if case.max_q > 1 else None))
+            launch = paged_decode_launch(
+                q, kv, table, decode, scale=None, softcap=case.softcap, sinks=sinks, out=q
+            )
+        elif case.max_q > 1:
+            continue
+        else:
+            prefill = PrefillPlan.allocate(8, 64, *shape, itemsize=q.itemsize, device="meta", target=target)
+            yield Entry(f"prefill plan {case.name}", prefill.plan_launch(n, n, cu))
+            launch = paged_prefill_launch(
+                q,
+                kv,
+                table,
+                prefill,
+                scale=None,
+                window=case.window,
+                softcap=case.softcap,
+                sinks=sinks,
+                out=q,
+                descriptor=None,
+            )
+        yield Entry(f"{part} {case.name}", launch)
+
+
+def entries(capability: int, parts: tuple[str, ...] = PARTS, quick: bool = False) -> Iterator[Entry]:
+    """The catalogue for one capability."""
+    target = Target(capability, NUM_SMS.get(capability, 64))
+    for part in parts:
+        if part == "elementwise":
+            yield from elementwise_entries()
+        elif part == "sampler":
+            yield from sampler_entries()
+        elif part == "gemm":
+            yield from gemm_entries(target)
+        else:
+            yield from attention_entries(target, part, quick)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compile the catalogue; the exit code is the number of entries that fail, at most 1."""
+    parser = argparse.ArgumentParser(description="Compile every kind of kernel for one target; needs no GPU.")
+    parser.add_argument("--capability", type=int, default=90, help="80, 89, 90 or 100")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part (may be given again)")
+    parser.add_argument("--quick", action="store_true", help="fewer attention shapes")
+    options = parser.parse_args(argv)
+    target = Target(options.capability, 1)
+    failed = 0
+    for entry in entries(options.capability, tuple(options.part or PARTS), options.quick):
+        shared = entry.launch.compile(options.capability).metadata.shared
+        fits = shared <= target.shared_limit
+        failed += not fits
+        print(f"sm_{options.capability} {entry.name}: {shared} B{'' if fits else ' TOO LARGE'}", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,126 @@
+"""Attention on the GPU through Triton kernels: rope and the cache write in one, split-KV decode, tiled prefill.
+
+Which kernel serves a row is the batch's choice: its first `num_decodes` rows have one query each and go to the decode
+kernel, the others to the prefill kernel. Work lists are made once a step, for each kind of layer (`LayerKind`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thranite.attention.base import AttentionBatch, KVCache
+from thranite.layers.rotary import rotary_table
+from thranite.models.spec import ModelSpec
+from thranite_kernels.paged_decode import DecodePlan, paged_decode
+from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill
+from thranite_kernels.rope_kv import rope_kv
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Layers that share work lists."""
+
+    group: int
+    window: int | None
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class TritonBatch(AttentionBatch):
+    """A batch whose host copies are empty: everything the kernels need is on the device."""
+
+    num_decodes: int = 0
+    decode_plans: Mapping[LayerKind, DecodePlan] | None = None
+    prefill_plans: Mapping[LayerKind, PrefillPlan] | None = None
+
+
+class TritonAttention:
+    """An `AttentionBackend` over `cache`, for CUDA devices. `max_positions`: of the rotary tables."""
+
+    def __init__(self, spec: ModelSpec, cache: KVCache, max_positions: int, device: torch.device) -> None:
+        self._spec = spec
+        self._layers = [cache.layer(index) for index in range(len(spec.layers))]
+        self._tables = [_table(rope, max_positions, device) for rope in spec.ropes]
+        self._descriptors: dict[int, Any] = {}
+        self.kinds = [
+            LayerKind(group, layer.window, layer.num_heads, layer.num_kv_heads, layer.head_dim)
+            for layer, (group, _) in zip(spec.layers, self._layers, strict=True)
+        ]
+
+    def decode_plans(
+        self, rows: int, device: torch.device, like: Mapping[LayerKind, DecodePlan] | None
+    ) -> dict[LayerKind, DecodePlan]:
+        """Work lists for `rows` single-query rows; scratch is that of `like`, which may have other rows."""
+        return {
+            kind: DecodePlan.allocate(
+                rows,
+                kind.heads,
+                kind.kv_heads,
+                kind.head_dim,
+                window=kind.window or 0,
+                device=device,
+                scratch=None if like is None else like[kind],
+            )
+            for kind in dict.fromkeys(self.kinds)
+        }
+
+    def prefill_plans(self, rows: int, tokens: int, device: torch.device) -> dict[LayerKind, PrefillPlan]:
+        """Work lists for `rows` rows of `tokens` tokens in all."""
+        return {
+            kind: PrefillPlan.allocate(rows, tokens, kind.heads, kind.kv_heads, kind.head_dim, device=device)
+            for kind in dict.fromkeys(self.kinds)
+        }
+
+    def attend(
+        self, layer: int, qkv: Tensor, batch: AttentionBatch, q_norm: Tensor | None, k_norm: Tensor | None
+    ) -> Tensor:
+        """See `AttentionBackend.attend`; the batch is a TritonBatch whose work lists were filled for this step."""
+        if not isinstance(batch, TritonBatch):
+            raise TypeError("TritonAttention takes a TritonBatch")
+        spec, kind = self._spec.layers[layer], self.kinds[layer]
+        group, pages = self._layers[layer]
+        q = rope_kv(
+            qkv,
+            pages,
+            batch.slot_mappings[group],
+            batch.positions,
+            None if spec.rope is None else self._tables[spec.rope],
+            heads=spec.num_heads,
+            q_weight=q_norm,
+            k_weight=k_norm,
+            eps=self._spec.norm_eps,
+        )
+        out = torch.empty_like(q)
+        decodes, table = batch.num_decodes, batch.block_tables[group]
+        cap = spec.softcap or 0.0
+        if batch.decode_plans is not None:
+            plan = batch.decode_plans[kind]
+            paged_decode(q[:decodes], pages, table, plan, scale=spec.scale, softcap=cap, out=out[:decodes])
+        if batch.prefill_plans is not None:
+            tiles = batch.prefill_plans[kind]
+            if layer not in self._descriptors:
+                self._descriptors[layer] = kv_descriptor(pages, tiles.config)
+            paged_prefill(
+                q,
+                pages,
+                table,
+                tiles,
+                scale=spec.scale,
+                window=spec.window or 0,
+                softcap=cap,
+                out=out,
+                descriptor=self._descriptors[layer],
+            )
+        return out.view(len(out), -1)
+
+
+def _table(rope: Any, positions: int, device: torch.device) -> Tensor:
+    """fp32 [positions, rotary_dim]: cosines, then sines."""
+    return rotary_table(rope, torch.arange(positions, device=device), torch.float32).flatten(1).contiguous()

@@ -1,0 +1,146 @@
+"""A CUDA GPU as an `Executor`: decode steps replay graphs, steps with prompts run eagerly, nothing waits."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thranite.attention.base import KVCache
+from thranite.attention.triton import TritonAttention
+from thranite.engine.plan import Bitmasks, StepPlan, StepResult
+from thranite.engine.settings import EngineSettings
+from thranite.models.decoder import Decoder
+from thranite.models.spec import ModelSpec
+from thranite.runner.cuda_graphs import DecodeGraphs
+from thranite.runner.cuda_inputs import EagerStep, eager_step
+from thranite.runner.cuda_sampler import CudaSampler
+from thranite.runner.cuda_state import CudaSlots
+from thranite.runner.logprobs import ScoredTokens, begin_prompt_logprobs
+from thranite.runner.sampler import SampledTokens
+
+
+@dataclass(slots=True)
+class _Step:
+    """A launched step: the logits of its samples and where they go, until `sample`."""
+
+    plan: StepPlan
+    logits: Tensor | None
+    slots: Tensor | None
+    positions: Tensor | None
+    prompt_scores: dict[int, list[ScoredTokens]]
+    host_positions: Sequence[int]  # as `positions`
+    sampled: SampledTokens | None = None
+
+
+class CudaExecutor:
+    """Owns the KV cache, all per-slot state and the decode graphs of one GPU.
+
+    `prompt_logprob_rows`: rows of logits alive at once while a prompt is scored; the memory plan counts them.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        spec: ModelSpec,
+        settings: EngineSettings,
+        device: torch.device,
+        prompt_logprob_rows: int,
+        *,
+        eager: bool = False,
+    ) -> None:
+        self._model = model
+        self._block_size = settings.layout.block_size
+        self._prompt_logprob_rows = prompt_logprob_rows
+        self.cache = KVCache(settings.layout, settings.num_blocks, device)
+        self._state = CudaSlots(settings, device)
+        self._attention = TritonAttention(spec, self.cache, settings.max_model_len + 1, device)
+        self._sampler = CudaSampler(spec.vocab_size, settings.max_num_seqs, device, self._state.last_tokens)
+        self._graphs: DecodeGraphs | None = None
+        if not eager:
+            self._graphs = DecodeGraphs(model, self._attention, self._state, self._block_size, settings.max_num_seqs)
+        self._steps: deque[_Step] = deque()
+
+    def capture(self) -> None:
+        """Capture the decode graphs, unless eager."""
+        if self._graphs is not None:
+            self._graphs.capture()
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> None:
+        if plan.copies:
+            self.cache.copy_pages(plan.copies)
+        self._state.apply(plan.starts, plan.blocks)
+        self._state.advance(plan)
+        self._sampler.start(plan.starts)
+        if not plan.num_tokens:
+            self._steps.append(_Step(plan, None, None, None, {}, ()))
+        elif plan.prefills or self._graphs is None:
+            self._launch_eager(plan)
+        else:
+            output = self._graphs.run(list(plan.decodes))
+            count = len(plan.decodes)
+            self._steps.append(
+                _Step(
+                    plan,
+                    output.logits[:count],
+                    output.slots[:count],
+                    output.positions[:count],
+                    {},
+                    self._host_positions(plan),
+                )
+            )
+
+    def _launch_eager(self, plan: StepPlan) -> None:
+        step = eager_step(plan, self._state, self._attention, self._block_size)
+        hidden = self._model(step.input_ids, step.batch, self._attention)
+        logits = self._model.raw_logits(hidden[step.sample_rows]) if len(step.sample_slots) else None
+        scores = self._score_prompts(plan, step, hidden)
+        self._steps.append(
+            _Step(plan, logits, step.sample_slots, step.sample_positions, scores, self._host_positions(plan))
+        )
+
+    def _host_positions(self, plan: StepPlan) -> list[int]:
+        """A sample's token stands where the slot's context ends; a fork starts at its prompt's end."""
+        positions: list[int] = self._state.host_lengths[plan.sample_slots].tolist()
+        return positions
+
+    def _score_prompts(self, plan: StepPlan, step: EagerStep, hidden: Tensor) -> dict[int, list[ScoredTokens]]:
+        return {
+            index: begin_prompt_logprobs(
+                hidden[first : first + len(prefill.targets)],
+                prefill.targets,
+                prefill.prompt_logprobs,
+                self._model.logits,
+                self._prompt_logprob_rows,
+            )
+            for index, (prefill, first) in enumerate(zip(plan.prefills, step.prefill_starts, strict=True))
+            if prefill.prompt_logprobs is not None
+        }
+
+    @torch.inference_mode()
+    def sample(self, masks: Bitmasks) -> None:
+        step = self._steps[-1]
+        if step.logits is None or step.slots is None or step.positions is None:
+            return
+        slots = step.plan.sample_slots
+        rows = (slots, step.host_positions)
+        step.sampled = self._sampler.draw(step.logits, rows, step.slots, step.positions, masks)
+        step.logits = None
+
+    def collect(self) -> StepResult:
+        step = self._steps.popleft()
+        tokens, logprobs = ([], {}) if step.sampled is None else step.sampled.result()
+        scores = {
+            index: tuple(score for part in parts for score in part.result())
+            for index, parts in step.prompt_scores.items()
+        }
+        return StepResult(tokens, logprobs, scores)
+
+    def close(self) -> None:
+        self._steps.clear()
+        self._graphs = None
+        self.cache.buffers.clear()
