@@ -16,7 +16,7 @@ from thranite_operator.spec import InferenceService
 MAX_MESSAGE = 1024
 REPEAT_WINDOW = timedelta(minutes=10)
 MAX_REMEMBERED = 4096
-GOOD_WHEN_FALSE = ("Progressing", "Degraded")
+WARNINGS = ("ProgressDeadlineExceeded", "InvalidTemplate", "NameTaken", "ReconcileFailed", "FailedCreate")
 QUIET = {("Ready", "Starting"), ("Available", "NoReplicaReady"), ("Degraded", "AsExpected")}
 
 
@@ -28,31 +28,26 @@ class Transition:
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Transition]:
-    """One for each reason that is new; conditions that share it tell it once."""
-    former = {item["type"]: item for item in before.get("conditions", ())}
-    told: set[str] = set()
+    """One for each reason that is new: conditions that share it tell it once, as loud as the loudest of them."""
+    former = {item["type"]: (item["status"], item["reason"]) for item in before.get("conditions", ())}
+    fresh: dict[str, list[Mapping[str, Any]]] = {}
     for item in after.get("conditions", ()):
-        was = former.get(item["type"])
-        same = was is not None and (was["status"], was["reason"]) == (item["status"], item["reason"])
-        if same or item["reason"] in told or (item["type"], item["reason"]) in QUIET:
-            continue
-        told.add(item["reason"])
-        yield Transition(_severity(item), item["reason"], f"{item['type']}: {item['message']}"[:MAX_MESSAGE])
+        kind, reason = item["type"], item["reason"]
+        if former.get(kind) != (item["status"], reason) and (kind, reason) not in QUIET:
+            fresh.setdefault(reason, []).append(item)
+    for reason, items in fresh.items():
+        loud = any(map(_is_warning, items))
+        message = f"{items[0]['type']}: {items[0]['message']}"[:MAX_MESSAGE]
+        yield Transition("Warning" if loud else "Normal", reason, message)
 
 
-def _severity(item: Mapping[str, Any]) -> Literal["Normal", "Warning"]:
-    """Ready=False is news of a failure only where something fails; Degraded says so."""
+def _is_warning(item: Mapping[str, Any]) -> bool:
+    """Ready=False alone is no news of a failure: every start begins so."""
     if item["type"] == "Degraded":
-        return "Warning" if item["status"] == "True" else "Normal"
-    bad = item["reason"] in (
-        "ProgressDeadlineExceeded",
-        "InvalidTemplate",
-        "NameTaken",
-        "ReconcileFailed",
-        "FailedCreate",
-    )
-    model = item["type"] == "ModelCached" and item["status"] == "False" and item["reason"] != "Loading"
-    return "Warning" if bad or model else "Normal"
+        return bool(item["status"] == "True")
+    if item["type"] == "ModelCached":
+        return item["status"] == "False" and item["reason"] not in ("Loading", "Unschedulable")
+    return item["reason"] in WARNINGS
 
 
 @dataclass(slots=True)

@@ -21,9 +21,7 @@ def _compile(capability: int) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "kernels"), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "thranite_kernels.catalog", "--quick", "--capability", str(capability)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.mark.parametrize("pair", [COMPILE_TARGETS[:2], COMPILE_TARGETS[2:]])

@@ -22,9 +22,7 @@ from thranite_kernels.testing import assert_close
 def test_random_bits_are_exact(device: str) -> None:
     """uint32 values agree with integer arithmetic in Python for negative and large seeds."""
     seeds, indices, positions = [0, -1, 1 << 62, 12345], [0, 3, 1, 0], [0, 1, 70000, 2**31 - 1]
-    actual = random_bits(
-        torch.tensor(seeds, device=device), int32(indices, device), int32(positions, device), 1500
-    )
+    actual = random_bits(torch.tensor(seeds, device=device), int32(indices, device), int32(positions, device), 1500)
     expected = random_bits_reference(seeds, indices, positions, torch.arange(1500))
     assert torch.equal(actual.cpu(), expected)
 
@@ -91,9 +89,7 @@ def test_tokens_match_reference(device: str, vocab: int, penalties: bool, masked
     last = torch.full((rows,), -9, dtype=torch.int32, device=device)
     before = None if state.counts is None else state.counts.clone()
     scratch = SamplerScratch.allocate(rows, vocab, device)
-    actual = sample(
-        logits, state, slots, positions, scratch, bitmask=masks[0], mask_index=masks[1], last_token=last
-    )
+    actual = sample(logits, state, slots, positions, scratch, bitmask=masks[0], mask_index=masks[1], last_token=last)
     assert actual.tolist() == expected.tolist()
     assert last.tolist() == [-9 if s < 0 else t for s, t in zip(slots.tolist(), expected.tolist(), strict=True)]
     if before is not None and state.counts is not None:

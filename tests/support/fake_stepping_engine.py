@@ -113,3 +113,6 @@ class FakeEngine:
 
     def check_integrity(self) -> None:
         self.integrity_checks += 1
+
+    def close(self) -> None:
+        self._requests.clear()

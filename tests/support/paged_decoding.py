@@ -21,12 +21,20 @@ Chunk = tuple[int, Sequence[int]]  # slot, tokens
 class PagedDecoding:
     """Sequences in slots. Every page not yet written is NaN, entries out of a row's range name pages of others."""
 
-    def __init__(self, decoder: Decoder, block_size: int, *, slots: int = 8, max_len: int = 256, seed: int = 0) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        block_size: int,
+        *,
+        slots: int = 8,
+        max_len: int = 256,
+        seed: int = 0,
+        kv_dtype: str | None = None,
+    ) -> None:
         self.decoder = decoder
         self.random = random.Random(seed)
         self.block_size = block_size
-        dtype = str(decoder.dtype).removeprefix("torch.")
-        self.layout = plan_kv_layout(decoder.spec, block_size, dtype)
+        self.layout = plan_kv_layout(decoder.spec, block_size, kv_dtype or str(decoder.dtype).removeprefix("torch."))
         entries = -(-max_len // block_size)
         num_blocks = 1 + slots * entries * len(self.layout.groups)
         self.cache = KVCache(self.layout, num_blocks, torch.device("cpu"))
@@ -53,6 +61,8 @@ class PagedDecoding:
         done = [0] * len(sequences)
         for sizes in zip(*chunks, strict=True):
             order = [r for r, size in enumerate(sizes) if size]
+            if not order:
+                continue
             self.random.shuffle(order)
             results = self.step([(r, sequences[r][done[r] : done[r] + sizes[r]]) for r in order])
             for r, logits in zip(order, results, strict=True):

@@ -152,7 +152,7 @@ class SocketEngineClient:
                 chunk = await self._reader.read(RECEIVE_CHUNK)
                 if not chunk:
                     break
-                payloads = list(frames.feed(chunk))
+                payloads = frames.feed(chunk)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             cause = f"the connection to the engine broke: {type(error).__name__}: {error}"
         self._die(EngineDead(cause))

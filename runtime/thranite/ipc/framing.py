@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 from thranite.errors import ThraniteError
 
@@ -29,9 +28,10 @@ class FrameReader:
         self._limit = limit
         self._buffer = bytearray()
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the payloads that `chunk` completes. Raises FrameError on a length above the limit."""
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The payloads that `chunk` completes. Raises FrameError on a length above the limit."""
         self._buffer += chunk
+        payloads = []
         start = 0
         while len(self._buffer) - start >= HEADER.size:
             (length,) = HEADER.unpack_from(self._buffer, start)
@@ -40,9 +40,10 @@ class FrameReader:
             end = start + HEADER.size + length
             if len(self._buffer) < end:
                 break
-            yield bytes(self._buffer[start + HEADER.size : end])
+            payloads.append(bytes(self._buffer[start + HEADER.size : end]))
             start = end
         del self._buffer[:start]
+        return payloads
 
     @property
     def pending(self) -> int:

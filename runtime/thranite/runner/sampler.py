@@ -8,6 +8,7 @@ logits + temperature * Gumbel noise, which samples softmax(logits / temperature)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ from thranite.runner.counter_rng import exponential_logs
 from thranite.runner.logprobs import ScoredTokens
 from thranite.runner.sampling_bias import ConstantBias, apply_bitmasks_, ban_early_stops_
 from thranite.runner.sampling_penalties import Penalties
-from thranite.runner.sampling_state import Feature, RowParams, RowSet, SlotStates, StepRows
+from thranite.runner.sampling_state import Feature, RowParams, SlotStates, StepRows
 from thranite.runner.sampling_transfer import HostCopies
 from thranite.runner.sampling_truncation import truncate_
 
+# Elements (rows times vocabulary) sampled at a time: temporaries take up to 50 bytes each, so 0.8 GiB at the most.
+PART = 2**24
 # Elements that the CPU draws at a time: temporaries then stay in its cache (3 times faster than 64 rows at once).
 CPU_PART = 2**17
 OVERWRITING = (
@@ -29,10 +32,18 @@ OVERWRITING = (
 )  # what changes the logits in place
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """Row numbers within the step, and the scores of the tokens drawn there."""
+
+    rows: Sequence[int]
+    scores: ScoredTokens
+
+
 class SampledTokens:
     """A step's draw. `tokens`: int64 [R] on the device, for the next step to read without waiting."""
 
-    def __init__(self, tokens: Tensor, scored: tuple[RowSet, ScoredTokens] | None) -> None:
+    def __init__(self, tokens: Tensor, scored: Sequence[ScoredRows]) -> None:
         self.tokens = tokens
         self._copies = HostCopies([tokens])
         self._scored = scored
@@ -40,10 +51,10 @@ class SampledTokens:
     def result(self) -> tuple[list[list[int]], dict[int, tuple[TokenLogprobs, ...]]]:
         """Tokens of each row, and log-probabilities by row for those that asked. Waits for the device."""
         tokens = [[token] for token in self._copies.wait()[0].tolist()]
-        if self._scored is None:
-            return tokens, {}
-        rows, scores = self._scored
-        return tokens, {int(row): (score,) for row, score in zip(rows.host, scores.result(), strict=True)}
+        scores: dict[int, tuple[TokenLogprobs, ...]] = {}
+        for part in self._scored:
+            scores |= {row: (score,) for row, score in zip(part.rows, part.scores.result(), strict=True)}
+        return tokens, scores
 
 
 class Sampler:
@@ -68,7 +79,20 @@ class Sampler:
         output) of the token being drawn; `masks` concern the slots that they name.
         """
         logits = logits.contiguous()
-        rows = self._states.rows(slots, positions)
+        count, width = logits.shape
+        size = max(PART // width, 1)
+        tokens: list[Tensor] = []
+        scored: list[ScoredRows] = []
+        for first in range(0, max(count, 1), size):
+            part = slice(first, first + size)
+            rows = self._states.rows(slots[part], positions[part])
+            tokens.append(self._sample_part(logits[part], rows, masks, scored, first))
+        return SampledTokens(torch.cat(tokens) if len(tokens) > 1 else tokens[0], scored)
+
+    def _sample_part(
+        self, logits: Tensor, rows: StepRows, masks: Bitmasks, scored: list[ScoredRows], first: int
+    ) -> Tensor:
+        """Tokens of rows `first`, `first` + 1, … of the step; log-probabilities go to `scored`."""
         asking = rows.select(rows.having(Feature.LOGPROBS)) if Feature.LOGPROBS in rows.used else None
         raw = None
         if asking is not None:
@@ -78,10 +102,11 @@ class Sampler:
         apply_bitmasks_(logits, rows, masks)
         ban_early_stops_(logits, rows, self._states, masks)
         tokens = self._draw(logits, rows)
-        if asking is None or raw is None:
-            return SampledTokens(tokens, None)
-        ks = self._states.logprobs[rows.slots[asking.host]].tolist()
-        return SampledTokens(tokens, (asking, ScoredTokens(raw, asking.take(tokens), ks)))
+        if asking is not None and raw is not None:
+            ks = self._states.logprobs[rows.slots[asking.host]].tolist()
+            numbers = (asking.host + first).tolist()
+            scored.append(ScoredRows(numbers, ScoredTokens(raw, asking.take(tokens), ks)))
+        return tokens
 
     def _draw(self, logits: Tensor, rows: StepRows) -> Tensor:
         if not rows.used & (Feature.RANDOM | Feature.PENALTIES):

@@ -72,6 +72,7 @@ class EngineProcess:
         self._hub.post(CONTROL, control.EngineReady(self._info))
         try:
             self._loop.run()
+            engine.close()
         except Exception as error:  # noqa: BLE001 - the engine's state is unknown now: tell everybody and end
             traceback.print_exc()
             cause = f"{type(error).__name__}: {error}"

@@ -80,6 +80,26 @@ def _full_precision() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def scored(engine: Engine) -> list[float]:
+    """Logprobs of a fixed text, as a prompt and as greedy output."""
+    prompt = tuple((7 * i * i + 3 * i) % 131 for i in range(80))
+    request = EngineRequest("r", prompt, TokenParams(12, seed=0, temperature=0.0, logprobs=0, prompt_logprobs=0))
+    deltas = finish(engine, [request])["r", 0]
+    engine.close()
+    scores = [s.logprob for s in deltas[0].prompt_logprobs or () if s is not None]
+    return scores + [s.logprob for delta in deltas for s in delta.logprobs or ()]
+
+
+@pytest.mark.parametrize("chunk", [64, 96, 13])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_logprobs_equal_the_cpus(name: str, chunk: int) -> None:
+    want = scored(engine_on("cpu", name))
+    for eager in (False, True):
+        got = scored(engine_on("cuda", name, eager=eager, max_num_batched_tokens=chunk))
+        assert len(got) == len(want) == 79 + 12
+        assert max(abs(a - b) for a, b in zip(got, want, strict=True)) < 2e-3
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_tokens_equal_the_cpus(name: str) -> None:
     want = outputs(engine_on("cpu", name))

@@ -96,3 +96,19 @@ def test_counts_survive_the_growth_of_their_pool() -> None:
         assert sampler.sample(logits.clone(), [slot], [1], {}).tokens.tolist() == [8]
     everywhere = sampler.sample(logits.expand(SLOTS, -1).clone(), list(range(SLOTS)), [2] * SLOTS, {})
     assert everywhere.tokens.tolist() == [0] * SLOTS
+
+
+def test_large_steps_are_sampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, slots = make_rows(12), list(range(12))
+    logits = torch.randn(12, VOCAB, generator=torch.Generator().manual_seed(8))
+    positions = [3] * 12
+
+    def outcome(part: int) -> tuple[object, object]:
+        monkeypatch.setattr("thranite.runner.sampler.PART", part)
+        sampler = Sampler(VOCAB, 12, CPU)
+        sampler.start([row.start(slot) for row, slot in zip(rows, slots, strict=True)])
+        return sampler.sample(logits.clone(), slots, positions, {}).result()
+
+    whole, by_fives, by_ones = outcome(2**24), outcome(5 * VOCAB), outcome(1)
+    assert whole == by_fives == by_ones
+    assert set(whole[1]) == {10}  # type: ignore[call-overload]

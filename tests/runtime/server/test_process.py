@@ -41,6 +41,7 @@ class Process:
         self.process, self.url = process, url
         self._supervisor = supervisor
         self._reader = FrameReader()
+        self._messages: list[control.FromChild] = []
         supervisor.settimeout(TIMEOUT)
 
     def send(self, message: control.ToChild) -> None:
@@ -52,12 +53,13 @@ class Process:
     def until(self, kind: type[control.FromChild]) -> control.FromChild:
         """The next message of that kind."""
         while True:
-            chunk = self._supervisor.recv(65536)
-            assert chunk, "the process hung up"
-            for payload in self._reader.feed(chunk):
-                message = control.decode_from_child(payload)
+            while self._messages:
+                message = self._messages.pop(0)
                 if isinstance(message, kind):
                     return message
+            chunk = self._supervisor.recv(65536)
+            assert chunk, "the process hung up"
+            self._messages += [control.decode_from_child(payload) for payload in self._reader.feed(chunk)]
 
 
 @contextmanager
