@@ -19,8 +19,8 @@ PARTS := $(shell find tests -mindepth 2 -name 'test_*.py' -not -path 'tests/clus
 
 .PHONY: help
 help:  ## this list
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
-	@echo "$(addprefix test-,$(PARTS))" | fmt -w 72 | sed '1s/^/one part:       /; 2,$$s/^/                /'
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 20
+	@echo "$(addprefix test-,$(PARTS))" | fmt -w 72 | sed '1s/^/one part:           /; 2,$$s/^/                    /'
 
 .PHONY: setup
 setup: $(STAMP)  ## create .venv and install everything (quick when nothing changed)

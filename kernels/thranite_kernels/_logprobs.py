@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["vocab", "chunks", "top"], do_not_specialize_on_alignment=["wanted_ptr"])
+@triton.jit(do_not_specialize=["vocab", "chunks", "top"], do_not_specialize_on_alignment=["wanted_ptr", "token_ptr"])
 def logprob_chunk_kernel(
     logits_ptr,
     stride_x,  # [R, V]
@@ -42,14 +42,14 @@ def logprob_chunk_kernel(
     tl.store(sum_ptr + at, tl.sum(tl.exp(x - base), axis=0))
     tl.store(above_ptr + at, tl.sum((x > chosen).to(tl.int32), axis=0))
     local = tl.arange(0, BLOCK)
-    for i in range(0, wanted):
+    for i in range(wanted):
         value, index = tl.max(x, axis=0, return_indices=True, return_indices_tie_break_left=True)
         tl.store(value_ptr + at * TOP + i, value)
         tl.store(id_ptr + at * TOP + i, chunk * BLOCK + index)
         x = tl.where(local == index, float("-inf"), x)
 
 
-@triton.jit(do_not_specialize=["chunks", "top"], do_not_specialize_on_alignment=["wanted_ptr"])
+@triton.jit(do_not_specialize=["chunks", "top"], do_not_specialize_on_alignment=["wanted_ptr", "token_ptr"])
 def logprob_row_kernel(
     logits_ptr,
     stride_x,
@@ -91,7 +91,7 @@ def logprob_row_kernel(
     inside = (e // TOP < chunks) & (e % TOP < wanted)
     values = tl.load(value_ptr + row * chunks * TOP + e, mask=inside, other=float("-inf"))
     ids = id_ptr + row * chunks * TOP
-    for i in range(0, wanted):
+    for i in range(wanted):
         value, index = tl.max(values, axis=0, return_indices=True, return_indices_tie_break_left=True)
         tl.store(top_value_ptr + row * TOP + i, value - norm)
         tl.store(top_id_ptr + row * TOP + i, tl.load(ids + index))

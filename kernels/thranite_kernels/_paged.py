@@ -43,8 +43,8 @@ def shape_scores(scores, score_scale, cap_scale, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
-def add_sink(acc, m, l, sink):
+def add_sink(acc, top, total, sink):
     """Let a logit without a value (log2 units, one per row) take its share of the softmax."""
-    top = tl.maximum(m, sink)
-    keep = tl.exp2(m - top)
-    return acc * keep[:, None], l * keep + tl.exp2(sink - top)
+    new_top = tl.maximum(top, sink)
+    keep = tl.exp2(top - new_top)
+    return acc * keep[:, None], total * keep + tl.exp2(sink - new_top)

@@ -85,12 +85,11 @@ def _attend(
     WINDOW: tl.constexpr,
     MASKED: tl.constexpr,
     TMA: tl.constexpr,
-    SPECIALIZE: tl.constexpr,
 ):
     """Online softmax over the tiles of keys [start_key, stop_key); unmasked tiles are visible to every query."""
     d = tl.arange(0, BLOCK_D)
     pages = tile_pages(table_row, start_key, stop_key, BLOCK_SIZE, TILE)
-    for start in tl.range(start_key, stop_key, TILE, warp_specialize=SPECIALIZE):
+    for start in range(start_key, stop_key, TILE):
         if TMA and not MASKED:
             k = kv_desc.load([pages, head, start % BLOCK_SIZE, 0]).reshape(TILE, BLOCK_D)
             v = kv_desc.load([pages, KV_HEADS + head, start % BLOCK_SIZE, 0]).reshape(TILE, BLOCK_D)
@@ -154,7 +153,6 @@ def paged_prefill_kernel(
     WINDOW: tl.constexpr,
     SINKS: tl.constexpr,
     TMA: tl.constexpr,
-    SPECIALIZE: tl.constexpr,
 ):
     """One program per (block of queries, kv head); tile rows are (token, head of the group) pairs.
 
@@ -201,17 +199,17 @@ def paged_prefill_kernel(
         acc, top, total = _attend(
             acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, lo, full_lo, end, window,
             stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
-            True, TMA, False,
+            True, TMA,
         )  # fmt: skip
     acc, top, total = _attend(
         acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, full_lo, full_hi, end, window,
         stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
-        False, TMA, SPECIALIZE,
+        False, TMA,
     )  # fmt: skip
     acc, top, total = _attend(
         acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, full_hi, hi, end, window,
         stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
-        True, TMA, False,
+        True, TMA,
     )  # fmt: skip
 
     if SINKS:

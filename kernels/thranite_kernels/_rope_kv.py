@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["tokens", "eps"])
+@triton.jit(do_not_specialize=["tokens", "eps"], do_not_specialize_on_alignment=["slot_ptr", "position_ptr"])
 def rope_kv_kernel(
     qkv_ptr,
     stride_x,  # input [T, (H + 2 KVH) * D]

@@ -334,7 +334,7 @@ def chunk_kernel(
     tl.store(token_ptr + row * chunks + chunk, chunk * BLOCK + at)
 
 
-@triton.jit(do_not_specialize=["chunks"], do_not_specialize_on_alignment=["slots_ptr"])
+@triton.jit(do_not_specialize=["chunks"], do_not_specialize_on_alignment=["slots_ptr", "token_ptr"])
 def choose_kernel(
     slots_ptr,  # int32 [R]
     value_ptr,  # fp32 [R, chunks]

@@ -5,7 +5,7 @@ block_table int32 [max_slots, max_blocks]; rows of the batch are named by slots 
 [R + 1] and context_lens int32 [R], which count this step's tokens. Query t of a row with n queries and context c stands
 at position c − n + t and sees key j if j ≤ position, and j > position − window where a window is set.
 
-    s = q·k·scale        s = cap·tanh(s/cap) with a softcap        out = Σ softmax(s)·v        (sink: one more logit a head)
+    s = q·k·scale    s = cap·tanh(s/cap) with a softcap    out = Σ softmax(s)·v    (a sink is one more logit a head)
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class DecodePlan:
         target = target or target_of(device)
         config = config or decode_config(target, padded_head(head_dim), itemsize)
         require(1 <= max_q <= 8, "paged_decode: 1 to 8 queries a row")
-        block_m, block_r, m_blocks = query_blocks(heads // kv_heads, max_q)
+        _, block_r, m_blocks = query_blocks(heads // kv_heads, max_q)
         blocks = kv_heads * m_blocks
         shares = max(target.num_sms * config.ctas_per_sm // blocks, 1)
         items = torch.zeros(rows + shares, RECORD, dtype=torch.int32, device=device)

@@ -136,7 +136,6 @@ def paged_prefill_launch(
     sinks: torch.Tensor | None,
     out: torch.Tensor,
     descriptor: Any,
-    specialize: bool = False,
 ) -> Launch:
     """The launch behind `paged_prefill`: (items · kv heads) programs, heads fastest."""
     check_attention(q, kv, block_table, out)
@@ -179,7 +178,6 @@ def paged_prefill_launch(
             "WINDOW": window > 0,
             "SINKS": sinks is not None,
             "TMA": descriptor is not None,
-            "SPECIALIZE": specialize,
         },
         num_warps=plan.config.num_warps,
         num_stages=plan.config.num_stages,

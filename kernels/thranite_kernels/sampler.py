@@ -51,6 +51,7 @@ class SamplingState:
         def full(value: float, dtype: torch.dtype) -> torch.Tensor:
             return torch.full((max_slots,), value, dtype=dtype, device=device)
 
+        words = cdiv(vocab or 0, 32)
         return cls(
             temperature=full(1.0, torch.float32),
             top_k=full(0, torch.int32),
@@ -62,7 +63,7 @@ class SamplingState:
             seed=full(0, torch.int64),
             sample_index=full(0, torch.int32),
             counts=None if vocab is None else torch.zeros(max_slots, vocab, dtype=counts, device=device),
-            prompt_bits=None if vocab is None else torch.zeros(max_slots, cdiv(vocab, 32), dtype=torch.int32, device=device),
+            prompt_bits=None if vocab is None else torch.zeros(max_slots, words, dtype=torch.int32, device=device),
         )
 
 
@@ -244,9 +245,7 @@ def shaped_logits_reference(
     return torch.where(temperature < 1e-5, x, x / temperature)
 
 
-def filter_reference(
-    x: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
-) -> torch.Tensor:
+def filter_reference(x: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
     """Boolean [R, V]: what min-p, then top-k, then top-p keep of shaped logits `x`, computed with a sort in float64."""
     kept = torch.zeros_like(x, dtype=torch.bool)
     for r in range(x.shape[0]):

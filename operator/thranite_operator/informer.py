@@ -37,6 +37,8 @@ WATCHED = (
     *(CONTROLLER_REVISION, DISRUPTION_BUDGET, NETWORK_POLICY),
 )
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+# By default kopf asks for the user's name, which a container's uid need not have.
+IDENTITY: Any = names.FIELD_MANAGER
 HEALTHY_SECONDS = 60.0  # a run of this length starts the backoff anew
 
 
@@ -61,7 +63,7 @@ class Informer:
         self._namespaces = namespaces
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="informer", daemon=True)
-        self.runs = 0  # times that kopf was started
+        self._watching = threading.Event()
 
     def start(self) -> None:
         self._thread.start()
@@ -73,6 +75,11 @@ class Informer:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def watching(self) -> bool:
+        """False before kopf has started, and between an end of its and the next start."""
+        return self._watching.is_set()
 
     def _supervise(self) -> None:
         backoff = FIRST_BACKOFF
@@ -88,14 +95,21 @@ class Informer:
         """Seconds that it ran."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self.runs += 1
         scope: dict[str, Any] = {"namespaces": list(self._namespaces)} if self._namespaces else {"clusterwide": True}
         try:
             await kopf.operator(
-                registry=self._registry(), settings=_settings(), standalone=True, stop_flag=self._stop, **scope
+                registry=self._registry(),
+                settings=_settings(),
+                identity=IDENTITY,
+                standalone=True,
+                stop_flag=self._stop,
+                ready_flag=self._watching,
+                **scope,
             )
         except Exception as error:  # noqa: BLE001 - whatever ended it, watching must go on
             logger.warning("watching failed: %s: %s", type(error).__name__, error)
+        finally:
+            self._watching.clear()
         return loop.time() - began
 
     def _registry(self) -> kopf.OperatorRegistry:

@@ -124,6 +124,6 @@ class Runner:
             return f"a reconcile takes {stuck:.0f} s" if stuck > STUCK_SECONDS else None
 
         def ready() -> str | None:
-            return None if self._informer is not None else "not watching yet"
+            return None if self._informer is not None and self._informer.watching else "not watching"
 
         return live, ready

@@ -19,6 +19,18 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the output's text must match. `source`: llguidance's notation, checked to compile.
+
+    `min_tokens` stands here and not in the request's parameters: only the grammar knows where text cannot go on, and
+    there it may end early.
+    """
+
+    source: str
+    min_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One request as the engine takes it: `params.n` sequences over one prompt.
 
@@ -32,6 +44,7 @@ class EngineRequest:
     priority: int = 0
     timeout_seconds: float | None = None
     cache_salt: str = ""
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from thranite.errors import InvalidRequest
 
@@ -48,6 +49,33 @@ class TokenParams:
         return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredOutputsParams:
+    """What the output's text must be: exactly one of the first five fields is set.
+
+    `json`: a JSON schema, as a mapping or as text. `grammar`: Lark or GBNF. `disable_any_whitespace` concerns JSON:
+    without it the model may indent.
+    """
+
+    json: Mapping[str, Any] | str | None = None
+    regex: str | None = None
+    choice: Sequence[str] | None = None
+    grammar: str | None = None
+    json_object: bool = False
+    disable_any_whitespace: bool = False
+
+    def __post_init__(self) -> None:
+        given = [item.name for item in fields(self)[:5] if getattr(self, item.name) not in (None, False)]
+        if len(given) != 1:
+            found = ", ".join(given) or "none"
+            raise InvalidRequest(
+                f"structured_outputs must set one of json, regex, choice, grammar, json_object; got {found}",
+                "structured_outputs",
+            )
+        if self.choice is not None and (not self.choice or not all(self.choice)):
+            raise InvalidRequest("choice must hold at least one text, and no empty one", "structured_outputs")
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to sample one request. Field names and meanings are vLLM's, so that programs carry over."""
@@ -75,6 +103,7 @@ class SamplingParams:
     truncate_prompt_tokens: int | None = None  # keep only the last k prompt tokens
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         _check_ranges(self)
@@ -125,7 +154,7 @@ class SamplingParams:
             eos_token_ids=() if self.ignore_eos else eos_token_ids,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             seed=self.seed if self.seed is not None else seed,
-            min_tokens=self.min_tokens,
+            min_tokens=0 if self.structured_outputs else self.min_tokens,  # the grammar keeps it, see `Grammar`
             max_tokens=room if self.max_tokens is None else min(self.max_tokens, room),
             logprobs=self.logprobs,
             prompt_logprobs=self.prompt_logprobs,

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.cluster
 def whole(local: LocalCluster) -> Iterator[LocalCluster]:
     """The cluster, with every component running again afterwards."""
     yield local
+    for target in local.status()["cut"]:
+        local.command("heal", target)
     for name, state in local.status()["components"].items():
         if state == "stopped":
             local.command("resume", name)
@@ -91,6 +93,46 @@ def test_pods_outlive_their_kubelet_and_containerd(whole: LocalCluster, namespac
         whole.command("start", f"{node}/{component}")
     eventually(lambda: "serving" in namespace.kubectl("logs", "web"), what="logs through the new kubelet")
     assert namespace.container_state("web")["restartCount"] == 0
+
+
+def test_a_pod_that_is_cut_off_is_not_ready(whole: LocalCluster, namespace: Namespace) -> None:
+    probe = manifests.ready_probe(failureThreshold=1)
+    namespace.apply(manifests.pod("web", manifests.server_spec(whole.image, readinessProbe=probe)))
+    namespace.wait_ready("web")
+    target = f"pod/{namespace.name}/web"
+    whole.command("cut", target)
+    eventually(lambda: not namespace.container_state("web")["ready"], what="not ready")
+    assert "serving" in namespace.kubectl("logs", "web")
+    whole.command("heal", target)
+    namespace.wait_ready("web")
+
+
+def test_an_api_server_that_is_cut_off_does_not_answer(whole: LocalCluster, tmp_path: Path) -> None:
+    client = PlainClient(whole.kubeconfig, tmp_path)
+    whole.command("cut", "kube-apiserver")
+    try:
+        with pytest.raises(TimeoutError):
+            client.call("GET", "/readyz", timeout=2)
+    finally:
+        whole.command("heal", "kube-apiserver")
+    assert client.call("GET", "/api/v1/nodes")[0] == 200
+
+
+def test_a_kubelet_that_is_cut_off_leaves_its_pods_alone(whole: LocalCluster, namespace: Namespace) -> None:
+    namespace.apply(manifests.pod("web", manifests.server_spec(whole.image)))
+    namespace.wait_ready("web")
+    node = namespace.get("pod", "web")["spec"]["nodeName"]
+    whole.command("cut", f"{node}/kubelet")
+    try:
+        eventually(lambda: whole.node_condition(node) == "Unknown", what="NotReady")
+        other = next(name for name in whole.nodes() if name != node)
+        url = f"http://{namespace.get('pod', 'web')['status']['podIP']}:{manifests.PORT}/"
+        assert whole.command("exec", "--node", other, "--", "curl", "--silent", "--max-time", "5", url).startswith(
+            "web"
+        )
+    finally:
+        whole.command("heal", f"{node}/kubelet")
+    eventually(lambda: whole.node_condition(node) == "True", what="Ready again")
 
 
 def test_an_unknown_target_is_named(whole: LocalCluster) -> None:

@@ -18,12 +18,12 @@ SAMPLING = {
     "n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
     "logit_bias", "allowed_token_ids", "bad_words", "seed", "stop", "stop_token_ids", "include_stop_str_in_output",
     "min_tokens", "max_tokens", "ignore_eos", "skip_special_tokens", "detokenize", "truncate_prompt_tokens",
-    "logprobs", "prompt_logprobs",
+    "logprobs", "prompt_logprobs", "structured_outputs",
 }  # fmt: skip
 
 
 def test_the_package() -> None:
-    assert thranite.__all__ == ["LLM", "SamplingParams", "__version__"]
+    assert thranite.__all__ == ["LLM", "SamplingParams", "StructuredOutputsParams", "__version__"]
     for name in thranite.__all__:
         assert getattr(thranite, name) is not None
 

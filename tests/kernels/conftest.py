@@ -1,8 +1,8 @@
 """Kernel tests: every test takes `device`, "cpu" in Triton's interpreter and "cuda" on a GPU (`-m gpu`).
 
-Triton reads TRITON_INTERPRET when a kernel is decorated, so a process is either interpreting or not. `make test-kernels`
-sets it; where it is not set, the "cpu" cases skip and `test_interpreter.py` runs this folder once more in a process of
-its own, so that plain `pytest tests` sees everything without changing its own environment.
+Triton reads TRITON_INTERPRET when a kernel is decorated, so a process is either interpreting or not. `make
+test-kernels` sets it; where it is not set, the "cpu" cases skip and `test_interpreter.py` runs this folder once more in
+a process of its own, so that plain `pytest tests` sees everything without changing its own environment.
 """
 
 from __future__ import annotations

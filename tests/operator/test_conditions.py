@@ -4,6 +4,7 @@ test as kubelet and the controllers would write them."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def operator(api_server: ApiServer) -> Iterator[Reconciling]:
         yield running_operator
 
 
-def start(api: KubeApi, namespace: str, operator: Reconciling, cache: Object | None = None, **spec: object) -> None:
+def start(api: KubeApi, namespace: str, operator: Reconciling, cache: Object | None = None, **spec: Any) -> None:
     api.create(service(namespace, cache=cache, **spec))
     operator.reconcile(namespace)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,7 +24,7 @@ from thranite_operator.spec import InferenceService, Spec, parse_service
 
 GOLDEN = Path(__file__).parent / "golden_templates.json"
 NEWER = dataclasses.replace(SETTINGS, runtime_image="thranite:newer", version="2.0.0")
-SERVICES: dict[str, Object] = {
+SERVICES: dict[str, dict[str, Any]] = {
     "smallest": {},
     "cpu": {"resources": {"gpus": 0, "cpu": 4, "memory": "8Gi"}, "uri": "pvc://models/smollm2"},
     "file": {"uri": "file:///models/llama"},
@@ -75,7 +76,7 @@ def test_golden_hashes(name: str) -> None:
 
 def test_only_fields_of_the_template_enter_the_hash() -> None:
     base = parsed(service("default"))
-    outside: list[Object] = [
+    outside: list[dict[str, Any]] = [
         {"replicas": 9},
         {"rollout": {"maxSurge": 3, "progressDeadlineSeconds": 60, "upgradePolicy": "Latest"}},
         {"networkPolicy": {"enabled": True}},
@@ -89,7 +90,10 @@ def test_only_fields_of_the_template_enter_the_hash() -> None:
 
 
 def test_values_equal_to_defaults_are_dropped() -> None:
-    explicit = {"engine": {"dtype": "auto", "tensorParallelSize": 1, "env": []}, "resources": {"gpus": 1}}
+    explicit: dict[str, Any] = {
+        "engine": {"dtype": "auto", "tensorParallelSize": 1, "env": []},
+        "resources": {"gpus": 1},
+    }
     assert template_inputs(parsed(service("default", **explicit)).spec) == {
         "model": {"uri": "hf://meta-llama/Llama-3.2-1B"}
     }

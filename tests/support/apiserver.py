@@ -22,6 +22,7 @@ import pytest
 from tests.support.kube import KubeApi
 
 ADMIN_TOKEN = "admin-token"
+OPERATOR_TOKEN, OPERATOR_USER = "operator-token", "thranite-operator"  # no rights but those that a test binds
 START_SECONDS = 60.0
 
 
@@ -72,7 +73,8 @@ def _api_server_flags(folder: Path, pki: Path, etcd: int, port: int) -> list[str
     key = folder / "service-accounts.key"
     subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
     tokens = folder / "tokens.csv"
-    tokens.write_text(f"{ADMIN_TOKEN},admin,admin,system:masters\n")
+    users = (f"{ADMIN_TOKEN},admin,admin,system:masters", f"{OPERATOR_TOKEN},{OPERATOR_USER},operator")
+    tokens.write_text("\n".join(users) + "\n")
     return [
         f"--etcd-servers=http://127.0.0.1:{etcd}",
         f"--secure-port={port}",

@@ -19,7 +19,7 @@ def crd_fields(schema: Object, path: str = "") -> set[str]:
     return found
 
 
-def dataclass_fields(cls: type, path: str = "") -> set[str]:
+def dataclass_fields(cls: Any, path: str = "") -> set[str]:
     hints, found = get_type_hints(cls), set()
     for item in fields(cls):
         name = re.sub(r"_([a-z])", lambda match: match[1].upper(), item.name.rstrip("_"))

@@ -78,7 +78,9 @@ class PagedDecoding:
                 self.free.append(group.pop(key))
 
     def _batch(self, chunks: Sequence[Chunk]) -> AttentionBatch:
-        starts, contexts, positions = [0], [], []
+        starts = [0]
+        contexts: list[int] = []
+        positions: list[int] = []
         mappings: list[list[int]] = [[] for _ in self.layout.groups]
         for slot, tokens in chunks:
             before = self.lengths[slot]

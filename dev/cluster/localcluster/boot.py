@@ -116,17 +116,17 @@ class Cluster:
             self._start(f"{node.name}/device-plugin")
 
     def _wait_for_api(self) -> None:
-        api = Api(self.pki, "admin")
+        api = self.admin()
         server, store = self.components["kube-apiserver"], self.components["etcd"]
         wait_until(lambda: _checked(server) and _checked(store) and api.ready(), 60, "the API server")
 
     def _apply_addons(self) -> None:
-        api = Api(self.pki, "admin")
+        api = self.admin()
         for item in addons.manifests():
             api.apply(item)
 
     def _wait_for_node(self, name: str) -> None:
-        api = Api(self.pki, "admin")
+        api = self.admin()
         kubelet = self.components[f"{name}/kubelet"]
         wait_until(lambda: _checked(kubelet) and self._is_ready(api, name), 60, f"{name} Ready")
 
@@ -138,6 +138,9 @@ class Cluster:
         ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
         gpus = status.get("allocatable", {}).get(GPU, "0")
         return ready and int(gpus) >= self.options.gpus
+
+    def admin(self) -> Api:
+        return Api(self.pki, "admin")
 
     def component(self, name: str) -> Component:
         if name not in self.components:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 from .errors import ClusterError
 
 PARENT = "thranite"
-# cgroup v1 starts a new cpuset empty; the kubelet refuses to run a pod in it.
+# What the kubelet expects on cgroup v2.
+DELEGATED = {"cpu", "cpuset", "hugetlb", "io", "memory", "pids"}
+# cgroup v1 starts a new cpuset empty; no process can enter it.
 CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
 
 
@@ -37,14 +40,19 @@ def hierarchies(mountinfo: str | None = None) -> list[Hierarchy]:
     return list(found.values())
 
 
-def is_unified(found: list[Hierarchy]) -> bool:
-    """True on a machine with cgroup v2 alone; a hybrid one has its controllers in v1."""
-    return bool(found) and all(hierarchy.unified for hierarchy in found)
-
-
 def make_node_groups(cluster: str, node: str) -> list[Path]:
     """Makes the node's groups and gives back the one for its own components in each hierarchy."""
-    return [_make_in(hierarchy, cluster, node) for hierarchy in hierarchies()]
+    return [_make_surely(hierarchy, cluster, node) for hierarchy in hierarchies()]
+
+
+def _make_surely(hierarchy: Hierarchy, cluster: str, node: str) -> Path:
+    """Again if another cluster, on its way out, has just removed the parent that both share."""
+    for _ in range(10):
+        try:
+            return _make_in(hierarchy, cluster, node)
+        except FileNotFoundError:
+            time.sleep(0.02)
+    return _make_in(hierarchy, cluster, node)
 
 
 def _make_in(hierarchy: Hierarchy, cluster: str, node: str) -> Path:
@@ -62,9 +70,12 @@ def _make_in(hierarchy: Hierarchy, cluster: str, node: str) -> Path:
 
 
 def _delegate_controllers(group: Path) -> None:
-    offered = (group / "cgroup.controllers").read_text().split()
-    if offered:
-        (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in offered))
+    offered = DELEGATED & set((group / "cgroup.controllers").read_text().split())
+    try:
+        for name in sorted(offered):
+            (group / "cgroup.subtree_control").write_text(f"+{name}")
+    except OSError as error:
+        raise ClusterError(f"{group} does not hand its control group controllers on: {error}") from error
 
 
 def node_processes(cluster: str, node: str) -> set[int]:
@@ -107,7 +118,8 @@ def remove(cluster: str, node: str = "") -> None:
         for folder, _, _ in os.walk(hierarchy.group(cluster, node), topdown=False):
             _remove_group(Path(folder))
         if not node:
-            _remove_if_empty(hierarchy.group())
+            with contextlib.suppress(OSError):  # another cluster's groups are in it, or it is gone
+                hierarchy.group().rmdir()
 
 
 def _remove_group(group: Path) -> None:
@@ -121,8 +133,3 @@ def _remove_group(group: Path) -> None:
             if time.monotonic() > deadline:
                 raise ClusterError(f"the control group {group} cannot be removed: {error}") from error
             time.sleep(0.02)
-
-
-def _remove_if_empty(parent: Path) -> None:
-    if parent.exists() and not any(entry.is_dir() for entry in parent.iterdir()):
-        _remove_group(parent)

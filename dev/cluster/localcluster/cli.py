@@ -104,11 +104,11 @@ def _add_trouble(verbs: Verbs) -> None:
         "stop": "SIGSTOP",
         "resume": "SIGCONT after `stop`",
         "start": "start what was killed",
+        "cut": "take the network away: packets are dropped",
+        "heal": "give it back after `cut`",
     }
     for name, text in texts.items():
         add_verb(verbs, name, commands.trouble, text).add_argument("target", help=target)
-    for name, text in {"cut": "take a node's network away", "heal": "give it back"}.items():
-        add_verb(verbs, name, commands.trouble, text).add_argument("target", help="a node")
     gpu = add_verb(verbs, "gpu", commands.gpu, "make a pretended GPU of a node unhealthy or healthy again")
     gpu.add_argument("node")
     gpu.add_argument("index", type=int)

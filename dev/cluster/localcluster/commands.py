@@ -122,7 +122,7 @@ def _export(image: str, archive: Path) -> Path:
 
 def trouble(chosen: argparse.Namespace) -> int:
     cluster = RunningCluster(chosen.name)
-    if chosen.target.startswith("pod/"):
+    if chosen.target.startswith("pod/") and chosen.verb in pods.SIGNALS:
         pods.signal_pod(cluster, chosen.verb, chosen.target)
     else:
         cluster.ask(chosen.verb, chosen.target)

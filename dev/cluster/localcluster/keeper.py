@@ -32,12 +32,31 @@ ISOLATE = (
 def take_lock(paths: ClusterPaths) -> int | None:
     """The lock's descriptor, or nothing if another process has it."""
     paths.lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    while True:
+        descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        if _is_file_of(paths.lock, descriptor):
+            return descriptor
         os.close(descriptor)
-        return None
+
+
+def _is_file_of(path: Path, descriptor: int) -> bool:
+    """False if the file was removed, and perhaps made anew, between opening and locking it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def take_lock_in(paths: ClusterPaths, seconds: float) -> int | None:
+    """Tries again: a command that only looks holds the lock for an instant."""
+    deadline = time.monotonic() + seconds
+    while (descriptor := take_lock(paths)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
     return descriptor
 
 

@@ -8,11 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from . import client, keeper, preflight
 from .errors import ClusterError
-from .paths import ClusterPaths, self_command
+from .paths import ClusterPaths, clusters_folder, self_command
 from .pki import Pki
 from .plan import Options
 from .shell import wait_until
@@ -24,7 +23,7 @@ def up(options: Options) -> ClusterPaths:
     installed_tools()
     keeper.sweep()
     paths = ClusterPaths.of(options.name)
-    lock = keeper.take_lock(paths)
+    lock = keeper.take_lock_in(paths, seconds=0.5)
     if lock is None:
         raise ClusterError(f"a cluster named {options.name!r} is up already (`down --name {options.name}` ends it)")
     paths.make_folders()
@@ -121,6 +120,4 @@ def _kill(pid: int) -> None:
 
 
 def names() -> list[str]:
-    from .paths import clusters_folder
-
-    return sorted(Path(lock).stem for lock in clusters_folder().glob("*.lock")) if clusters_folder().exists() else []
+    return sorted(lock.stem for lock in clusters_folder().glob("*.lock")) if clusters_folder().exists() else []

@@ -12,9 +12,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import cgroups, network
+from . import cgroups, cuts, network
 from .boot import Cluster
 from .errors import ClusterError
+from .namespaces import entering
 from .paths import ClusterPaths
 from .plan import Options
 
@@ -89,14 +90,15 @@ class Control:
         self._options = options
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._cuts: dict[str, tuple[list[str], list[cuts.Rule]]] = {}
         self._commands: dict[str, Callable[[str], Answer]] = {
             "status": self._status,
             "kill": self._kill,
             "stop": lambda target: self._signal(target, signal.SIGSTOP),
             "resume": lambda target: self._signal(target, signal.SIGCONT),
             "start": self._start,
-            "cut": lambda target: self._link(target, up=False),
-            "heal": lambda target: self._link(target, up=True),
+            "cut": self._cut,
+            "heal": self._heal,
             "kwok": self._kwok,
             "down": self._down,
         }
@@ -124,7 +126,7 @@ class Control:
 
     def _status(self, _: str) -> Answer:
         components = {name: component.state() for name, component in self._cluster.components.items()}
-        return {"components": components, "off": sorted(self._cluster.powered_off)}
+        return {"components": components, "off": sorted(self._cluster.powered_off), "cut": sorted(self._cuts)}
 
     def _is_node(self, target: str) -> bool:
         return target in {node.name for node in self._cluster.nodes}
@@ -150,9 +152,35 @@ class Control:
             self._cluster.component(target).start()
         return {}
 
-    def _link(self, target: str, up: bool) -> Answer:
-        network.set_link(self._cluster.node(target).plan, up)
+    def _cut(self, target: str) -> Answer:
+        if target in self._cuts:
+            raise ClusterError(f"{target} is cut off already")
+        enter, rules = self._way_to(target)
+        cuts.drop(enter, rules, cut=True)
+        if self._is_node(target):
+            network.set_link(self._cluster.node(target).plan, up=False)
+        self._cuts[target] = (enter, rules)
         return {}
+
+    def _heal(self, target: str) -> Answer:
+        """A node that was powered off meanwhile has lost its rules, and so has nothing to heal."""
+        enter, rules = self._cuts.pop(target, ([], []))
+        if self._is_node(target):
+            network.set_link(self._cluster.node(target).plan, up=True)
+        elif rules:
+            cuts.drop(enter, rules, cut=False)
+        return {}
+
+    def _way_to(self, target: str) -> tuple[list[str], list[cuts.Rule]]:
+        """How to enter the network in which a target is cut off, and the rules that do it; a node loses its link."""
+        if self._is_node(target):
+            return [], []
+        if target.startswith("pod/"):
+            _, namespace, name = target.split("/")[:3]
+            node, address = cuts.find_pod(self._cluster.admin(), namespace, name)
+            return entering(self._cluster.paths, node), cuts.pod_rules(address)
+        node, _, name = self._cluster.component(target).program.name.rpartition("/")
+        return entering(self._cluster.paths, node) if node else [], cuts.component_rules(name)
 
     def _kwok(self, _: str) -> Answer:
         self._cluster.start_kwok()

@@ -5,22 +5,24 @@ torch is imported only once a real device is wanted.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thranite.config import EngineConfig
 from thranite.engine.client import EngineInfo
 from thranite.engine.engine import Engine
+from thranite.engine.grammar import Grammars
 from thranite.engine.null_executor import NullExecutor, NullPace
 from thranite.engine.plan import Executor
 from thranite.engine.progress import Progress
 from thranite.engine.settings import EngineSettings
-from thranite.errors import CheckpointError, ConfigError
+from thranite.errors import ConfigError
 from thranite.loader.device_memory import DeviceMemory, host_memory, null_memory
 from thranite.loader.hub import resolve_model
 from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
+from thranite.loader.model_config import read_model_config
 from thranite.loader.plan import MemoryPlan, plan_memory
+from thranite.loader.plan_report import render
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
 
@@ -46,31 +48,20 @@ def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, Engi
         )
     else:
         executor, spec, plan = _build_device(directory, spec, config, progress)
+    progress.note(render(plan))
     settings = engine_settings(spec, plan, config)
     return Engine(settings, executor), engine_info(spec, plan, config)
 
 
 def read_spec(directory: Path, config: EngineConfig, max_model_len: int | None = None) -> ModelSpec:
     """The model's spec from its config.json; `max_model_len` fixes length-dependent rope scaling."""
-    generation = directory / "generation_config.json"
+    files = read_model_config(str(directory), None)
     return load_spec(
-        _read_json(directory / "config.json"),
-        generation_config=_read_json(generation) if generation.is_file() else None,
+        files.config,
+        generation_config=files.generation_config,
         max_model_len=max_model_len or config.max_model_len,
         dtype=config.dtype,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}", "pass a model directory or a hub id") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return value
 
 
 def _build_device(
@@ -140,6 +131,7 @@ def engine_settings(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> 
         priority_aging_seconds=config.priority_aging_seconds,
         max_waiting_requests=config.max_waiting_requests,
         seed=config.seed,
+        grammars=None if config.skip_tokenizer_init else Grammars.of(config, spec),
     )
 
 

@@ -8,11 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from thranite.request import Grammar
 from thranite.sampling_params import TokenParams
 
 
 class TokenConstraint(Protocol):
-    """Follows one sequence."""
+    """Follows one sequence.
+
+    `complete`: the token accepted last ended the text, whatever the request's parameters say of it. `failure`: why the
+    sequence cannot go on as asked; tokens accepted since then do not fit.
+    """
+
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def failure(self) -> str | None: ...
 
     def accept(self, token: int) -> None:
         """The sequence grew by `token`."""
@@ -22,11 +33,22 @@ class TokenConstraint(Protocol):
         ...
 
 
+class GrammarMaker(Protocol):
+    """Where an engine's grammars come from."""
+
+    def constraint(self, grammar: Grammar, params: TokenParams) -> TokenConstraint:
+        """A constraint for one sequence; may compile meanwhile."""
+        ...
+
+
 class BadWords:
     """Bans the last token of each bad word whose other tokens the sequence ends with.
 
     Words of one token are the sampler's.
     """
+
+    complete = False
+    failure = None
 
     def __init__(self, words: Sequence[tuple[int, ...]], vocab_size: int, tokens: Sequence[int]) -> None:
         self._words = [word for word in words if len(word) > 1]
@@ -48,8 +70,43 @@ class BadWords:
         return bytes(mask)
 
 
-def make_constraint(params: TokenParams, vocab_size: int, tokens: Sequence[int]) -> TokenConstraint | None:
-    """The late constraint of a sequence that starts with `tokens`, if it has one."""
+class Both:
+    """Two constraints at once."""
+
+    def __init__(self, first: TokenConstraint, second: TokenConstraint) -> None:
+        self._parts = (first, second)
+
+    @property
+    def complete(self) -> bool:
+        return any(part.complete for part in self._parts)
+
+    @property
+    def failure(self) -> str | None:
+        return next((part.failure for part in self._parts if part.failure is not None), None)
+
+    def accept(self, token: int) -> None:
+        for part in self._parts:
+            part.accept(token)
+
+    def bitmask(self) -> bytes | None:
+        first, second = (part.bitmask() for part in self._parts)
+        if first is None or second is None:
+            return second if first is None else first
+        return (int.from_bytes(first, "little") & int.from_bytes(second, "little")).to_bytes(len(first), "little")
+
+
+def make_constraint(
+    params: TokenParams,
+    vocab_size: int,
+    tokens: Sequence[int],
+    grammar: Grammar | None = None,
+    grammars: GrammarMaker | None = None,
+) -> TokenConstraint | None:
+    """The late constraint of a sequence that starts with `tokens`, if it has one. `grammar` needs `grammars`."""
+    words = None
     if any(len(word) > 1 for word in params.bad_words):
-        return BadWords(params.bad_words, vocab_size, tokens)
-    return None
+        words = BadWords(params.bad_words, vocab_size, tokens)
+    if grammar is None or grammars is None:
+        return words
+    text = grammars.constraint(grammar, params)
+    return text if words is None else Both(text, words)

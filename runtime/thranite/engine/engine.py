@@ -87,6 +87,8 @@ class Engine:
             raise InvalidRequest(f"the prompt holds a token id outside 0 to {limits.vocab_size - 1}", "prompt")
         if request.params.n > limits.max_num_seqs:
             raise InvalidRequest(f"n is {request.params.n}; at most {limits.max_num_seqs} sequences run at once", "n")
+        if request.grammar is not None and limits.grammars is None:
+            raise InvalidRequest("this engine runs without a tokenizer, which grammars need", "structured_outputs")
         if self._draining:
             raise Rejected("the server is shutting down", "draining")
         if len(self.scheduler.queue) >= limits.max_waiting_requests:
@@ -181,11 +183,16 @@ class Engine:
         taken = 0
         reason: FinishReason | None = None
         stop_id: int | None = None
+        error: str | None = None
         for token in result.tokens[row]:
             seq.tokens.append(token)
-            taken += 1
             if seq.constraint is not None:
                 seq.constraint.accept(token)
+                error = seq.constraint.failure
+            if error is not None:
+                reason = FinishReason.ERROR
+                break
+            taken += 1
             reason, stop_id = _verdict(seq, token)
             if reason is not None:
                 break
@@ -201,6 +208,7 @@ class Engine:
             logprobs=logprobs[:taken] if logprobs is not None else None,
             prompt_logprobs=take_prompt_logprobs(seq),
             cached_tokens=self._take_cached_tokens(seq),
+            error=error,
         )
         if reason is not None:
             self._finish(seq, reason)
@@ -272,6 +280,8 @@ class Engine:
 def _verdict(seq: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
     """Whether the token just appended ends the sequence, and the stop id if one did."""
     params = seq.parent.request.params
+    if seq.constraint is not None and seq.constraint.complete:
+        return FinishReason.STOP, None
     if len(seq.tokens) - seq.prompt_len > params.min_tokens:
         if token in params.eos_token_ids:
             return FinishReason.STOP, None

@@ -14,6 +14,9 @@ class Progress(Protocol):
     def advance(self, done: int, total: int) -> None:
         """The present stage's progress, in bytes or items."""
 
+    def note(self, text: str) -> None:
+        """Something the user should read once: the memory plan."""
+
 
 class NoProgress:
     """Says nothing: for `LLM` in notebooks and tests."""
@@ -22,4 +25,7 @@ class NoProgress:
         return
 
     def advance(self, done: int, total: int) -> None:
+        return
+
+    def note(self, text: str) -> None:
         return

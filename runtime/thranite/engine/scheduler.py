@@ -78,7 +78,9 @@ class Scheduler:
         params, prompt = request.params, request.prompt_token_ids
         end = min(len(prompt) + params.max_tokens, self.settings.max_model_len)
         for index in range(params.n):
-            constraint = make_constraint(params, self.settings.vocab_size, prompt)
+            constraint = make_constraint(
+                params, self.settings.vocab_size, prompt, request.grammar, self.settings.grammars
+            )
             parent.sequences.append(Sequence(parent, index, self.kv.new_table(request.cache_salt), end, constraint))
         self.queue.push(parent.leader)
         return parent

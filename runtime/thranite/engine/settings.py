@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from thranite.engine.constraints import GrammarMaker
 from thranite.engine.kv_groups import KVLayout
 
 
@@ -23,3 +24,4 @@ class EngineSettings:
     max_waiting_requests: int = 4096
     seed: int = 0
     watermark: float = 0.01  # share of blocks kept free at admission, so that running sequences can grow
+    grammars: GrammarMaker | None = None  # None: requests with a grammar are refused

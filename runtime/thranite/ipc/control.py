@@ -69,6 +69,12 @@ class StageProgress(_Message, tag=16, frozen=True, array_like=True):
     done: bool = False
 
 
+class StageNote(_Message, tag=23, frozen=True, array_like=True):
+    """Text for the log, such as the memory plan."""
+
+    text: str
+
+
 class EngineReady(_Message, tag=17, frozen=True, array_like=True):
     info: EngineInfo
 
@@ -112,7 +118,7 @@ class ChildFatal(_Message, tag=22, frozen=True, array_like=True):
 
 
 ToChild = StartEngine | StartServer | EngineUp | Draining | CutOff | Shutdown
-FromChild = StageProgress | EngineReady | ServerReady | StartupFailed | Heartbeat | ServerBeat | ChildFatal
+FromChild = StageProgress | StageNote | EngineReady | ServerReady | StartupFailed | Heartbeat | ServerBeat | ChildFatal
 
 DecodeError = msgspec.DecodeError
 

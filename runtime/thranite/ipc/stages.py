@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from thranite.ipc.control import StageProgress
+from thranite.ipc.control import StageNote, StageProgress
 
 REPORT_SECONDS = 0.1  # at most so often within a stage
 
@@ -13,7 +13,7 @@ REPORT_SECONDS = 0.1  # at most so often within a stage
 class StageReporter:
     """A `thranite.engine.progress.Progress` that sends messages. `name`: the present stage. For one thread."""
 
-    def __init__(self, send: Callable[[StageProgress], None]) -> None:
+    def __init__(self, send: Callable[[StageProgress | StageNote], None]) -> None:
         self.name = "start"
         self._send = send
         self._began: float | None = None
@@ -30,6 +30,9 @@ class StageReporter:
         if self._began is not None and now - self._reported >= REPORT_SECONDS:
             self._reported = now
             self._send(StageProgress(self.name, done / max(total, 1), now - self._began))
+
+    def note(self, text: str) -> None:
+        self._send(StageNote(text))
 
     def finish(self) -> None:
         """The present stage is over, if one has begun."""

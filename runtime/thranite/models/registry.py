@@ -27,14 +27,22 @@ def load_spec(
     `max_model_len` fixes what depends on length: longrope's factors, dynamic NTK's base, windows that never bite.
     """
     architecture = find_architecture(config)
-    text = config.get("text_config") or config
+    text = text_section(config)
     refuse_quantization(config, text)
     make, defaults = FAMILIES[architecture]
     reader = ConfigReader(text, defaults, architecture)
-    sources = [config] if text is config else [config, text]
+    sources = [config, text]
     eos = [(generation_config or {}).get("eos_token_id"), config.get("eos_token_id"), reader.get("eos_token_id")]
     context = LoadContext(architecture, max_model_len, checkpoint_dtype(sources, dtype), merged_token_ids(*eos))
     return make(reader, context)
+
+
+def text_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`text_config` where a model has other parts too; whether the head is tied is then said above it."""
+    text = config.get("text_config")
+    if text is None:
+        return config
+    return {**text, **{key: config[key] for key in ("tie_word_embeddings",) if key in config}}
 
 
 def find_architecture(config: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ def pick_device(device: Device) -> torch.device:
             "check the driver and NVIDIA_VISIBLE_DEVICES, or pass --device cpu",
         )
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.init()
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,11 +21,11 @@ from thranite.runner.counter_rng import exponential_logs
 from thranite.runner.logprobs import ScoredTokens
 from thranite.runner.sampling_bias import ConstantBias, apply_bitmasks_, ban_early_stops_
 from thranite.runner.sampling_penalties import Penalties
-from thranite.runner.sampling_state import Feature, RowParams, SlotStates, StepRows
+from thranite.runner.sampling_state import Feature, RowParams, RowSet, SlotStates, StepRows
 from thranite.runner.sampling_transfer import HostCopies
 from thranite.runner.sampling_truncation import truncate_
 
-# Elements (rows times vocabulary) sampled at a time: temporaries take up to 50 bytes each, so 0.8 GiB at the most.
+# Elements (rows times vocabulary) sampled at a time: temporaries take up to 32 bytes each and a sort's workspace.
 PART = 2**24
 # Elements that the CPU draws at a time: temporaries then stay in its cache (3 times faster than 64 rows at once).
 CPU_PART = 2**17
@@ -32,18 +34,26 @@ OVERWRITING = (
 )  # what changes the logits in place
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredRows:
-    """Row numbers within the step, and the scores of the tokens drawn there."""
+class Scores(Protocol):
+    """Scores of some tokens, in order. `result` waits for the device."""
 
-    rows: Sequence[int]
-    scores: ScoredTokens
+    def result(self) -> list[TokenLogprobs]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredParts:
+    """Scores that were computed in parts."""
+
+    parts: Sequence[Scores]
+
+    def result(self) -> list[TokenLogprobs]:
+        return [score for part in self.parts for score in part.result()]
 
 
 class SampledTokens:
     """A step's draw. `tokens`: int64 [R] on the device, for the next step to read without waiting."""
 
-    def __init__(self, tokens: Tensor, scored: Sequence[ScoredRows]) -> None:
+    def __init__(self, tokens: Tensor, scored: tuple[RowSet, Scores] | None) -> None:
         self.tokens = tokens
         self._copies = HostCopies([tokens])
         self._scored = scored
@@ -51,10 +61,10 @@ class SampledTokens:
     def result(self) -> tuple[list[list[int]], dict[int, tuple[TokenLogprobs, ...]]]:
         """Tokens of each row, and log-probabilities by row for those that asked. Waits for the device."""
         tokens = [[token] for token in self._copies.wait()[0].tolist()]
-        scores: dict[int, tuple[TokenLogprobs, ...]] = {}
-        for part in self._scored:
-            scores |= {row: (score,) for row, score in zip(part.rows, part.scores.result(), strict=True)}
-        return tokens, scores
+        if self._scored is None:
+            return tokens, {}
+        rows, scores = self._scored
+        return tokens, {int(row): (score,) for row, score in zip(rows.host, scores.result(), strict=True)}
 
 
 class Sampler:
@@ -81,18 +91,15 @@ class Sampler:
         logits = logits.contiguous()
         count, width = logits.shape
         size = max(PART // width, 1)
-        tokens: list[Tensor] = []
-        scored: list[ScoredRows] = []
-        for first in range(0, max(count, 1), size):
-            part = slice(first, first + size)
-            rows = self._states.rows(slots[part], positions[part])
-            tokens.append(self._sample_part(logits[part], rows, masks, scored, first))
-        return SampledTokens(torch.cat(tokens) if len(tokens) > 1 else tokens[0], scored)
+        slices = [slice(first, first + size) for first in range(0, max(count, 1), size)]
+        parts = [self._sample_part(logits[s], self._states.rows(slots[s], positions[s]), masks) for s in slices]
+        if len(parts) == 1:
+            return SampledTokens(*parts[0])
+        return SampledTokens(torch.cat([tokens for tokens, _ in parts]), _joined([scored for _, scored in parts], size))
 
     def _sample_part(
-        self, logits: Tensor, rows: StepRows, masks: Bitmasks, scored: list[ScoredRows], first: int
-    ) -> Tensor:
-        """Tokens of rows `first`, `first` + 1, … of the step; log-probabilities go to `scored`."""
+        self, logits: Tensor, rows: StepRows, masks: Bitmasks
+    ) -> tuple[Tensor, tuple[RowSet, Scores] | None]:
         asking = rows.select(rows.having(Feature.LOGPROBS)) if Feature.LOGPROBS in rows.used else None
         raw = None
         if asking is not None:
@@ -102,11 +109,10 @@ class Sampler:
         apply_bitmasks_(logits, rows, masks)
         ban_early_stops_(logits, rows, self._states, masks)
         tokens = self._draw(logits, rows)
-        if asking is not None and raw is not None:
-            ks = self._states.logprobs[rows.slots[asking.host]].tolist()
-            numbers = (asking.host + first).tolist()
-            scored.append(ScoredRows(numbers, ScoredTokens(raw, asking.take(tokens), ks)))
-        return tokens
+        if asking is None or raw is None:
+            return tokens, None
+        ks = self._states.logprobs[rows.slots[asking.host]].tolist()
+        return tokens, (asking, ScoredTokens(raw, asking.take(tokens), ks))
 
     def _draw(self, logits: Tensor, rows: StepRows) -> Tensor:
         if not rows.used & (Feature.RANDOM | Feature.PENALTIES):
@@ -126,6 +132,15 @@ class Sampler:
         if random.index is None:
             return drawn
         return greedy(logits).index_copy_(0, random.index, drawn)
+
+
+def _joined(parts: Sequence[tuple[RowSet, Scores] | None], size: int) -> tuple[RowSet, Scores] | None:
+    """Scores of the parts of a step, each of `size` rows, as if of one."""
+    held = [(number * size, part) for number, part in enumerate(parts) if part is not None]
+    if not held:
+        return None
+    rows = np.concatenate([rows.host + first for first, (rows, _) in held])
+    return RowSet(rows, None), ScoredParts([scores for _, (_, scores) in held])
 
 
 def greedy(logits: Tensor) -> Tensor:

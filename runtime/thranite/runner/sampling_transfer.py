@@ -26,7 +26,7 @@ class HostCopies:
         self._event: torch.cuda.Event | None = None
         if tensors and tensors[0].is_cuda:
             self._host = [_begin_copy(tensor) for tensor in tensors]
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(tensors[0].device))
         else:
             self._host = list(tensors)

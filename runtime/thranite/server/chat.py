@@ -19,6 +19,7 @@ from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
 from thranite.server.sampling import sampling_params
+from thranite.server.structured import naming_its_field
 from thranite.server.wire.chat import ChatChunk, ChatChunkChoice, ChatCompletion, ChatRequest
 from thranite.text.prompt import build_request
 
@@ -125,16 +126,17 @@ def _engine_request(
         continue_final_message=continues,
         kwargs=request.chat_template_kwargs,
     )
-    return build_request(
-        request_id,
-        tokenizer.encode(text, add_special_tokens=bool(request.add_special_tokens)),
-        params,
-        context.client.info,
-        tokenizer,
-        seed=seed,
-        param="messages",
-        strict_length=request.max_tokens is not None or request.max_completion_tokens is not None,
-        priority=request.priority or 0,
-        timeout_seconds=request.timeout,
-        cache_salt=request.cache_salt or "",
-    )
+    with naming_its_field(request):
+        return build_request(
+            request_id,
+            tokenizer.encode(text, add_special_tokens=bool(request.add_special_tokens)),
+            params,
+            context.client.info,
+            tokenizer,
+            seed=seed,
+            param="messages",
+            strict_length=request.max_tokens is not None or request.max_completion_tokens is not None,
+            priority=request.priority or 0,
+            timeout_seconds=request.timeout,
+            cache_salt=request.cache_salt or "",
+        )

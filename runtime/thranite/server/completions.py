@@ -18,6 +18,7 @@ from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
 from thranite.server.sampling import sampling_params
+from thranite.server.structured import naming_its_field
 from thranite.server.wire.completion import Completion, CompletionChoice, CompletionRequest
 from thranite.server.wire.usage import Usage
 from thranite.text.prompt import build_request, tokenize_prompt
@@ -127,15 +128,16 @@ def _engine_request(
     seed: int,
 ) -> EngineRequest:
     """Tokenise and check one prompt; runs in a thread."""
-    return build_request(
-        request_id,
-        tokenize_prompt(prompt, context.tokenizer, request.add_special_tokens is not False),
-        params,
-        context.client.info,
-        context.tokenizer,
-        seed=seed,
-        strict_length=request.max_tokens is not None,
-        priority=request.priority or 0,
-        timeout_seconds=request.timeout,
-        cache_salt=request.cache_salt or "",
-    )
+    with naming_its_field(request):
+        return build_request(
+            request_id,
+            tokenize_prompt(prompt, context.tokenizer, request.add_special_tokens is not False),
+            params,
+            context.client.info,
+            context.tokenizer,
+            seed=seed,
+            strict_length=request.max_tokens is not None,
+            priority=request.priority or 0,
+            timeout_seconds=request.timeout,
+            cache_salt=request.cache_salt or "",
+        )

@@ -7,6 +7,7 @@ from typing import Any
 
 from thranite.errors import InvalidRequest
 from thranite.sampling_params import SamplingParams
+from thranite.server.structured import structured_outputs
 from thranite.server.wire.request import GenerationRequest
 
 _SAME_NAME = (
@@ -52,8 +53,9 @@ def sampling_params(
     if request.timeout is not None and request.timeout <= 0:
         raise InvalidRequest(f"timeout must be above 0 seconds, got {request.timeout}", "timeout")
     given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
+    own = {"max_tokens": max_tokens, "logprobs": logprobs, "structured_outputs": structured_outputs(request)}
     try:
-        return SamplingParams(**{**defaults, **given, "max_tokens": max_tokens, "logprobs": logprobs})
+        return SamplingParams(**{**defaults, **given, **own})
     except InvalidRequest as error:
         param = (spelling or {}).get(error.param or "", error.param)
         raise InvalidRequest(error.message, param, error.code) from error

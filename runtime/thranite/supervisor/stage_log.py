@@ -31,6 +31,9 @@ class StageLog:
         self._hide(event.stage)
         logger.info("%s: %.2f s", event.stage, event.seconds)
 
+    def note(self, text: str) -> None:
+        logger.info("%s", text)
+
     def close(self) -> None:
         if self._bars is not None:
             self._bars.stop()

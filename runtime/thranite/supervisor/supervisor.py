@@ -129,6 +129,8 @@ class Supervisor:
         match message:
             case control.StageProgress():
                 self._stages.update(message)
+            case control.StageNote():
+                self._stages.note(message.text)
             case control.EngineReady():
                 self._connecting = asyncio.create_task(self._connect(), name="connect")
         self._news.set()

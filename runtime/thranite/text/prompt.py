@@ -7,8 +7,9 @@ from typing import Any
 
 from thranite.engine.client import EngineInfo
 from thranite.errors import InvalidRequest
-from thranite.request import EngineRequest
+from thranite.request import EngineRequest, Grammar
 from thranite.sampling_params import SamplingParams
+from thranite.text.grammar import checked_source
 from thranite.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]  # text, token ids, {"prompt": text} or {"prompt_token_ids": ids}
@@ -72,7 +73,11 @@ def build_request(
         bad_words=bad_words,
         seed=seed,
     )
-    return EngineRequest(request_id, ids, resolved, priority, timeout_seconds, cache_salt)
+    grammar = None
+    if params.structured_outputs is not None:
+        source = checked_source(params.structured_outputs, tokenizer, info.vocab_size, info.eos_token_ids)
+        grammar = Grammar(source, params.min_tokens)
+    return EngineRequest(request_id, ids, resolved, priority, timeout_seconds, cache_salt, grammar)
 
 
 def _check_prompt(

@@ -58,11 +58,11 @@ def sequences(lengths: list[int], seed: int = 0) -> list[list[int]]:
     return [[source.randrange(97) for _ in range(length)] for length in lengths]
 
 
-def by_hand(layer: LayerSpec, rope: RopeSpec, qkv: Tensor, q_norm: Tensor, k_norm: Tensor, eps: float) -> Tensor:
+def by_hand(layer: LayerSpec, rope: RopeSpec, qkv: Tensor, norms: tuple[Tensor, Tensor], eps: float) -> Tensor:
     """One sequence, one query at a time. qkv [T, heads + 2 * kv_heads, head_dim]."""
     heads, kv_heads = layer.num_heads, layer.num_kv_heads
     q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-    q, k = (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * w for x, w in ((q, q_norm), (k, k_norm)))
+    q, k = (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * w for x, w in zip((q, k), norms, strict=True))
     q, k = rotated(rope, q), rotated(rope, k)
     out = torch.empty_like(q)
     for t in range(qkv.shape[0]):
@@ -111,7 +111,7 @@ def test_equals_attention_by_hand(kind: str, dtype: torch.dtype) -> None:
     width = layer.num_heads + 2 * layer.num_kv_heads
     qkv = torch.randn(30, width, layer.head_dim, dtype=dtype)
     q_norm, k_norm = (torch.rand(layer.head_dim, dtype=dtype) + 0.5 for _ in range(2))
-    expected = by_hand(layer, spec.ropes[0], *(x.double() for x in (qkv, q_norm, k_norm)), spec.norm_eps)
+    expected = by_hand(layer, spec.ropes[0], qkv.double(), (q_norm.double(), k_norm.double()), spec.norm_eps)
     parts = [
         backend.attend(0, qkv[a:b].flatten(1).clone(), paged_batch(b, a, block_size), q_norm, k_norm)
         for a, b in ((0, 11), (11, 29), (29, 30))

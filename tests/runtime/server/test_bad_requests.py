@@ -52,6 +52,23 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"store": True}, "store"),
     ({"service_tier": "flex"}, "service_tier"),
     ({"metadata": {"a": 1}}, "metadata"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "response_format.json_schema.name"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}},
+        "response_format",
+    ),
+    ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
+    ({"guided_json": {"not": {}}}, "guided_json"),
+    ({"guided_json": "{"}, "guided_json"),
+    ({"guided_regex": "("}, "guided_regex"),
+    ({"guided_choice": []}, "guided_choice"),
+    ({"guided_grammar": "start: x"}, "guided_grammar"),
+    ({"structured_outputs": {}}, "structured_outputs"),
+    ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs"),
+    ({"structured_outputs": {"xml": 1}}, "structured_outputs.xml"),
+    ({"structured_outputs": {"regex": "["}}, "structured_outputs"),
 ]
 COMPLETION: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt"),
@@ -88,7 +105,6 @@ CHAT: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": "auto"}, "tool_choice"),
     ({"functions": [{}]}, "functions"),
     ({"function_call": "auto"}, "function_call"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"audio": {}}, "audio"),
     ({"modalities": ["audio"]}, "modalities"),
     ({"moderation": {}}, "moderation"),
@@ -106,7 +122,6 @@ CHAT: list[tuple[dict[str, Any], str]] = [
     ({"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
     ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
     ({"chat_template_kwargs": []}, "chat_template_kwargs"),
-    ({"guided_json": {}}, "guided_json"),
     ({"prompt": "a"}, "prompt"),
 ]
 CASES = [

@@ -2,24 +2,15 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
-	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 )
-
-const noAnswerSeconds = 60
 
 type faultProxy struct {
 	state *state
@@ -59,33 +50,6 @@ func faults(arguments []string) error {
 	return <-failed
 }
 
-// tls sets up both ways to the API server and gives back how to serve clients.
-func (p *faultProxy) tls(pki string, target *url.URL) (*tls.Config, error) {
-	authority, err := os.ReadFile(pki + "/ca.crt")
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(authority) {
-		return nil, errors.New("no certificate in ca.crt")
-	}
-	serving, err := tls.LoadX509KeyPair(pki+"/faults.crt", pki+"/faults.key")
-	if err != nil {
-		return nil, err
-	}
-	front, err := tls.LoadX509KeyPair(pki+"/front-proxy.crt", pki+"/front-proxy.key")
-	if err != nil {
-		return nil, err
-	}
-	p.vouched = p.reverse(target, &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{front}})
-	p.plain = p.reverse(target, &tls.Config{RootCAs: pool})
-	return &tls.Config{
-		Certificates: []tls.Certificate{serving},
-		ClientAuth:   tls.VerifyClientCertIfGiven,
-		ClientCAs:    pool,
-	}, nil
-}
-
 func (p *faultProxy) reverse(target *url.URL, client *tls.Config) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(call *httputil.ProxyRequest) {
@@ -104,22 +68,6 @@ func (p *faultProxy) reverse(target *url.URL, client *tls.Config) *httputil.Reve
 		// An API server that is away looks like one: the connection ends.
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 		ErrorLog:     log.New(io.Discard, "", 0),
-	}
-}
-
-func nameClient(header http.Header, connection *tls.ConnectionState) {
-	for name := range header {
-		if strings.HasPrefix(strings.ToLower(name), "x-remote-") {
-			header.Del(name)
-		}
-	}
-	if len(connection.PeerCertificates) == 0 {
-		return
-	}
-	subject := connection.PeerCertificates[0].Subject
-	header.Set("X-Remote-User", subject.CommonName)
-	for _, group := range append(subject.Organization, "system:authenticated") {
-		header.Add("X-Remote-Group", group)
 	}
 }
 
@@ -163,69 +111,6 @@ func (p *faultProxy) track(connection net.Conn, change http.ConnState) {
 	p.state.track(connection.(*tls.Conn).NetConn(), change)
 }
 
-// misanswer gives the chosen answer, or none.
-func misanswer(writer http.ResponseWriter, request *http.Request, answer *Answer) {
-	delay := answer.DelaySeconds
-	if answer.Status == 0 && delay == 0 {
-		delay = noAnswerSeconds
-	}
-	select {
-	case <-request.Context().Done():
-	case <-time.After(seconds(delay)):
-	}
-	if answer.Status == 0 {
-		panic(http.ErrAbortHandler)
-	}
-	if answer.Status == http.StatusTooManyRequests {
-		writer.Header().Set("Retry-After", "1")
-	}
-	writer.Header().Set("Content-Type", "application/json")
-	writer.WriteHeader(answer.Status)
-	_ = json.NewEncoder(writer).Encode(failure(answer.Status)) // the client may have left
-}
-
-var reasons = map[int]string{
-	409: "Conflict", 410: "Expired", 422: "Invalid", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout",
-}
-
-// failure is the Status object that the API server would send.
-func failure(code int) map[string]any {
-	return map[string]any{
-		"kind": "Status", "apiVersion": "v1", "metadata": map[string]any{}, "status": "Failure",
-		"code": code, "reason": reasons[code], "message": "injected fault: " + strconv.Itoa(code),
-	}
-}
-
-// statusWriter notes the status and, where the answer is to be lost, keeps it back.
-type statusWriter struct {
-	http.ResponseWriter
-	status int
-	lost   bool
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	if status >= 200 {
-		w.status = status
-	}
-	if !w.lost {
-		w.ResponseWriter.WriteHeader(status)
-	}
-}
-
-func (w *statusWriter) Write(content []byte) (int, error) {
-	if w.lost {
-		return len(content), nil
-	}
-	return w.ResponseWriter.Write(content)
-}
-
-func (w *statusWriter) Unwrap() http.ResponseWriter {
-	if w.lost { // flushing would send the header
-		return nil
-	}
-	return w.ResponseWriter
-}
-
 // goneListener resets connections while the proxy is to be gone.
 type goneListener struct {
 	net.Listener
@@ -240,39 +125,4 @@ func (l goneListener) Accept() (net.Conn, error) {
 		}
 		abort(connection)
 	}
-}
-
-// control serves GET, PUT and DELETE /faults on a socket.
-func (p *faultProxy) control(path string) error {
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		return err
-	}
-	routes := http.NewServeMux()
-	routes.HandleFunc("GET /faults", func(writer http.ResponseWriter, _ *http.Request) {
-		if err := json.NewEncoder(writer).Encode(p.state.report()); err != nil {
-			log.Print(err)
-		}
-	})
-	routes.HandleFunc("PUT /faults", func(writer http.ResponseWriter, request *http.Request) {
-		rules := &Rules{}
-		decoder := json.NewDecoder(request.Body)
-		decoder.DisallowUnknownFields()
-		err := decoder.Decode(rules)
-		if err == nil {
-			err = p.state.set(rules)
-		}
-		if err != nil {
-			http.Error(writer, fmt.Sprint(err), http.StatusBadRequest)
-		}
-	})
-	routes.HandleFunc("DELETE /faults", func(writer http.ResponseWriter, _ *http.Request) {
-		if err := p.state.set(&Rules{}); err != nil {
-			http.Error(writer, err.Error(), http.StatusInternalServerError)
-		}
-	})
-	return http.Serve(listener, routes)
 }

@@ -44,7 +44,9 @@ var forever = time.Unix(1<<40, 0)
 
 func newState() *state {
 	fresh := &state{connections: map[net.Conn]struct{}{}}
-	fresh.set(&Rules{})
+	if err := fresh.set(&Rules{}); err != nil {
+		panic(err) // no rules at all always compile
+	}
 	return fresh
 }
 

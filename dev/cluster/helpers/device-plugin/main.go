@@ -76,11 +76,21 @@ func serve(served *plugin) error {
 			return err
 		case <-time.After(pollEvery):
 		}
-		now, err := os.Stat(api.KubeletSocket)
-		if err != nil || !os.SameFile(kubelet, now) {
+		if startedAnew(kubelet, path) {
 			return fmt.Errorf("the kubelet has started anew")
 		}
 	}
+}
+
+// startedAnew looks at the kubelet's socket and at the plugin's own, which a kubelet that starts removes: a new socket
+// may have the inode of the old one.
+func startedAnew(kubelet os.FileInfo, own string) bool {
+	now, err := os.Stat(api.KubeletSocket)
+	if err != nil || !os.SameFile(kubelet, now) || !now.ModTime().Equal(kubelet.ModTime()) {
+		return true
+	}
+	_, err = os.Stat(own)
+	return err != nil
 }
 
 func register(resource string) error {

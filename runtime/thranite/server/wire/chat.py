@@ -58,7 +58,6 @@ class ChatRequest(GenerationRequest, kw_only=True):
     prompt_cache_options: Any = None
     prompt_cache_retention: Any = None
     reasoning_effort: Any = None
-    response_format: Any = None
     tool_choice: Any = None
     tools: Any = None
     verbosity: Any = None
@@ -76,7 +75,6 @@ class ChatRequest(GenerationRequest, kw_only=True):
         "prompt_cache_options": (),
         "prompt_cache_retention": ("in_memory", "in-memory"),
         "reasoning_effort": ("none",),
-        "response_format": ({"type": "text"},),
         "tool_choice": ("none",),
         "tools": ([],),
         "verbosity": ("medium",),

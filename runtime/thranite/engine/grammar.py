@@ -1,0 +1,128 @@
+"""Grammars in the engine: each sequence's constraint, compiled on a thread while its prompt is computed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from thranite.config import EngineConfig
+from thranite.errors import ThraniteError
+from thranite.models.spec import ModelSpec
+from thranite.request import Grammar
+from thranite.sampling_params import TokenParams
+
+if TYPE_CHECKING:
+    from thranite.text.grammar import GrammarCompiler, Matcher
+
+
+class Grammars:
+    """Implements `constraints.GrammarMaker`. Nothing is read or imported before the first grammar or `load`."""
+
+    def __init__(self, tokenizer: str, revision: str | None, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+        self._source, self._revision = tokenizer, revision
+        self._vocab_size, self._eos = vocab_size, eos_token_ids
+        self._lock = threading.Lock()
+        self._compiler: GrammarCompiler | None = None
+        self._threads: ThreadPoolExecutor | None = None
+
+    @classmethod
+    def of(cls, config: EngineConfig, spec: ModelSpec) -> Grammars:
+        own = config.tokenizer is None
+        return cls(
+            config.tokenizer or config.model, config.revision if own else None, spec.vocab_size, spec.eos_token_ids
+        )
+
+    def constraint(self, grammar: Grammar, params: TokenParams) -> GrammarConstraint:
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(2, "grammar")
+        matcher = self._threads.submit(self._matcher, grammar.source)
+        ends_on_eos = bool(params.eos_token_ids)
+        return GrammarConstraint(matcher, self._vocab_size, self._eos, grammar.min_tokens, ends_on_eos)
+
+    def load(self) -> None:
+        """Read the vocabulary, so that the first grammar need not wait for it."""
+        self._get_compiler().load()
+
+    def _matcher(self, source: str) -> Matcher:
+        return self._get_compiler().matcher(source)
+
+    def _get_compiler(self) -> GrammarCompiler:
+        from thranite.text.grammar import GrammarCompiler
+        from thranite.text.tokenizer import Tokenizer
+
+        with self._lock:
+            if self._compiler is None:
+                tokenizer = Tokenizer.load(self._source, self._revision)
+                self._compiler = GrammarCompiler(tokenizer, self._vocab_size, self._eos)
+            return self._compiler
+
+
+class GrammarConstraint:
+    """Follows one sequence's text. The end-of-text tokens are allowed where the grammar may end.
+
+    Before `min_tokens`, and for a request that ignores them, they are allowed only where the grammar must end.
+    """
+
+    def __init__(
+        self,
+        matcher: Future[Matcher],
+        vocab_size: int,
+        eos_token_ids: Collection[int],
+        min_tokens: int,
+        ends_on_eos: bool,
+    ) -> None:
+        self.complete = False
+        self.failure: str | None = None
+        self._future = matcher
+        self._mask_bytes = (vocab_size + 31) // 32 * 4
+        self._eos = frozenset(eos_token_ids)
+        self._min_tokens, self._ends_on_eos = min_tokens, ends_on_eos
+        self._tokens = 0
+
+    def accept(self, token: int) -> None:
+        matcher = self._ready()
+        if matcher is None or self.complete:
+            return
+        self._tokens += 1
+        if token in self._eos and (matcher.is_stopped() or matcher.is_accepting()):
+            self.complete = True
+        elif not matcher.consume_token(token):
+            self.failure = _reason(matcher, "no token that the request's other parameters allow fits its grammar")
+
+    def bitmask(self) -> bytes | None:
+        matcher = self._ready()
+        if matcher is None:
+            return None
+        mask = matcher.compute_bitmask()[
+            : self._mask_bytes
+        ]  # llguidance adds a word where the vocabulary fills the last
+        if matcher.is_error():
+            self.failure = _reason(matcher, "the grammar cannot go on")
+            return None
+        if self._ends_on_eos and self._tokens >= self._min_tokens:
+            return mask
+        going_on = self._without_eos(mask)
+        return going_on if any(going_on) else mask
+
+    def _without_eos(self, mask: bytes) -> bytes:
+        cleared = bytearray(mask)
+        for token in self._eos:
+            cleared[token >> 3] &= ~(1 << (token & 7)) & 0xFF
+        return bytes(cleared)
+
+    def _ready(self) -> Matcher | None:
+        """The matcher, waited for; None after a failure."""
+        if self.failure is None:
+            try:
+                return self._future.result()
+            except ThraniteError as error:
+                self.failure = str(error)
+        return None
+
+
+def _reason(matcher: Matcher, otherwise: str) -> str:
+    detail = matcher.get_error().strip() if matcher.is_error() else ""
+    return f"{otherwise}: {detail}" if detail else otherwise

@@ -1,0 +1,215 @@
+"""Structured output through the real engine: whatever the logits, what ends by itself parses and validates."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.support.grammar_engine import (
+    EOS_ID,
+    INFO,
+    SCHEMAS,
+    TOKENIZER,
+    asks,
+    assert_all_valid,
+    assert_valid,
+    grammar_engine,
+    run,
+)
+from thranite.engine.constraints import BadWords, Both
+from thranite.errors import InvalidRequest
+from thranite.request import EngineRequest, FinishReason, Grammar
+from thranite.sampling_params import SamplingParams, StructuredOutputsParams, TokenParams
+from thranite.text.prompt import build_request
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+        "boss": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/boss"}]},
+    },
+    "required": ["name", "age", "boss"],
+    "additionalProperties": False,
+    "$defs": {
+        "boss": {"type": "object", "properties": {"id": {"type": "integer", "minimum": 1, "maximum": 9}},
+                 "required": ["id"], "additionalProperties": False},
+    },
+}  # fmt: skip
+WRITTEN: list[Any] = [
+    PERSON,
+    True,
+    {"const": {"a": [1, "é\n\"", None]}},
+    {"enum": ["", "x", 3, {"k": []}]},
+    {"type": ["integer", "null"], "minimum": -5, "maximum": 5},
+    {"type": "integer", "multipleOf": 3, "minimum": 0, "maximum": 30},
+    {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    {"type": "array", "prefixItems": [{"type": "boolean"}, {"const": 1}], "items": False, "minItems": 2},
+    {"type": "object", "patternProperties": {"^x_[a-c]$": {"type": "boolean"}}, "additionalProperties": False},
+    {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 3}},
+    {"allOf": [{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]},
+               {"properties": {"b": {"type": "null"}}, "required": ["b"]}]},
+    {"oneOf": [{"type": "string", "maxLength": 3}, {"type": "integer", "minimum": 7, "maximum": 9}]},
+    {"$ref": "#/$defs/tree", "$defs": {"tree": {
+        "type": "object", "properties": {"leaf": {"type": "boolean"}, "next": {"$ref": "#/$defs/tree"}},
+        "required": ["leaf"], "additionalProperties": False}}},
+    {"type": "string", "format": "date-time"},
+    {"type": "string", "format": "email"},
+    {"type": "string", "pattern": "^(foo|bar)-[0-9]{1,3}$"},
+]  # fmt: skip
+
+
+def test_schemas_written_by_hand() -> None:
+    assert_all_valid(WRITTEN * 4, least_finished=0.75)
+
+
+@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(SCHEMAS, min_size=16, max_size=16))
+def test_random_schemas(schemas: list[Any]) -> None:
+    assert_all_valid(schemas)
+
+
+def test_json_objects_regexes_choices_and_grammars() -> None:
+    gbnf = 'root ::= "<" [0-9]+ ">" | "none"'
+    wanted = [
+        asks(1, json_object=True),
+        asks(2, regex=r"[A-Z]{2}-\d{1,3}"),
+        asks(3, choice=["yes", "no", 'a "quoted" \\ one', "日本"]),
+        asks(4, grammar=gbnf),
+        asks(5, grammar='start: "(" start? ")"'),
+    ]
+    texts = [text for [(text, _)] in run(grammar_engine(), *[replace(params, max_tokens=900) for params in wanted])]
+    assert texts[0].startswith("{")
+    assert re.fullmatch(r"[A-Z]{2}-\d{1,3}", texts[1])
+    assert texts[2] in ("yes", "no", 'a "quoted" \\ one', "日本")
+    assert re.fullmatch(r"<[0-9]+>|none", texts[3])
+    assert texts[4] == "(" * (len(texts[4]) // 2) + ")" * (len(texts[4]) // 2)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("batch", [5, 64])
+def test_tokens_depend_neither_on_neighbours_nor_on_chunks(overlap: bool, batch: int) -> None:
+    """Samples of n, plain rows between constrained ones, preemption: each row has the tokens it has alone."""
+    person = replace(asks(7, json=PERSON), n=3)
+    plain = SamplingParams(max_tokens=40, seed=3, ignore_eos=True)
+    choice = asks(9, choice=["left", "right"])
+    alone = [run(grammar_engine(), params)[0] for params in (person, plain, choice)]
+    small = grammar_engine(
+        overlap=overlap, max_num_batched_tokens=batch, num_blocks=40, max_model_len=120, max_num_seqs=5
+    )
+    together = run(small, person, plain, choice)
+    assert [[text for text, _ in request] for request in together] == [[text for text, _ in r] for r in alone]
+    assert small.stats().preemptions_total > 0
+    for text, last in together[0]:
+        assert last.finish_reason is FinishReason.STOP
+        assert_valid(text, PERSON)
+    assert len({text for text, _ in together[0]}) == 3
+
+
+def test_the_end_of_text() -> None:
+    """EOS comes as the last token, exactly where the grammar ends, also where the request ignores it."""
+    word = asks(1, choice=["ab"])
+    for params in (word, replace(word, ignore_eos=True), replace(word, min_tokens=20, max_tokens=30)):
+        [[(text, last)]] = run(grammar_engine(), params)
+        assert (text, last.finish_reason, last.token_ids) == ("ab", FinishReason.STOP, (EOS_ID,))
+
+
+@pytest.mark.parametrize("field", [{"min_tokens": 25}, {"ignore_eos": True}])
+def test_text_that_can_go_on_does(field: dict[str, Any]) -> None:
+    letters = replace(asks(2, regex="a*"), max_tokens=40)
+    lengths = [len(run(grammar_engine(), replace(letters, seed=seed))[0][0][0]) for seed in range(8)]
+    longer = [len(run(grammar_engine(), replace(letters, seed=seed, **field))[0][0][0]) for seed in range(8)]
+    assert min(lengths) < 25
+    assert min(longer) >= (25 if "min_tokens" in field else 40)
+
+
+def test_a_request_whose_parameters_leave_nothing_ends_with_an_error() -> None:
+    [[(text, last)]] = run(grammar_engine(), replace(asks(choice=["yes"]), allowed_token_ids=[0, 1]))
+    assert (text, last.finish_reason) == ("", FinishReason.ERROR)
+    assert "fits its grammar" in str(last.error)
+
+
+def test_bad_words_hold_beside_a_grammar() -> None:
+    words = replace(asks(0, choice=["abc", "abd"]), bad_words=["abc"])
+    assert {run(grammar_engine(), replace(words, seed=seed))[0][0][0] for seed in range(10)} == {"abd"}
+
+
+def test_masks_of_both_kinds_meet() -> None:
+    plain = BadWords([(1, 2)], 40, [1])
+    other = BadWords([(1, 3)], 40, [1])
+    mask = Both(plain, other).bitmask()
+    assert mask is not None
+    assert [token for token in range(40) if not mask[token >> 3] >> (token & 7) & 1] == [2, 3]
+    assert Both(plain, BadWords([(5, 3)], 40, [1])).bitmask() == plain.bitmask()
+    assert Both(BadWords([(5, 3)], 40, [1]), BadWords([(5, 3)], 40, [1])).bitmask() is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        ({"json": {"type": "nonsense"}}, "nonsense"),
+        ({"json": {"not": {}}}, "not"),
+        ({"json": {"$ref": "#/nowhere"}}, "nowhere"),
+        ({"json": "{"}, "EOF"),
+        ({"json": {"allOf": [{"type": "string"}, {"type": "null"}]}}, "Unsatisfiable"),
+        ({"regex": "a("}, "unclosed"),
+        ({"grammar": "start: nothing_here"}, "nothing_here"),
+        ({"grammar": "root ::= ("}, "GBNF"),
+        ({"json": {"const": "a" * 2**20}}, "characters"),
+    ],
+)
+def test_what_cannot_compile_is_refused_with_the_reason(wanted: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason) as refused:
+        build_request("r", [1], asks(**wanted), INFO, TOKENIZER, seed=0)
+    assert refused.value.param == "structured_outputs"
+
+
+@pytest.mark.parametrize("wanted", [{}, {"regex": "a", "choice": ["b"]}, {"choice": []}, {"choice": [""]}])
+def test_exactly_one_kind_is_asked_for(wanted: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"structured_outputs must|choice must"):
+        StructuredOutputsParams(**wanted)
+
+
+def test_without_a_tokenizer_or_an_end_of_text_there_are_no_grammars() -> None:
+    with pytest.raises(InvalidRequest, match="without a tokenizer"):
+        build_request("r", [1], asks(choice=["a"]), INFO, None, seed=0)
+    with pytest.raises(InvalidRequest, match="end-of-text"):
+        build_request("r", [1], asks(choice=["a"]), replace_eos(), TOKENIZER, seed=0)
+    engine = grammar_engine(grammars=None)
+    with pytest.raises(InvalidRequest, match="without a tokenizer"):
+        engine.add(EngineRequest("r", (1,), TokenParams(3, 0), grammar=Grammar('start: "a"')))
+
+
+def replace_eos() -> Any:
+    return replace(INFO, eos_token_ids=())
+
+
+def test_a_grammar_that_fails_in_the_engine_ends_its_request_alone() -> None:
+    engine = grammar_engine()
+    engine.add(EngineRequest("bad", (1,), TokenParams(5, 0), grammar=Grammar("start: missing")))
+    engine.add(EngineRequest("good", (1,), TokenParams(5, 0, eos_token_ids=(EOS_ID,)), grammar=Grammar('start: "a"')))
+    ends: dict[str, Any] = {}
+    while engine.has_work:
+        ends |= {delta.request_id: delta for delta in engine.step() if delta.finish_reason is not None}
+    assert (ends["bad"].finish_reason, ends["good"].finish_reason) == (FinishReason.ERROR, FinishReason.STOP)
+    assert "missing" in ends["bad"].error
+    engine.check_integrity()
+
+
+def test_whitespace_is_free_unless_disabled() -> None:
+    spaced = StructuredOutputsParams(json={"const": [1, 2]})
+    texts = [
+        run(grammar_engine(), SamplingParams(max_tokens=400, seed=seed, structured_outputs=spaced)) for seed in range(6)
+    ]
+    done = [text for [[(text, last)]] in texts if last.finish_reason is FinishReason.STOP]
+    assert all(json.loads(text) == [1, 2] for text in done)
+    assert any(any(space in text for space in " \n\t\r") for [[(text, _)]] in texts)
+    assert run(grammar_engine(), asks(json={"const": [1, 2]}))[0][0][0] == "[1,2]"

@@ -1,0 +1,25 @@
+"""Every way of multiplying gives the same product."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from thranite.layers import dense as module
+from thranite.layers.dense import SKINNY_ROWS, dense
+
+
+@pytest.mark.parametrize("amd", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 3, SKINNY_ROWS, SKINNY_ROWS + 1])
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_linear(
+    monkeypatch: pytest.MonkeyPatch, amd: bool, rows: int, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(module, "mkl_on_amd", lambda: amd)
+    x, weight, bias = torch.randn(rows, shape[1]), torch.randn(shape), torch.randn(shape[0])
+    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    for given in (None, bias):
+        result = dense(x, weight, given)
+        assert result.is_contiguous()
+        torch.testing.assert_close(result, torch.nn.functional.linear(x, weight, given))
