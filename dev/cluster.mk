@@ -4,7 +4,7 @@ CLUSTER := $(BIN)/python dev/cluster
 CLUSTER_ARGS ?=
 
 .PHONY: cluster-tools
-cluster-tools: $(STAMP)  ## build the local cluster's programs, once (about 20 minutes)
+cluster-tools: $(STAMP)  ## build the local cluster's programs, once (about 15 minutes)
 	@$(CLUSTER) build
 
 .PHONY: cluster-up

@@ -22,6 +22,7 @@ EXIT_REASONS: Mapping[int, str] = {
 }
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull")
 SETUP_REASONS = ("InvalidImageName", "CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+READINESS = "Readiness probe"  # how kubelet's words about it begin
 MAX_MESSAGE = 1024
 
 
@@ -63,9 +64,22 @@ def _of_container(item: Container, pod: Pod, probe_message: str) -> Cause | None
             return Cause(1, reason, message, pod.name)
     if item.ended is not None and not (item.over and item.ended.exit_code == 0):
         return _of_end(item, item.ended, pod, probe_message)
-    if item.running and item.started and not item.ready and item.name == names.ENGINE:
-        return Cause(5, "ReadinessProbeFailed", probe_message or "the readiness probe fails", pod.name)
+    if unready(item) and probe_message.startswith(READINESS):
+        return Cause(5, "ReadinessProbeFailed", probe_message, pod.name)
     return None
+
+
+def unready(item: Container) -> bool:
+    """Up and not serving: for the moment until its first readiness probe, or because that fails."""
+    return item.name == names.ENGINE and item.running and item.started and not item.ready
+
+
+def probe_suspected(pod: Pod) -> bool:
+    """Whether kubelet's events about its probes are worth reading."""
+    if pod.ready or pod.deleting:
+        return False
+    cause = cause_of(pod)
+    return any(map(unready, pod.containers)) if cause is None else cause.reason == "ProbeFailed"
 
 
 def _of_end(item: Container, end: Termination, pod: Pod, probe_message: str) -> Cause:

@@ -17,7 +17,12 @@ MAX_MESSAGE = 1024
 REPEAT_WINDOW = timedelta(minutes=10)
 MAX_REMEMBERED = 4096
 WARNINGS = ("ProgressDeadlineExceeded", "InvalidTemplate", "NameTaken", "ReconcileFailed", "FailedCreate")
-QUIET = {("Ready", "Starting"), ("Available", "NoReplicaReady"), ("Degraded", "AsExpected")}
+QUIET = {
+    ("ModelCached", "NotRequired"),
+    ("Ready", "Starting"),
+    ("Available", "NoReplicaReady"),
+    ("Degraded", "AsExpected"),
+}
 
 
 @dataclass(frozen=True, slots=True)

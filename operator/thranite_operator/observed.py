@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thranite_operator import names
-from thranite_operator.causes import cause_of
+from thranite_operator.causes import probe_suspected
 from thranite_operator.kinds import (
     CLAIM,
     CONTROLLER_REVISION,
@@ -30,6 +30,7 @@ from thranite_operator.kube import KubeClient
 from thranite_operator.pods import Pod, project
 from thranite_operator.spec import InferenceService
 
+MAX_SUSPECTS = 5
 NAMED = (DEPLOYMENT, SERVICE, SERVICE_ACCOUNT, DISRUPTION_BUDGET, NETWORK_POLICY, POD_MONITOR)
 
 
@@ -79,11 +80,8 @@ def _owned_by(item: Mapping[str, Any], service: InferenceService) -> bool:
 
 async def _probe_messages(client: KubeClient, namespace: str, pods: Sequence[Pod]) -> dict[str, str]:
     """Probes fail in events alone; they are asked for only where a probe is the suspect."""
-    suspects = [
-        pod for pod in pods if (cause := cause_of(pod)) and cause.reason in ("ProbeFailed", "ReadinessProbeFailed")
-    ]
     messages = {}
-    for pod in suspects[:5]:
+    for pod in list(filter(probe_suspected, pods))[:MAX_SUSPECTS]:
         fields = f"involvedObject.uid={pod.uid},reason=Unhealthy"
         events = await client.items(EVENT, namespace, fieldSelector=fields)
         newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default=None)

@@ -15,7 +15,10 @@ import pytest
 from tests.cluster import manifests
 from tests.cluster.access import COMMAND, LocalCluster, Namespace, eventually, run
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(os.environ.get("CLUSTER") == "current", reason="is about clusters that the tests start"),
+]
 NAME = f"life-{os.getpid()}"
 TIMES = 10
 # Where programs of a cluster would leave something on a machine if they could.

@@ -144,7 +144,6 @@ FAILURES = {
         "a probe failed",
         container({"running": {"startedAt": STAMP}}, restartCount=1, lastState=terminated(0, reason="Completed")),
     ),
-    "readiness": ("ReadinessProbeFailed", "readiness", container({"running": {"startedAt": STAMP}}, started=True)),
 }
 
 
@@ -162,9 +161,19 @@ def test_failing_pods_name_their_cause(api: KubeApi, namespace: str, operator: R
     assert operator.writes(namespace) == {}
 
 
-def test_a_probe_speaks_through_its_event(api: KubeApi, namespace: str, operator: Reconciling) -> None:
+STARTED = container({"running": {"startedAt": STAMP}}, started=True)
+PROBES = {
+    "Liveness probe failed: HTTP probe failed with statuscode: 503": ("ProbeFailed", FAILURES["probe"][2]),
+    "Readiness probe failed: HTTP probe failed with statuscode: 503": ("ReadinessProbeFailed", STARTED),
+    "Startup probe failed: HTTP probe failed with statuscode: 503": ("Starting", STARTED),
+}
+
+
+@pytest.mark.parametrize("words", PROBES)
+def test_probes_speak_through_events(api: KubeApi, namespace: str, operator: Reconciling, words: str) -> None:
+    reason, found = PROBES[words]
     start(api, namespace, operator)
-    made = pod(api, namespace, running(FAILURES["probe"][2]))
+    made = pod(api, namespace, running(found))
     involved = {"kind": "Pod", "name": "x-1", "namespace": namespace, "uid": made["metadata"]["uid"]}
     event = {
         "apiVersion": "v1",
@@ -172,12 +181,13 @@ def test_a_probe_speaks_through_its_event(api: KubeApi, namespace: str, operator
         "metadata": {"name": "x-1.1", "namespace": namespace},
         "involvedObject": involved,
         "reason": "Unhealthy",
-        "message": "Liveness probe failed: HTTP probe failed with statuscode: 503",
+        "message": words,
         "lastTimestamp": STAMP,
     }
     api.create(event)
     operator.reconcile(namespace)
-    assert "Liveness probe failed" in condition(api, namespace, "Ready")[2]
+    assert condition(api, namespace, "Ready")[1] == reason
+    assert reason == "Starting" or words in condition(api, namespace, "Ready")[2]
 
 
 def test_the_last_failure_stays_known(api: KubeApi, namespace: str, operator: Reconciling) -> None:

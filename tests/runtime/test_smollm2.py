@@ -27,7 +27,7 @@ FORMS = [
     "Translate into French: I like {}.",
     "Once upon a time, {}",
     "Q: What is {}?\nA:",
-    "{} " * 40,
+    "{0} " * 40,
 ]
 
 

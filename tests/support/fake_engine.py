@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from tests.support import tiny_tokenizers
 from thranite.engine.client import EngineInfo
@@ -84,7 +85,10 @@ def _prompt_logprobs(request: EngineRequest) -> tuple[TokenLogprobs | None, ...]
 class FakeEngine:
     """An `EngineClient`. `script` gives a request's deltas; after `hold_after` of them it waits for ever."""
 
-    def __init__(self, script: Script | None = None, hold_after: int | None = None) -> None:
+    def __init__(
+        self, script: Script | None = None, hold_after: int | None = None, max_model_len: int = INFO.max_model_len
+    ) -> None:
+        self.info = replace(INFO, max_model_len=max_model_len)
         self.script = script or says("hello world")
         self.hold_after = hold_after
         self.hold_submit = False
@@ -94,10 +98,6 @@ class FakeEngine:
         self.submitted: list[EngineRequest] = []
         self.aborted: list[str] = []
         self.stopped: list[tuple[str, int]] = []
-
-    @property
-    def info(self) -> EngineInfo:
-        return INFO
 
     async def submit(self, request: EngineRequest) -> AsyncIterator[SequenceDelta]:
         await asyncio.sleep(0)

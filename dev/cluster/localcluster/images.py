@@ -84,9 +84,15 @@ def write_sandbox_image(path: Path, program: Path) -> None:
     write_archive(path, SANDBOX_IMAGE, layer.content(), {"Entrypoint": ["/pause", "pause"]})
 
 
+def interpreter() -> Path:
+    """The installation behind the virtual environment, which need not be the one that runs this program."""
+    environment = virtual_environment()
+    return (environment / "bin" / "python").resolve().parents[1] if environment else Path(sys.base_prefix)
+
+
 def laid_over() -> list[str]:
     """What the development image shows of the host, outer folders first."""
-    chosen = [*SYSTEM_FOLDERS, sys.base_prefix, str(CHECKOUT)]
+    chosen = [*SYSTEM_FOLDERS, str(interpreter()), str(CHECKOUT)]
     environment = virtual_environment()
     if environment:
         chosen.append(str(environment))
@@ -125,6 +131,6 @@ def write_dev_image(path: Path) -> None:
 def _dev_config(home: str) -> dict[str, Any]:
     environment = virtual_environment()
     folders = [f"{environment}/bin"] if environment else []
-    search = ":".join([*folders, f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"])
+    search = ":".join([*folders, f"{interpreter()}/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"])
     variables = [f"PATH={search}", f"HOME={home}", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"]
     return {"User": f"{DEV_USER}:{DEV_USER}", "Env": variables, "WorkingDir": str(CHECKOUT), "Cmd": ["python"]}

@@ -50,11 +50,11 @@ KUBERNETES_PROGRAMS = (
     *("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"),
 )
 MODULES = (
-    Module("kubernetes", KUBERNETES_PROGRAMS, 420),
-    Module("etcd", ("etcd",), 30),
-    Module("containerd", ("containerd", "containerd-shim-runc-v2", "ctr"), 60),
-    Module("coredns", ("coredns",), 120),
-    Module("kwok", ("kwok",), 60),
+    Module("kubernetes", KUBERNETES_PROGRAMS, 540),
+    Module("etcd", ("etcd",), 40),
+    Module("containerd", ("containerd", "containerd-shim-runc-v2", "ctr"), 70),
+    Module("coredns", ("coredns",), 60, "./..."),
+    Module("kwok", ("kwok",), 90),
     Module("helm", ("helm",), 90),
     Module("helpers", ("api-proxy", "device-plugin", "image-runtime", "pod-stub", "sandbox"), 15, "./..."),
 )

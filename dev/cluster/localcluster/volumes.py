@@ -63,7 +63,7 @@ class Provisioner:
         claims = self._api.call("GET", CLAIMS)
         for claim in claims["items"]:
             self._provide(claim)
-        for event in self._api.watch(CLAIMS, claims["metadata"]["resourceVersion"], seconds=10):
+        for event in self._api.watch(CLAIMS, claims["metadata"]["resourceVersion"], seconds=3):
             if event["type"] == "ERROR":
                 return
             self._provide(event["object"])

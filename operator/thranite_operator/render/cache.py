@@ -58,7 +58,9 @@ def _identity(service: InferenceService, location: Location) -> Object:
 
 def _template(service: InferenceService, location: Location, settings: Settings) -> Object:
     check, download = containers.loaders(service, location, settings)
-    spec = pod_spec(service, location)
+    spec = pod_spec(service)
+    # A fresh claim belongs to root; one that was filled before is not walked through again.
+    spec["securityContext"] |= {"fsGroup": containers.USER, "fsGroupChangePolicy": "OnRootMismatch"}
     spec.pop("topologySpreadConstraints", None)
     spec |= {"restartPolicy": "Never", "initContainers": [check], "containers": [download]}
     spec["volumes"] = volumes(service, location)

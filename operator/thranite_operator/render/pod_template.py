@@ -21,7 +21,7 @@ def pod_template(service: InferenceService, settings: Settings) -> Object:
     spec, location = service.spec, locate(service)
     extra = spec.pod_template
     init = containers.loaders(service, location, settings) if location.loaded_by == "init" else []
-    own = pod_spec(service, location)
+    own = pod_spec(service)
     own["initContainers"] = [*_sidecars(extra.init_containers, spec), *init]
     own["containers"] = [containers.engine(service, location, settings), *_sidecars(extra.containers, spec)]
     own["terminationGracePeriodSeconds"] = spec.drain.timeout_seconds + END_SLACK
@@ -31,7 +31,7 @@ def pod_template(service: InferenceService, settings: Settings) -> Object:
     return {"metadata": meta, "spec": {key: value for key, value in own.items() if value not in (None, {}, [])}}
 
 
-def pod_spec(service: InferenceService, location: Location) -> Object:
+def pod_spec(service: InferenceService) -> Object:
     """What replicas and loaders share, placement included: a loader must reach the claim that replicas mount."""
     spec = service.spec
     place = spec.scheduling
@@ -41,7 +41,7 @@ def pod_spec(service: InferenceService, location: Location) -> Object:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "imagePullSecrets": list(spec.engine.image_pull_secrets),
-        "securityContext": _pod_security(location),
+        "securityContext": _pod_security(),
         "nodeSelector": {**place.node_selector, **product},
         "tolerations": [*_gpu_toleration(spec), *place.tolerations],
         "affinity": dict(place.affinity),
@@ -71,17 +71,11 @@ def _engine_volumes(spec: Spec) -> list[Object]:
     return own
 
 
-def _pod_security(location: Location) -> Object:
-    """fsGroup lets the user write into fresh volumes; a large one is not walked through again at each start."""
+def _pod_security() -> Object:
+    """No fsGroup: replicas only read their claim, and kubelet would change the owner of every file in it."""
     user = containers.USER
-    group = {"fsGroup": user, "fsGroupChangePolicy": "OnRootMismatch"}
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": user,
-        "runAsGroup": user,
-        "seccompProfile": {"type": "RuntimeDefault"},
-        **group,
-    }
+    profile = {"type": "RuntimeDefault"}
+    return {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "seccompProfile": profile}
 
 
 def _gpu_toleration(spec: Spec) -> list[Object]:

@@ -19,6 +19,7 @@ from thranite.runner.cuda_graphs import DecodeGraphs
 from thranite.runner.cuda_inputs import EagerStep, eager_step
 from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.cuda_state import CudaSlots
+from thranite.runner.cuda_warm_up import warm_up_steps
 from thranite.runner.logprobs import ScoredTokens, begin_prompt_logprobs
 from thranite.runner.sampler import SampledTokens
 
@@ -53,6 +54,7 @@ class CudaExecutor:
         eager: bool = False,
     ) -> None:
         self._model = model
+        self._settings = settings
         self._block_size = settings.layout.block_size
         self._prompt_logprob_rows = prompt_logprob_rows
         self.cache = KVCache(settings.layout, settings.num_blocks, device)
@@ -65,9 +67,13 @@ class CudaExecutor:
         self._steps: deque[_Step] = deque()
 
     def capture(self) -> None:
-        """Capture the decode graphs, unless eager."""
+        """Capture the decode graphs, unless eager; run every kind of eager step once: nothing compiles later."""
         if self._graphs is not None:
             self._graphs.capture()
+        for plan in warm_up_steps(self._settings):
+            self.launch(plan)
+            self.sample({})
+            self.collect()
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> None:

@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from thranite.errors import InvalidRequest
 from thranite.server.decode import refuse_unsupported
-from thranite.server.wire.chat import ChatMessage, TextPart
+from thranite.server.wire.chat import ChatMessage, TextPart, ToolCall
 
 
 def template_messages(messages: Sequence[ChatMessage], knows_developer: bool) -> list[dict[str, Any]]:
     """Plain dicts with text content. A template without developer messages gets them as system messages."""
-    return [_message(message, index, knows_developer) for index, message in enumerate(messages)]
+    return [_message(message, f"messages[{index}].", knows_developer) for index, message in enumerate(messages)]
 
 
-def _message(message: ChatMessage, index: int, knows_developer: bool) -> dict[str, Any]:
-    path = f"messages[{index}]."
+def _message(message: ChatMessage, path: str, knows_developer: bool) -> dict[str, Any]:
     refuse_unsupported(message, message.off_values, path)
-    if message.content is None:
+    _check_tool_fields(message, path)
+    if message.content is None and not message.tool_calls:
         raise InvalidRequest("a message needs content", path + "content")
     role = "system" if message.role == "developer" and not knows_developer else message.role
-    shown = {"role": role, "content": _text(message.content)}
-    optional = {"name": message.name, "reasoning_content": message.reasoning_content}
+    shown = {"role": role, "content": _text(message.content or "")}
+    calls = [_call(call, f"{path}tool_calls[{i}].") for i, call in enumerate(message.tool_calls or ())]
+    optional = {
+        "name": message.name,
+        "reasoning_content": message.reasoning_content,
+        "tool_call_id": message.tool_call_id,
+        "tool_calls": calls or None,
+    }
     return shown | {name: value for name, value in optional.items() if value is not None}
+
+
+def _check_tool_fields(message: ChatMessage, path: str) -> None:
+    if message.role == "tool" and message.tool_call_id is None:
+        raise InvalidRequest("a tool's message names the call that it answers", path + "tool_call_id")
+    if message.role != "tool" and message.tool_call_id is not None:
+        raise InvalidRequest("only a tool's message answers a call", path + "tool_call_id")
+    if message.role != "assistant" and message.tool_calls:
+        raise InvalidRequest("only an assistant's message calls tools", path + "tool_calls")
+
+
+def _call(call: ToolCall, path: str) -> dict[str, Any]:
+    """Templates write arguments as JSON themselves, so they get them as objects."""
+    try:
+        arguments = json.loads(call.function.arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"arguments must be JSON: {error}", path + "function.arguments") from error
+    if not isinstance(arguments, dict):
+        raise InvalidRequest("arguments must be a JSON object", path + "function.arguments")
+    shown = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    return shown if call.id is None else {"id": call.id, **shown}
 
 
 def _text(content: str | Sequence[TextPart]) -> str:

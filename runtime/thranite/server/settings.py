@@ -11,6 +11,7 @@ from typing import Any, Literal
 from thranite.errors import ConfigError, InvalidRequest
 from thranite.sampling_params import SamplingParams
 from thranite.text.generation_config import sampling_defaults
+from thranite.text.tools.calls import PARSERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class ServerSettings:
     default_sampling: Mapping[str, Any] = field(default_factory=dict)  # SamplingParams fields that requests leave out
     max_body_bytes: int = 32 * 2**20
     tokenizer_threads: int = 4
+    tool_call_parser: str = "auto"  # a notation of text.tools.calls; auto: the chat template tells; none: no tools
+    reasoning_parser: str = "auto"  # think: <think>…</think> is split off; auto: the chat template tells; none
     process_index: int = 0  # among the server processes of one engine; keeps their seeds apart
     model_root: str | None = None  # where the weights came from, shown by /v1/models
     created: int = field(default_factory=lambda: int(time.time()))
@@ -32,8 +35,15 @@ class ServerSettings:
             raise ConfigError("--served-model-name must name the model at least once")
         if self.tokenizer_threads < 1:
             raise ConfigError(f"--tokenizer-threads must be at least 1, got {self.tokenizer_threads}")
+        _check_choice("--tool-call-parser", self.tool_call_parser, ("auto", "none", *PARSERS))
+        _check_choice("--reasoning-parser", self.reasoning_parser, ("auto", "none", "think"))
         if self.max_body_bytes < 1024:
             raise ConfigError(f"--max-body-bytes must be at least 1024, got {self.max_body_bytes}")
+
+
+def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{flag} must be one of {', '.join(choices)}; got {value!r}")
 
 
 def read_api_keys(file: str | None, value: str | None) -> tuple[str, ...]:

@@ -41,15 +41,15 @@ def structured_outputs(request: GenerationRequest) -> StructuredOutputsParams | 
 
 
 @contextmanager
-def naming_its_field(request: GenerationRequest) -> Iterator[None]:
-    """Errors about structured output name the field that asked for it."""
+def naming_its_field(request: GenerationRequest, field: str | None = None) -> Iterator[None]:
+    """Errors about structured output name the field that asked for it: `field`, or the request's own."""
     try:
         yield
     except InvalidRequest as error:
-        fields = _fields(request)
-        if error.param != "structured_outputs" or not fields:
+        named = field or next(iter(_fields(request)), None)
+        if error.param != "structured_outputs" or named is None:
             raise
-        raise InvalidRequest(error.message, fields[0], error.code) from error
+        raise InvalidRequest(error.message, named, error.code) from error
 
 
 def schema_text(schema: dict[str, Any] | bool | str | None) -> str | None:

@@ -54,6 +54,8 @@ def grammar_source(wanted: StructuredOutputsParams) -> str:
             return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in wanted.choice)
         if wanted.regex is not None:
             return str(library.LLMatcher.grammar_from_regex(wanted.regex))
+        if (wanted.grammar or "").startswith("%llguidance"):
+            return str(wanted.grammar)  # Lark for certain
         return str(library.grammar_from("grammar", wanted.grammar))
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"the grammar cannot be compiled: {error}", FIELD, "invalid_grammar") from error

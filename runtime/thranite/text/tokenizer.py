@@ -73,6 +73,11 @@ class Tokenizer:
         text = self.special_tokens.get(name)
         return None if text is None else self.rust.token_to_id(text)
 
+    @cached_property
+    def special_texts(self) -> frozenset[str]:
+        """The texts that decoding leaves out under skip_special_tokens."""
+        return frozenset(token.content for token in self.rust.get_added_tokens_decoder().values() if token.special)
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return self.rust.encode(text, add_special_tokens=add_special_tokens).ids
 

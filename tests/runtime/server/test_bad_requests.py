@@ -11,6 +11,8 @@ from tests.support.fake_engine import INFO
 from tests.support.live_server import MODEL, LiveServer, live_server
 
 USER = {"role": "user", "content": "hi"}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+BAD_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "[]"}}
 
 BOTH: list[tuple[dict[str, Any], str]] = [
     ({"unknown_field": 1}, "unknown_field"),
@@ -95,13 +97,23 @@ CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [USER, {"content": "a"}]}, "messages[1].role"),
-    ({"messages": [{"role": "tool", "content": "a", "tool_call_id": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].tool_call_id"),
+    ({"messages": [{"role": "user", "content": "a", "tool_call_id": "x"}]}, "messages[0].tool_call_id"),
+    ({"messages": [{"role": "function", "content": "a"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": "a", "mood": 1}]}, "messages[0].mood"),
-    ({"messages": [USER, {"role": "assistant", "content": "a", "tool_calls": [{}]}]}, "messages[1].tool_calls"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}]}, "messages[1].tool_calls[0].function"),
+    ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": []}]}, "messages[0].content"),
+    (
+        {"messages": [USER, {"role": "assistant", "tool_calls": [BAD_CALL]}]},
+        "messages[1].tool_calls[0].function.arguments",
+    ),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
     ({"messages": [{"role": "user", "content": "a" * INFO.max_model_len}]}, "messages"),
-    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "web"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     ({"tool_choice": "auto"}, "tool_choice"),
     ({"functions": [{}]}, "functions"),
     ({"function_call": "auto"}, "function_call"),
@@ -109,6 +121,7 @@ CHAT: list[tuple[dict[str, Any], str]] = [
     ({"modalities": ["audio"]}, "modalities"),
     ({"moderation": {}}, "moderation"),
     ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"tool_choice": "perhaps"}, "tool_choice"),
     ({"prediction": {}}, "prediction"),
     ({"prompt_cache_options": {}}, "prompt_cache_options"),
     ({"prompt_cache_retention": "24h"}, "prompt_cache_retention"),

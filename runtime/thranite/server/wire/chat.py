@@ -16,25 +16,69 @@ class TextPart(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag
     text: str
 
 
+class FunctionCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`arguments`: an object as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A call of an earlier answer, as the client echoes it."""
+
+    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] = "function"
+    index: int | None = None
+
+
+class FunctionSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`parameters`: a JSON schema of an object. Forced calls keep to it with or without `strict`."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    function: FunctionSpec
+    type: Literal["function"] = "function"
+
+
+class FunctionName(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedTool(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The one function that must be called."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
 class ChatMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A message; what a client echoes of an assistant's message is accepted if empty."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
     reasoning_content: str | None = None  # for templates that show earlier reasoning
+    tool_calls: list[ToolCall] | None = None  # of an assistant
+    tool_call_id: str | None = None  # of a tool: the call that it answers
 
     refusal: Any = None
     annotations: Any = None
     audio: Any = None
-    tool_calls: Any = None
     function_call: Any = None
 
     off_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "refusal": (),
         "annotations": ([],),
         "audio": (),
-        "tool_calls": ([],),
         "function_call": (),
     }
 
@@ -47,19 +91,19 @@ class ChatRequest(GenerationRequest, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     audio: Any = None
     function_call: Any = None
     functions: Any = None
     modalities: Any = None
     moderation: Any = None
-    parallel_tool_calls: Any = None
     prediction: Any = None
     prompt_cache_options: Any = None
     prompt_cache_retention: Any = None
     reasoning_effort: Any = None
-    tool_choice: Any = None
-    tools: Any = None
     verbosity: Any = None
     web_search_options: Any = None
 
@@ -70,13 +114,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
         "functions": ([],),
         "modalities": (["text"],),
         "moderation": (),
-        "parallel_tool_calls": (True, False),  # says how tools are called; there are none to call
         "prediction": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": ("in_memory", "in-memory"),
         "reasoning_effort": ("none",),
-        "tool_choice": ("none",),
-        "tools": ([],),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
@@ -100,10 +141,28 @@ class ChatLogprobs(msgspec.Struct):
     refusal: None = None
 
 
+class CallResult(msgspec.Struct):
+    """A call of an answer; of a stream's chunks only the first of a call has id, type and name."""
+
+    function: CallFunction
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    index: int | UnsetType = UNSET
+
+
+class CallFunction(msgspec.Struct):
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
 class AssistantMessage(msgspec.Struct):
-    content: str
+    """`content` is null beside tool calls without text."""
+
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[CallResult] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct):
@@ -131,6 +190,8 @@ class ChatDelta(msgspec.Struct):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[CallResult] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct):
