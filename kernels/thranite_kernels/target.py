@@ -93,9 +93,11 @@ def decode_config(target: Target, head_dim: int, itemsize: int) -> DecodeConfig:
     return config
 
 
+# Measured on an H200 for head size 128: one share an SM reads a single row of 32,768 keys in 42 µs, three in 53 µs; at
+# 64 and 256 rows of 600 keys they are level (49 and 151 µs).
 _DECODE_LARGE = {
     64: DecodeConfig(128, 4, 3, 3),
-    128: DecodeConfig(64, 4, 3, 3),
+    128: DecodeConfig(64, 4, 3, 1),
     256: DecodeConfig(32, 4, 3, 3),
 }
 _DECODE_SMALL = {
@@ -114,9 +116,11 @@ def prefill_config(target: Target, head_dim: int, itemsize: int) -> PrefillConfi
     return (_PREFILL_HOPPER if target.capability >= 90 else _PREFILL_LARGE)[max(64, head_dim)]
 
 
+# Measured on an H200 for head size 128: 8 prompts of 2,048 tokens take 644 µs with 64 query rows and 4 warps, 699 µs
+# with 128 rows and 8 warps; one of 16,384 takes 4.65 ms with either.
 _PREFILL_HOPPER = {
     64: PrefillConfig(128, 64, 8, 3, tma=True),
-    128: PrefillConfig(128, 64, 8, 3, tma=True),
+    128: PrefillConfig(64, 64, 4, 3, tma=True),
     256: PrefillConfig(128, 64, 8, 2, tma=True),
 }
 _PREFILL_LARGE = {

@@ -26,6 +26,8 @@ MERGE_KEYS: Mapping[str, tuple[str, ...]] = {
     "ports": ("port", "containerPort", "protocol"),
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
+# What the API server fills into lists and maps that are owned as a whole.
+DEFAULTS: Mapping[str, Any] = {"protocol": "TCP", "apiVersion": "v1", "expirationSeconds": 3600}
 QUANTITY_MAPS = ("limits", "requests")
 QUANTITIES = ("sizeLimit", "storage")
 
@@ -39,7 +41,7 @@ def differences(planned: View, observed: View) -> Iterator[str]:
     yield from _missing(planned, observed, "", "")
     for entry in observed.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
-            yield from _abandoned(entry.get("fieldsV1", {}), planned, "")
+            yield from _abandoned(entry.get("fieldsV1", {}), planned, observed, "")
 
 
 def _missing(planned: Any, observed: Any, path: str, field: str) -> Iterator[str]:
@@ -78,31 +80,47 @@ def _missing_items(planned: Sequence[Any], observed: Sequence[Any], path: str, f
 
 
 def _identity(item: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(item.get(key) for key in keys)
+    return tuple(item.get(key, DEFAULTS.get(key)) for key in keys)
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _abandoned(owned: Mapping[str, Any], planned: Any, path: str) -> Iterator[str]:
+def _abandoned(owned: Mapping[str, Any], planned: Any, observed: Any, path: str) -> Iterator[str]:
     """Applied by us before and not planned. `owned` is a FieldsV1 tree: f:NAME a field, k:{…} an item by its keys,
-    v:VALUE an item of a set."""
+    v:VALUE an item of a set; what has nothing below it is owned as a whole."""
     for mark, inner in owned.items():
         kind, _, name = mark.partition(":")
         if kind == "f":
             if not isinstance(planned, Mapping) or name not in planned:
                 yield f"{path}.{name}"
             else:
-                yield from _abandoned(inner, planned[name], f"{path}.{name}")
+                ours, theirs = planned[name], observed.get(name)
+                below = _abandoned(inner, ours, theirs, f"{path}.{name}")
+                yield from below if inner else _surplus(ours, theirs, f"{path}.{name}")
         elif kind == "k":
-            item = _find(planned, json.loads(name))
+            keys = json.loads(name)
+            item = _find(planned, keys)
             if item is None:
                 yield f"{path}[{name}]"
             else:
-                yield from _abandoned(inner, item, f"{path}[{name}]")
+                yield from _abandoned(inner, item, _find(observed, keys), f"{path}[{name}]")
         elif kind == "v" and json.loads(name) not in (planned or ()):
             yield f"{path}[{name}]"
+
+
+def _surplus(planned: Any, observed: Any, path: str) -> Iterator[str]:
+    """More than planned in a value that is ours as a whole, but for what the API server itself fills in."""
+    if isinstance(planned, Mapping) and isinstance(observed, Mapping):
+        for key, value in observed.items():
+            if key in planned:
+                yield from _surplus(planned[key], value, f"{path}.{key}")
+            elif DEFAULTS.get(key) != value:
+                yield f"{path}.{key}"
+    elif _is_list(planned) and _is_list(observed):
+        for index, (ours, theirs) in enumerate(zip(planned, observed, strict=False)):
+            yield from _surplus(ours, theirs, f"{path}[{index}]")
 
 
 def _find(planned: Any, keys: Mapping[str, Any]) -> Any:

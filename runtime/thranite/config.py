@@ -39,7 +39,7 @@ class EngineConfig:
     gpu_memory_utilization: float = option(0.9, "share of the device's memory for weights, activations and KV cache")
     kv_cache_memory_bytes: int | None = option(None, "bytes of KV cache, instead of what memory leaves")
     kv_cache_dtype: DType = option("auto", "type of stored keys and values; auto is the model's")
-    block_size: int | None = option(None, "tokens a KV block (default: 16 on GPUs, 32 on the CPU)")
+    block_size: int | None = option(None, "tokens a KV block (default: 64 on GPUs, 32 on the CPU)")
     enable_prefix_caching: bool = option(
         True, "keep the KV blocks of finished requests for prompts that share a prefix"
     )

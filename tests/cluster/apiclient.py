@@ -48,9 +48,9 @@ class PlainClient:
             content = json.dumps(body) if body is not None else None
             sent = {"Content-Type": "application/json", "User-Agent": self._agent, **(headers or {})}
             connection.request(method, path, content, sent)
-            answer = connection.getresponse()
-            text = answer.read()
-            return answer.status, json.loads(text or "{}"), answer.headers
+            with connection.getresponse() as answer:
+                text = answer.read()
+                return answer.status, json.loads(text or "{}"), answer.headers
         finally:
             connection.close()
 
@@ -59,7 +59,8 @@ class PlainClient:
         connection = self._open(timeout)
         try:
             connection.request("GET", f"{path}?watch=1", headers={"User-Agent": self._agent})
-            for line in connection.getresponse():
-                yield json.loads(line)
+            with connection.getresponse() as answer:
+                for line in answer:
+                    yield json.loads(line)
         finally:
             connection.close()

@@ -13,7 +13,11 @@ import pytest
 from tests.cluster.access import LocalCluster, Namespace, Object, eventually
 from tests.cluster.apiclient import Broken, PlainClient
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    # Python leaves a socket open whose peer resets it just before the TLS handshake.
+    pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning"),
+]
 
 
 class Maps:

@@ -33,7 +33,7 @@ def fake_nodes(local: LocalCluster) -> Iterator[None]:
 
 
 def scrape(local: LocalCluster, address: str) -> str:
-    """From the control plane's network, and from a node's: a stub answers in either case."""
+    """From the control plane's network, and from a node's: an answer comes in either case."""
     answers = []
     for place in ((), ("--node", "node0")):
         url = f"http://{address}:8001/metrics"
@@ -48,7 +48,7 @@ def test_fake_pods_run_and_answer_scrapes(local: LocalCluster, namespace: Namesp
     namespace.wait_rolled("web")
     first, second = (pod["status"]["podIP"] for pod in namespace.pods("web")[:2])
     assert first != second
-    assert 'thranite_requests_waiting{model_name="stub"} 0' in scrape(local, first)
+    assert 'thranite_requests_waiting{model_name="kwok"} 0' in scrape(local, first)
     local.command("kwok", "metrics", "--ip", first, text="thranite_requests_waiting 7\n")
     assert scrape(local, first) == "thranite_requests_waiting 7\n"
     assert "7" not in scrape(local, second).split()

@@ -116,6 +116,7 @@ def test_ten_times_up_and_down_leave_nothing(before: dict[str, set[str]]) -> Non
         assert up < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "ctrl-c"])
 def test_an_up_that_ends_early_leaves_nothing(before: dict[str, set[str]], number: signal.Signals) -> None:
     process = start()
@@ -139,6 +140,7 @@ def test_an_up_that_is_killed_at_any_moment_leaves_nothing(
     assert_nothing_left(before)
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_keeper_was_killed_is_swept(before: dict[str, set[str]]) -> None:
     run(*COMMAND, "up", "--name", NAME)
     run_a_pod()

@@ -11,7 +11,11 @@ from tests.cluster import manifests
 from tests.cluster.access import CommandFailedError, LocalCluster, Namespace, eventually
 from tests.cluster.apiclient import Broken, PlainClient
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    # Python leaves a socket open whose peer resets it just before the TLS handshake.
+    pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning"),
+]
 
 
 @pytest.fixture

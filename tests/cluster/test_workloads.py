@@ -188,8 +188,8 @@ def test_an_image_that_buildah_built_runs(local: LocalCluster, namespace: Namesp
     (tmp_path / "storage.conf").write_text(settings)
     store = {"CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf")}
     work = run("buildah", "from", "scratch", env=store).strip()
-    run("buildah", "copy", work, str((local.tools / "pod-stub").resolve()), "/pod-stub", env=store)
-    run("buildah", "config", "--entrypoint", '["/pod-stub", "--control=/tmp/control"]', work, env=store)
+    run("buildah", "copy", work, str((local.tools / "fake-pods").resolve()), "/fake-pods", env=store)
+    run("buildah", "config", "--entrypoint", '["/fake-pods", "--control=/tmp/control"]', work, env=store)
     image = "localhost/built-by-buildah:1"
     run("buildah", "commit", "-q", work, image, env=store)
     with pytest.MonkeyPatch.context() as patch:

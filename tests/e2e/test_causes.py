@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cluster
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ErrImagePull": ("ErrImagePull", "nowhere", {"engine": {"image": "localhost/nowhere:1", "extraArgs": NULL}}),
     "Unschedulable": ("Unschedulable", "Insufficient nvidia.com/gpu", {"resources": {"gpus": 64}}),
-    "ModelNotFound": ("ModelNotFound", "no such directory", {"model": {"uri": "file:///nowhere"}}),
+    "ModelNotFound": ("ModelNotFound", "/nowhere", {"model": {"uri": "file:///nowhere"}}),
     "InvalidConfiguration": ("InvalidConfiguration", "", {"engine": {"extraArgs": [*NULL, "--seed=seven"]}}),
     "OOMKilled": ("OOMKilled", "resources.memory", {"resources": {"gpus": 0, "memory": "12Mi"}}),
     "CreateContainerConfigError": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.cluster.access import LocalCluster, Namespace, eventually
 from tests.cluster.manifests import pod, pod_spec
-from tests.e2e.conftest import Operator, Services
+from tests.e2e.conftest import SYSTEM, Operator, Services
 
 pytestmark = pytest.mark.cluster
 
@@ -19,16 +20,18 @@ NULL = ["--device=null", "--skip-tokenizer-init"]
 ASK = """
 import openai, sys
 client = openai.OpenAI(base_url="{url}", api_key="none", max_retries=0, timeout=20)
-answer = client.completions.create(model="{model}", prompt=[1, 2, 3], max_tokens={tokens})
+options = dict(prompt=[1, 2, 3], max_tokens={tokens}, extra_body=dict(ignore_eos=True))
+answer = client.completions.create(model="{model}", **options)
 print(answer.usage.completion_tokens)
 """
 ASK_ON = """
 import openai, time
 client = openai.OpenAI(base_url="{url}", api_key="none", max_retries=0, timeout=30)
 print("asking", flush=True)
+options = dict(prompt=[1, 2, 3], max_tokens=40, stream=True, extra_body=dict(ignore_eos=True))
 end, good = time.monotonic() + {seconds}, 0
 while time.monotonic() < end:
-    stream = client.completions.create(model="{model}", prompt=[1, 2, 3], max_tokens=40, stream=True)
+    stream = client.completions.create(model="{model}", **options)
     reasons = [choice.finish_reason for chunk in stream for choice in chunk.choices]
     assert "length" in reasons, reasons
     good += 1
@@ -134,6 +137,26 @@ def test_an_operator_that_comes_back_changes_nothing(
     assert written.count("patch controllerrevisions") == 1
     assert written.count("patch services") == 2
     assert written.count("patch deployments") == 2
+
+
+def test_an_api_server_that_was_away_ends_no_operator(
+    services: Services, namespace: Namespace, operator: Operator, local: LocalCluster
+) -> None:
+    services.apply(**spec())
+    services.wait("Ready")
+    before = restarts(operator)
+    local.command("kill", "kube-apiserver")
+    time.sleep(15)
+    local.command("start", "kube-apiserver")
+    eventually(lambda: namespace.get("infs", "x"), what="an API server")
+    services.patch({"replicas": 2})
+    eventually(lambda: len(services.pods()) == 2, timeout=120, what="an operator that watches again")
+    assert restarts(operator) == before
+
+
+def restarts(operator: Operator) -> list[tuple[str, int]]:
+    items = operator.cluster.get("pods", "--namespace", SYSTEM)["items"]
+    return [(item["metadata"]["name"], item["status"]["containerStatuses"][0]["restartCount"]) for item in items]
 
 
 def writes(local: LocalCluster, namespace: Namespace) -> list[dict[str, dict[str, str]]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dev.api_reference import PAGE, page
 from tests.support.kube import ApiRefusal, KubeApi, Object
 
 CRD = Path(__file__).parents[2] / "crds" / "thranite.dev_inferenceservices.yaml"
@@ -222,6 +223,10 @@ def test_every_field_has_a_description_and_every_list_and_text_a_bound() -> None
 
 def test_the_file_fits_client_side_apply() -> None:
     assert CRD.stat().st_size < 60_000
+
+
+def test_the_reference_page_is_made_from_the_file() -> None:
+    assert PAGE.read_text() == page(), "run python dev/api_reference.py"
 
 
 def test_defaults_fill_a_spec_of_one_field(api: KubeApi) -> None:

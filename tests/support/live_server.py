@@ -35,7 +35,7 @@ class LiveServer:
 @contextmanager
 def serve(app: ASGIApp) -> Iterator[str]:
     """Serve on a free port of 127.0.0.1; yields the base URL."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", ws="websockets-sansio"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -38,7 +38,7 @@ def _weights() -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(4)
 
 
-def _json(body: dict[str, Any]) -> bytes:
+def _json(body: Any) -> bytes:
     return json.dumps(body).encode()
 
 
@@ -54,7 +54,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        match = re.fullmatch(r"/api/models/(test/\w+)(?:/revision/\w+)?", path)
+        match = re.fullmatch(r"/api/models/(test/\w+)(?:/(?:revision|tree)/\w+)?", path)
         file = re.fullmatch(r"/(test/\w+)/resolve/\w+/([\w.]+)", path)
         name = match[1] if match else file[1] if file else ""
         if name not in self.models:
@@ -62,7 +62,8 @@ class Hub(BaseHTTPRequestHandler):
         elif name == "test/gated" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._send(401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it is restricted"})
         elif match:
-            self._send(200, self._info(name), {"Content-Type": "application/json"})
+            body = self._tree(name) if "/tree/" in path else self._info(name)
+            self._send(200, body, {"Content-Type": "application/json"})
         elif file and file[2] in self.models[name]:
             data = self.models[name][file[2]]
             self._send(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT})
@@ -72,6 +73,10 @@ class Hub(BaseHTTPRequestHandler):
     def _info(self, name: str) -> bytes:
         siblings = [{"rfilename": file, "size": len(data)} for file, data in self.models[name].items()]
         return _json({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "tags": []})
+
+    def _tree(self, name: str) -> bytes:
+        files = self.models[name].items()
+        return _json([{"type": "file", "path": file, "size": len(data), "oid": COMMIT} for file, data in files])
 
     def _send(self, code: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(code)

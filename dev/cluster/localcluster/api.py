@@ -75,11 +75,11 @@ class Api:
         query = f"?watch=1&resourceVersion={version}&timeoutSeconds={seconds}"
         try:
             connection.request("GET", path + query, headers={"User-Agent": FIELD_MANAGER})
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise ApiError(response.status, response.read().decode(errors="replace"))
-            for line in response:
-                yield json.loads(line)
+            with connection.getresponse() as response:
+                if response.status >= 400:
+                    raise ApiError(response.status, response.read().decode(errors="replace"))
+                for line in response:
+                    yield json.loads(line)
         finally:
             connection.close()
 

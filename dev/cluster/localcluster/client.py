@@ -1,4 +1,4 @@
-"""Talks to a running cluster: its supervisor, the fault proxy's and the pod stub's control sockets."""
+"""Talks to a running cluster: its supervisor, the fault proxy's and the fake pods' control sockets."""
 
 from __future__ import annotations
 

@@ -161,8 +161,8 @@ class ControlPlane:
         }
 
     def kwok_programs(self) -> list[Program]:
-        stub: dict[str, object] = {"control": self.paths.pods_socket}
-        return [self._program("pod-stub", stub), self._program("kwok", self._kwok_flags())]
+        control: dict[str, object] = {"control": self.paths.pods_socket}
+        return [self._program("fake-pods", control), self._program("kwok", self._kwok_flags())]
 
     def _kwok_flags(self) -> dict[str, object]:
         return {

@@ -72,7 +72,7 @@ class ClusterPaths:
 
     @property
     def pods_socket(self) -> Path:
-        """Of the stub that answers for kwok's pods."""
+        """Of the program that answers for kwok's pods."""
         return self.root / "pods.sock"
 
     @property

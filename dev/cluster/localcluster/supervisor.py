@@ -133,6 +133,7 @@ class Control:
 
     def _kill(self, target: str) -> Answer:
         if self._is_node(target):
+            self._forget_cuts(target)
             self._cluster.power_off(target)
         else:
             self._cluster.component(target).signal(signal.SIGKILL)
@@ -162,8 +163,13 @@ class Control:
         self._cuts[target] = (enter, rules)
         return {}
 
+    def _forget_cuts(self, node: str) -> None:
+        """A node that is powered off loses its link and its rules, and gets new ones without any cut."""
+        gone = {target for target, (enter, _) in self._cuts.items() if enter == entering(self._cluster.paths, node)}
+        for target in gone | {node}:
+            self._cuts.pop(target, None)
+
     def _heal(self, target: str) -> Answer:
-        """A node that was powered off meanwhile has lost its rules, and so has nothing to heal."""
         enter, rules = self._cuts.pop(target, ([], []))
         if self._is_node(target):
             network.set_link(self._cluster.node(target).plan, up=True)

@@ -56,7 +56,7 @@ MODULES = (
     Module("coredns", ("coredns",), 60, "./..."),
     Module("kwok", ("kwok",), 90),
     Module("helm", ("helm",), 90),
-    Module("helpers", ("api-proxy", "device-plugin", "image-runtime", "pod-stub", "sandbox"), 15, "./..."),
+    Module("helpers", ("api-proxy", "device-plugin", "image-runtime", "fake-pods", "sandbox"), 15, "./..."),
 )
 
 

@@ -18,7 +18,7 @@ from thranite.engine.sequence import RequestState, Sequence, State
 from thranite.engine.settings import EngineSettings
 from thranite.engine.stats import EngineStats
 from thranite.errors import DoesNotFit, InvalidRequest, Rejected
-from thranite.request import EngineRequest, FinishReason, SequenceDelta, TokenLogprobs
+from thranite.request import EngineRequest, FinishReason, SequenceDelta
 
 
 class Engine:
@@ -45,6 +45,7 @@ class Engine:
         self._counters: Counter[str] = Counter()
         self._finished: Counter[str] = Counter({reason.value: 0 for reason in FinishReason})
         self._rejected: Counter[str] = Counter({"invalid": 0, "queue_full": 0, "draining": 0})
+        self._generated = 0
         self._host_seconds = 0.0
 
     # --- requests
@@ -180,47 +181,46 @@ class Engine:
 
     def _advance(self, seq: Sequence, result: StepResult, row: int) -> SequenceDelta:
         """Append a row's tokens until one ends the sequence."""
-        taken = 0
+        tokens = tuple(result.tokens[row])
         reason: FinishReason | None = None
         stop_id: int | None = None
         error: str | None = None
-        for token in result.tokens[row]:
+        for taken, token in enumerate(tokens, 1):
             seq.tokens.append(token)
             if seq.constraint is not None:
                 seq.constraint.accept(token)
                 error = seq.constraint.failure
             if error is not None:
-                reason = FinishReason.ERROR
+                reason, tokens = FinishReason.ERROR, tokens[: taken - 1]
                 break
-            taken += 1
             reason, stop_id = _verdict(seq, token)
             if reason is not None:
+                tokens = tokens[:taken]
                 break
-        self._counters["generation_tokens"] += taken
+        self._generated += len(tokens)
         self.scheduler.commit(seq)
-        logprobs: tuple[TokenLogprobs, ...] | None = result.logprobs.get(row)
-        delta = SequenceDelta(
-            request_id=seq.parent.request.request_id,
-            index=seq.index,
-            token_ids=tuple(result.tokens[row][:taken]),
-            finish_reason=reason,
-            stop_token_id=stop_id,
-            logprobs=logprobs[:taken] if logprobs is not None else None,
-            prompt_logprobs=take_prompt_logprobs(seq),
-            cached_tokens=self._take_cached_tokens(seq),
-            error=error,
-        )
+        logprobs = result.logprobs.get(row) if result.logprobs else None
+        first = seq.index == 0 and seq.parent.cached_tokens is not None
+        prompt_logprobs = take_prompt_logprobs(seq) if first else None
+        cached_tokens = self._take_cached_tokens(seq) if first else None
         if reason is not None:
             self._finish(seq, reason)
-        return delta
+        return SequenceDelta(
+            seq.request_id,
+            seq.index,
+            tokens,
+            reason,
+            stop_id,
+            None if logprobs is None else logprobs[: len(tokens)],
+            prompt_logprobs,
+            cached_tokens,
+            error,
+        )
 
     def _take_cached_tokens(self, seq: Sequence) -> int | None:
         """The request's prefix hit, once, with the first delta of sample 0."""
-        cached = seq.parent.cached_tokens
-        if seq.index or cached is None:
-            return None
-        seq.parent.cached_tokens = None
-        self._counters["cached_prompt_tokens"] += cached
+        cached, seq.parent.cached_tokens = seq.parent.cached_tokens, None
+        self._counters["cached_prompt_tokens"] += cached or 0
         return cached
 
     def _expire(self, now: float) -> list[SequenceDelta]:
@@ -259,7 +259,7 @@ class Engine:
             preemptions_total=self.scheduler.preemptions,
             prompt_tokens_total=self._counters["prompt_tokens"],
             cached_prompt_tokens_total=self._counters["cached_prompt_tokens"],
-            generation_tokens_total=self._counters["generation_tokens"],
+            generation_tokens_total=self._generated,
             prefix_cache_queries_total=self.scheduler.prefix_queries,
             prefix_cache_hits_total=self.scheduler.prefix_hits,
             steps_total=self._counters["steps"],

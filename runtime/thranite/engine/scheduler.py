@@ -102,7 +102,7 @@ class Scheduler:
 
     def commit(self, seq: Sequence) -> None:
         """Offer the sequence's full blocks for reuse, after its tokens became known."""
-        if seq.state is State.RUNNING:
+        if seq.state is State.RUNNING and seq.computed // self.kv.block_size > seq.table.registered:
             self.kv.commit(seq.table, seq.tokens, seq.computed)
 
     # --- one step
@@ -111,11 +111,8 @@ class Scheduler:
         """The next step, or None if nothing can be computed before a step in flight is collected."""
         self._step += 1
         draft = _Draft(self._step, self.settings.max_num_batched_tokens)
-        for seq in list(self.running):
-            if seq.decoding and seq.state is State.RUNNING and draft.budget > 0:
-                self._plan_decode(seq, draft)
-        for seq in list(self.running):
-            if not seq.decoding and seq.state is State.RUNNING and draft.budget > 0:
+        for seq in self._plan_decodes(draft):
+            if seq.state is State.RUNNING and draft.budget > 0:
                 self._plan_prefill(seq, draft)
         if not draft.preempted:
             self._admit(draft)
@@ -126,17 +123,30 @@ class Scheduler:
         late = any(seq.constraint is not None for seq in samples)
         return ScheduledStep(plan, samples, draft.prefilling, late)
 
-    def _plan_decode(self, seq: Sequence, draft: _Draft) -> None:
-        if seq.length >= seq.end:
-            return  # its last token is in flight
-        if not self._grow(seq, seq.computed + 1, draft, preempt_self=True):
-            return
-        slot = self._slot(seq)
-        draft.decodes.append(slot)
-        draft.decoding.append(seq)
-        draft.budget -= 1
-        seq.computed += 1
-        seq.pending += 1
+    def _plan_decodes(self, draft: _Draft) -> list[Sequence]:
+        """One token for each sequence that decodes. Returns those that do not.
+
+        The host's hottest loop: a sequence within its last page, which it does not share, needs no more than counting.
+        """
+        prefilling: list[Sequence] = []
+        size, step, running = self.kv.block_size, draft.step, State.RUNNING
+        for seq in list(self.running):
+            if not seq.decoding:
+                prefilling.append(seq)
+                continue
+            if seq.state is not running or draft.budget == 0 or len(seq.tokens) + seq.pending >= seq.end:
+                continue  # preempted in this step; no budget; its last token is in flight
+            if seq.may_share or seq.computed % size == 0:
+                if not self._grow(seq, seq.computed + 1, draft, preempt_self=True):
+                    continue
+                seq.may_share = False  # the page was copied, or is this sequence's alone
+            seq.planned_step = step
+            seq.computed += 1
+            seq.pending += 1
+            draft.budget -= 1
+            draft.decodes.append(self._slot(seq))
+            draft.decoding.append(seq)
+        return prefilling
 
     def _plan_prefill(self, seq: Sequence, draft: _Draft) -> None:
         end = min(len(seq.tokens), seq.computed + draft.budget)
@@ -150,7 +160,7 @@ class Scheduler:
                 start=start,
                 token_ids=seq.tokens[start:end],
                 samples=tuple(self._slot(s) for s in sampling),
-                prompt_logprobs=seq.parent.request.params.prompt_logprobs if seq.needs_prompt_logprobs else None,
+                prompt_logprobs=seq.params.prompt_logprobs if seq.needs_prompt_logprobs else None,
                 targets=seq.tokens[start + 1 : end + 1] if seq.needs_prompt_logprobs else (),
             )
         )
@@ -171,6 +181,7 @@ class Scheduler:
         for seq in leader.parent.sequences:
             if seq.state is State.FORKING:
                 seq.table = self.kv.fork(leader.table)
+                seq.may_share = leader.may_share = True
                 seq.computed = end
                 self._start(seq, draft)
                 yield seq
@@ -182,13 +193,14 @@ class Scheduler:
         seq.planned_step = draft.step
         insort(self.running, seq, key=_order)
         late = seq.constraint is not None
-        params = seq.parent.request.params
-        draft.starts.append(SlotStart(slot, seq.index, params, tuple(seq.tokens), seq.prompt_len, seq.computed, late))
+        draft.starts.append(
+            SlotStart(slot, seq.index, seq.params, tuple(seq.tokens), seq.prompt_len, seq.computed, late)
+        )
         draft.blocks.extend(self.kv.updates_of(seq.table, slot))
 
     def _slot(self, seq: Sequence) -> int:
         if seq.slot is None:
-            raise RuntimeError(f"sequence {seq.index} of {seq.parent.request.request_id} is planned without a slot")
+            raise RuntimeError(f"sequence {seq.index} of {seq.request_id} is planned without a slot")
         return seq.slot
 
     # --- memory

@@ -52,12 +52,13 @@ class Sequence:
 
     `tokens` are those the host knows (prompt, then output); `pending` more were sampled by steps not yet collected.
     `computed` tokens have their KV in pages, counting launched steps. `decoding`: the slot's device state holds its
-    last token, the only one left to compute. A sequence that waits holds no pages and no slot.
+    last token, the only one left to compute. `may_share`: the page under `computed` may belong to a fork too. A
+    sequence that waits holds no pages and no slot.
     """
 
     __slots__ = (
-        "computed", "constraint", "decoding", "end", "forked", "index", "needs_prompt_logprobs", "parent", "pending",
-        "planned_step", "prompt_len", "slot", "state", "table", "tokens",
+        "computed", "constraint", "decoding", "end", "forked", "index", "may_share", "needs_prompt_logprobs", "params",
+        "parent", "pending", "planned_step", "prompt_len", "request_id", "slot", "state", "table", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,9 @@ class Sequence:
     ) -> None:
         request = parent.request
         self.parent = parent
+        self.params = request.params
+        self.request_id = request.request_id
+        self.may_share = False
         self.index = index
         self.tokens: list[int] = list(request.prompt_token_ids)
         self.prompt_len = len(self.tokens)

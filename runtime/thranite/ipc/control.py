@@ -34,6 +34,8 @@ class StartServer(_Message, tag=2, frozen=True, array_like=True):
     tokenizer_threads: int
     access_log: bool
     log_level: str
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "auto"
 
 
 class EngineUp(_Message, tag=3, frozen=True, array_like=True):

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from thranite.engine.client import EngineClient
 from thranite.server.auth import ApiKeyMiddleware
@@ -18,9 +18,16 @@ from thranite.server.chat import ChatEndpoint
 from thranite.server.completions import CompletionEndpoint
 from thranite.server.context import ServerContext
 from thranite.server.errors import describe, error_answer
+from thranite.server.messages import CountTokensEndpoint, MessagesEndpoint
 from thranite.server.models import ModelEndpoints, respond
+from thranite.server.openapi import OpenApiEndpoint
+from thranite.server.page import page
+from thranite.server.plain import GenerateEndpoint
 from thranite.server.request_id import RequestIdMiddleware
+from thranite.server.responses import ResponsesEndpoint
 from thranite.server.settings import ServerSettings
+from thranite.server.socket import GenerateSocket
+from thranite.server.tokens import DetokenizeEndpoint, TokenizeEndpoint
 from thranite.text.tokenizer import Tokenizer
 
 
@@ -38,12 +45,15 @@ def build_app(
     middleware = [Middleware(RequestIdMiddleware)]
     if settings.api_keys:
         middleware.append(Middleware(ApiKeyMiddleware, keys=settings.api_keys))
-    return Starlette(
-        routes=[*_routes(context), *extra_routes],
+    description = OpenApiEndpoint(lambda: app.routes, needs_key=bool(settings.api_keys))
+    own = [Route("/openapi.json", description.get, methods=["GET"]), Route("/", page, methods=["GET"])]
+    app = Starlette(
+        routes=[*_routes(context), *own, *extra_routes],
         middleware=middleware,
         exception_handlers={HTTPException: _http_error, Exception: _unforeseen},
         lifespan=lambda _: _lifespan(context),
     )
+    return app
 
 
 def _routes(context: ServerContext) -> list[BaseRoute]:
@@ -51,6 +61,13 @@ def _routes(context: ServerContext) -> list[BaseRoute]:
     return [
         Route("/v1/completions", CompletionEndpoint(context), methods=["POST"]),
         Route("/v1/chat/completions", ChatEndpoint(context), methods=["POST"]),
+        Route("/v1/responses", ResponsesEndpoint(context), methods=["POST"]),
+        Route("/v1/messages", MessagesEndpoint(context), methods=["POST"]),
+        Route("/v1/messages/count_tokens", CountTokensEndpoint(context), methods=["POST"]),
+        Route("/generate", GenerateEndpoint(context), methods=["POST"]),
+        WebSocketRoute("/ws/generate", GenerateSocket(context).serve),
+        Route("/tokenize", TokenizeEndpoint(context), methods=["POST"]),
+        Route("/detokenize", DetokenizeEndpoint(context), methods=["POST"]),
         Route("/v1/models", pages.list, methods=["GET"]),
         Route("/v1/models/{model:path}", pages.get, methods=["GET"]),
         Route("/health", pages.health, methods=["GET"]),

@@ -1,4 +1,4 @@
-"""API keys: Authorization: Bearer KEY on every path but /health."""
+"""API keys: Authorization: Bearer KEY, or x-api-key, on every path but those that are open."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thranite.server.errors import error_answer
-from thranite.server.models import respond
+from thranite.server.models import refuse_socket, respond
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/"})  # the page asks its reader for the key
 
 
 class ApiKeyMiddleware:
@@ -23,22 +23,23 @@ class ApiKeyMiddleware:
         self._digests = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._allowed(Headers(scope=scope)):
-            answer = error_answer(
-                401,
-                "Incorrect or missing API key: send it as `Authorization: Bearer KEY`",
-                "invalid_request_error",
-                code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
-            )
-            await respond(answer)(scope, receive, send)
+        guarded = scope["type"] == "websocket" or (scope["type"] == "http" and scope["path"] not in OPEN_PATHS)
+        if not guarded or self._allowed(Headers(scope=scope)):
+            await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        answer = error_answer(
+            401,
+            "Incorrect or missing API key: send it as `Authorization: Bearer KEY`",
+            "invalid_request_error",
+            code="invalid_api_key",
+            headers={"www-authenticate": "Bearer"},
+        )
+        await (respond(answer) if scope["type"] == "http" else refuse_socket(answer))(scope, receive, send)
 
     def _allowed(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            return False
+            key = headers.get("x-api-key", "")  # as Anthropic's clients send it
         given = _digest(key.strip())
         return sum(hmac.compare_digest(given, known) for known in self._digests) > 0  # compares with every one
 

@@ -31,8 +31,9 @@ class ServerContext:
         self._seeds = random.Random(f"{client.info.seed}:{settings.process_index}")
         self.fingerprint = _fingerprint(client, settings)
 
-    def check_model(self, name: str) -> None:
-        if name not in self.settings.served_model_names:
+    def check_model(self, name: str | None) -> None:
+        """None: the only model."""
+        if name is not None and name not in self.settings.served_model_names:
             raise ModelUnknown(name)
 
     def next_seed(self) -> int:

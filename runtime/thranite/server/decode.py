@@ -12,6 +12,7 @@ from thranite.errors import InvalidRequest
 from thranite.server.wire.request import GenerationRequest
 
 T = TypeVar("T", bound=GenerationRequest)
+S = TypeVar("S")
 
 _PATH = re.compile(r"^(?P<message>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"(?:unknown|required) field `([^`]+)`")
@@ -19,18 +20,28 @@ _FIELD = re.compile(r"(?:unknown|required) field `([^`]+)`")
 
 def decode_request(body: bytes, kind: type[T]) -> T:
     """A request of `kind`, whole and of the right types; its values are checked later, with its parameters."""
+    request = decode(body, kind)
+    check_request(request)
+    return request
+
+
+def decode(body: bytes | str, kind: type[S]) -> S:
+    """JSON of `kind`. Raises InvalidRequest that names the field."""
     try:
-        request = msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}", None, "invalid_json") from error
-    refuse_unsupported(request, kind.off_values)
+
+
+def check_request(request: GenerationRequest) -> None:
+    """What types do not say."""
+    refuse_unsupported(request, request.off_values)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options is only allowed when stream is true", "stream_options")
     if request.stream_options is not None and request.stream_options.include_obfuscation:
         raise InvalidRequest("include_obfuscation is not supported", "stream_options.include_obfuscation")
-    return request
 
 
 def refuse_unsupported(value: msgspec.Struct, off_values: Mapping[str, tuple[Any, ...]], path: str = "") -> None:

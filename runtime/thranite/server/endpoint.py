@@ -26,7 +26,7 @@ class GenerationEndpoint(ABC):
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = Reply(send)
+        reply = self.reply(send)
         try:
             body = await _read_body(Request(scope, receive), self._context.settings.max_body_bytes)
         except ClientDisconnect:
@@ -44,6 +44,10 @@ class GenerationEndpoint(ABC):
         except Exception as error:
             logger.exception("a request failed")
             await reply.fail(describe(error))
+
+    def reply(self, send: Send) -> Reply:
+        """In the shape of this endpoint's errors."""
+        return Reply(send)
 
     @abstractmethod
     async def answer(self, body: bytes, reply: Reply) -> None:

@@ -16,8 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from thranite.errors import EngineDead
 from thranite.server.errors import ErrorAnswer, describe, error_answer
 from thranite.server.metrics_source import MetricsSource
+from thranite.server.models import refuse_socket
 
 RETRY_SECONDS = "5"
+COUNT_REQUESTS = "thranite.count_requests"  # in the scope of a WebSocket: call with +1 and -1
 
 
 class Gate:
@@ -32,9 +34,8 @@ class Gate:
         self._on_change = on_change
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            if self.app is not None:
-                await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
             return
         self._count(1)
         try:
@@ -52,6 +53,14 @@ class Gate:
             answer = self._loading() if self.dead is None else describe(self.dead)
             headers = {**answer.headers, "content-type": "application/json"}
             await Response(answer.json(), answer.status, headers)(scope, receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Not the socket counts as open, but each request on it: its endpoint counts them."""
+        if self.app is None or self.dead is not None:
+            answer = self._loading() if self.dead is None else describe(self.dead)
+            await refuse_socket(answer)(scope, receive, send)
+            return
+        await self.app({**scope, COUNT_REQUESTS: self._count}, receive, send)
 
     def _loading(self) -> ErrorAnswer:
         return error_answer(

@@ -27,7 +27,8 @@ def make_http_server(app: ASGIApp, *, access_log: bool) -> HTTPServer:
         log_level="info" if access_log else "warning",
         lifespan="off",
         server_header=False,
-        ws="none",
+        ws="websockets-sansio",
+        ws_ping_interval=20.0,
         timeout_graceful_shutdown=CLOSE_SECONDS,
         backlog=2048,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thranite.errors import EngineDead
 from thranite.server.context import ServerContext
@@ -44,6 +45,18 @@ class ModelEndpoints:
 
 def respond(answer: ErrorAnswer) -> Response:
     return Response(answer.json(), answer.status, dict(answer.headers), "application/json")
+
+
+def refuse_socket(answer: ErrorAnswer) -> ASGIApp:
+    """Answers a WebSocket's handshake with an error, where the server can; else it closes the socket."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        if "websocket.http.response" in scope.get("extensions", {}):
+            await respond(answer)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1013, "reason": answer.body.error.message[:120]})
+
+    return refuse
 
 
 def _json(value: msgspec.Struct) -> Response:

@@ -22,6 +22,11 @@ def event(value: msgspec.Struct) -> bytes:
     return b"data: " + _encoder.encode(value) + b"\n\n"
 
 
+def named_event(name: str, value: object) -> bytes:
+    """With the event's name on a line of its own, as Anthropic's and the Responses API have it."""
+    return b"event: " + name.encode() + b"\ndata: " + _encoder.encode(value) + b"\n\n"
+
+
 class Reply:
     """The answer to one HTTP request. Every `write` is one ASGI message, hence one write to the socket."""
 
@@ -46,9 +51,15 @@ class Reply:
         if self.finished:
             return
         if self._streaming:
-            await self.write(event(answer.body), last=True)
+            await self.write(self._error_event(answer), last=True)
         else:
-            await self._whole(answer.status, answer.json(), answer.headers)
+            await self._whole(answer.status, self._error_body(answer), answer.headers)
+
+    def _error_event(self, answer: ErrorAnswer) -> bytes:
+        return event(answer.body)
+
+    def _error_body(self, answer: ErrorAnswer) -> bytes:
+        return answer.json()
 
     async def _whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         json_headers = {"content-type": "application/json", "content-length": str(len(body))}

@@ -29,6 +29,8 @@ def make_settings(start: StartServer) -> ServerSettings:
         default_sampling=_default_sampling(start.config, start.generation_config),
         max_body_bytes=start.max_body_bytes,
         tokenizer_threads=start.tokenizer_threads,
+        tool_call_parser=start.tool_call_parser,
+        reasoning_parser=start.reasoning_parser,
         model_root=start.config.model,
     )
 

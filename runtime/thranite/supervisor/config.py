@@ -12,6 +12,8 @@ from thranite.server.settings import read_api_keys
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 GenerationConfig = Literal["auto", "none"]
+ToolCallParser = Literal["auto", "none", "hermes", "llama3_json", "mistral"]
+ReasoningParser = Literal["auto", "none", "think"]
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"  # where kubelet reads a container's last words
 MIN_STALL_TIMEOUT = 1.0  # heartbeats come four times a second
@@ -30,6 +32,12 @@ class ServeConfig:
     api_key_file: str | None = option(None, "file with one such key a line")
     admin_key_file: str | None = option(None, "file with the key that callers of the admin port must send")
     chat_template: str | None = option(None, "file with a jinja chat template, instead of the model's own")
+    tool_call_parser: ToolCallParser = option(
+        "auto", "how the model writes tool calls; auto looks at the chat template, none serves no tools"
+    )
+    reasoning_parser: ReasoningParser = option(
+        "auto", "think splits <think>…</think> off the answer; auto does so where the chat template knows it"
+    )
     generation_config: GenerationConfig = option(
         "auto", "auto takes the model's recommended sampling where a request says nothing; none does not"
     )
@@ -61,6 +69,8 @@ class ServeConfig:
             raise ConfigError(f"--server-processes must be 1, got {self.server_processes}: more are not supported")
         _check_choice("log_level", self.log_level, get_args(LogLevel))
         _check_choice("generation_config", self.generation_config, get_args(GenerationConfig))
+        _check_choice("tool_call_parser", self.tool_call_parser, get_args(ToolCallParser))
+        _check_choice("reasoning_parser", self.reasoning_parser, get_args(ReasoningParser))
         for name, least in (("tokenizer_threads", 1), ("max_body_bytes", 1024)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{flag(name)} must be at least {least}, got {getattr(self, name)}")

@@ -109,6 +109,8 @@ class Supervisor:
             tokenizer_threads=config.tokenizer_threads,
             access_log=config.access_log,
             log_level=config.log_level,
+            tool_call_parser=config.tool_call_parser,
+            reasoning_parser=config.reasoning_parser,
         )
         await self._start("server", self._commands.server, start_server, self._listener)
         self._listener.close()

@@ -34,11 +34,11 @@ def cpu(available: int) -> DeviceMemory:
 def test_llama_8b_on_an_h200() -> None:
     plan = plan_memory(llama_8b(), config(), H200)
     assert plan.weight_bytes == 8_030_261_248 * 2
-    assert plan.layout.page_bytes == 16 * 2 * 8 * 128 * 2 * 32  # tokens, k and v, heads, dim, bytes, layers
-    assert plan.num_blocks == (plan.budget_bytes - plan.weight_bytes - plan.activation_bytes - GIB) // (2 * MIB)
-    assert (plan.max_num_seqs, plan.max_num_batched_tokens, plan.block_size) == (1024, 8192, 16)
+    assert plan.layout.page_bytes == 64 * 2 * 8 * 128 * 2 * 32  # tokens, k and v, heads, dim, bytes, layers
+    assert plan.num_blocks == (plan.budget_bytes - plan.weight_bytes - plan.activation_bytes - GIB) // (8 * MIB)
+    assert (plan.max_num_seqs, plan.max_num_batched_tokens, plan.block_size) == (1024, 8192, 64)
     assert plan.max_model_len == 131_072
-    assert plan.max_concurrency == pytest.approx((plan.num_blocks - 1) / 8192)
+    assert plan.max_concurrency == pytest.approx((plan.num_blocks - 1) / 2048)
     assert (plan.dtype, plan.kv_cache_dtype) == ("bfloat16", "bfloat16")
     assert plan.notes == ()
 
@@ -58,7 +58,7 @@ def test_a_length_asked_for_is_refused_with_the_largest_that_fits() -> None:
         plan_memory(llama_8b(), config(max_model_len=shrunk + 1), L4)
     text = str(caught.value)
     assert f"--max-model-len {shrunk} " in text
-    for part in ("22.5 GiB x 0.9", "weights", "8.03 billion x 2 bytes", "activations of 8,192 tokens", "pages of 16"):
+    for part in ("22.5 GiB x 0.9", "weights", "8.03 billion x 2 bytes", "activations of 8,192 tokens", "pages of 64"):
         assert part in text
     assert plan_memory(llama_8b(), config(max_model_len=shrunk), L4).max_model_len == shrunk
 
@@ -88,7 +88,7 @@ def test_a_device_in_use_is_refused_before_planning() -> None:
 def test_a_measured_profile_replaces_estimate_and_reserve() -> None:
     plan = plan_memory(llama_8b(), config(), H200, measured_activation_bytes=3 * GIB)
     assert (plan.activation_bytes, plan.reserve_bytes) == (3 * GIB, 0)
-    assert plan.num_blocks == (plan.budget_bytes - plan.weight_bytes - 3 * GIB) // (2 * MIB)
+    assert plan.num_blocks == (plan.budget_bytes - plan.weight_bytes - 3 * GIB) // (8 * MIB)
     assert "measured" in render(plan)
 
 

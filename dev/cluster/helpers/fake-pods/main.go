@@ -1,4 +1,4 @@
-// Command pod-stub answers for every pod that kwok pretends to run: probes, scrapes and drains. The kernel hands it all
+// Command fake-pods answers for every pod that kwok pretends to run: probes, scrapes and drains. The kernel hands it all
 // connections to kwok's pod subnet; what it says for a pod can be set, by IP, through a control socket.
 package main
 
@@ -17,21 +17,21 @@ import (
 
 // What an idle runtime exports.
 const idleMetrics = `# TYPE thranite_requests_waiting gauge
-thranite_requests_waiting{model_name="stub"} 0
+thranite_requests_waiting{model_name="kwok"} 0
 # TYPE thranite_requests_running gauge
-thranite_requests_running{model_name="stub"} 0
+thranite_requests_running{model_name="kwok"} 0
 # TYPE thranite_kv_cache_usage_ratio gauge
-thranite_kv_cache_usage_ratio{model_name="stub"} 0
+thranite_kv_cache_usage_ratio{model_name="kwok"} 0
 # TYPE thranite_waiting_tokens gauge
-thranite_waiting_tokens{model_name="stub"} 0
+thranite_waiting_tokens{model_name="kwok"} 0
 # TYPE thranite_oldest_waiting_seconds gauge
-thranite_oldest_waiting_seconds{model_name="stub"} 0
+thranite_oldest_waiting_seconds{model_name="kwok"} 0
 # TYPE thranite_draining gauge
-thranite_draining{model_name="stub"} 0
+thranite_draining{model_name="kwok"} 0
 # TYPE thranite_requests_received_total counter
-thranite_requests_received_total{model_name="stub"} 0
+thranite_requests_received_total{model_name="kwok"} 0
 # TYPE thranite_requests_finished_total counter
-thranite_requests_finished_total{model_name="stub",reason="stop"} 0
+thranite_requests_finished_total{model_name="kwok",reason="stop"} 0
 `
 
 type pods struct {

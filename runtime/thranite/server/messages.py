@@ -1,0 +1,142 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.types import Send
+
+from thranite.errors import InvalidRequest
+from thranite.server.chat_prompt import render
+from thranite.server.chat_run import ChatRun, chat_run
+from thranite.server.context import new_id
+from thranite.server.decode import decode, refuse_unsupported
+from thranite.server.endpoint import GenerationEndpoint
+from thranite.server.errors import ErrorAnswer
+from thranite.server.message_blocks import MessageBlocks
+from thranite.server.messages_request import chat_of
+from thranite.server.reply import Reply, named_event
+from thranite.server.tool_plan import plan_tools
+from thranite.server.wire.anthropic import (
+    CountTokensRequest,
+    MessageError,
+    MessageErrorDetail,
+    MessagesRequest,
+    MessageUsage,
+    OutputMessage,
+    TokenCount,
+)
+from thranite.server.wire.usage import Usage
+from thranite.text.output import TextDelta
+
+_KINDS = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+class MessageReply(Reply):
+    """Errors in Anthropic's shape."""
+
+    def _error_body(self, answer: ErrorAnswer) -> bytes:
+        return msgspec.json.encode(_error(answer))
+
+    def _error_event(self, answer: ErrorAnswer) -> bytes:
+        return named_event("error", _error(answer))
+
+
+def _error(answer: ErrorAnswer) -> MessageError:
+    detail = answer.body.error
+    message = f"{detail.param}: {detail.message}" if detail.param else detail.message
+    return MessageError(MessageErrorDetail(_KINDS.get(answer.status, "api_error"), message))
+
+
+class MessagesEndpoint(GenerationEndpoint):
+    def reply(self, send: Send) -> Reply:
+        return MessageReply(send)
+
+    async def answer(self, body: bytes, reply: Reply) -> None:
+        request = decode(body, MessagesRequest)
+        refuse_unsupported(request, request.off_values)
+        name = new_id("msg")
+        async with chat_run(chat_of(request), self._context, name) as run:
+            answer = _Answer(request, name, run)
+            if request.stream:
+                await answer.stream(reply)
+            else:
+                await answer.whole(reply)
+
+
+class _Answer:
+    """One answer under way."""
+
+    def __init__(self, request: MessagesRequest, name: str, run: ChatRun) -> None:
+        self._message = OutputMessage(name, request.model, [], None, None, _usage(run.usage))
+        self._run = run
+        self._blocks = MessageBlocks(run.prepared.output.tools)
+
+    async def whole(self, reply: Reply) -> None:
+        async for pieces, delta in self._run.news():
+            self._blocks.add(pieces)
+            self._end(delta)
+        await reply.json(self._message)
+
+    async def stream(self, reply: Reply) -> None:
+        await reply.open_stream()
+        await reply.write(named_event("message_start", {"type": "message_start", "message": self._message}))
+        async for pieces, delta in self._run.news():
+            events = self._blocks.add(pieces)
+            ended = delta.finish_reason is not None
+            if ended:
+                events += [*self._blocks.close(), *self._last_events(delta)]
+            if events:
+                await reply.write(b"".join(named_event(item["type"], item) for item in events), last=ended)
+
+    def _last_events(self, delta: TextDelta) -> list[dict[str, object]]:
+        self._end(delta)
+        ending = {"stop_reason": self._message.stop_reason, "stop_sequence": self._message.stop_sequence}
+        return [
+            {"type": "message_delta", "delta": ending, "usage": self._message.usage},
+            {"type": "message_stop"},
+        ]
+
+    def _end(self, delta: TextDelta) -> None:
+        if delta.finish_reason is None:
+            return
+        self._blocks.close()
+        message = self._message
+        message.content, message.usage = self._blocks.blocks, _usage(self._run.usage)
+        if delta.finish_reason == "length":
+            message.stop_reason = "max_tokens"
+        elif self._blocks.called:
+            message.stop_reason = "tool_use"
+        elif isinstance(delta.stop_reason, str):
+            message.stop_reason, message.stop_sequence = "stop_sequence", delta.stop_reason
+        else:
+            message.stop_reason = "end_turn"
+
+
+def _usage(usage: Usage) -> MessageUsage:
+    cached = usage.prompt_tokens_details.cached_tokens
+    return MessageUsage(usage.prompt_tokens - cached, usage.completion_tokens, cached)
+
+
+class CountTokensEndpoint(GenerationEndpoint):
+    def reply(self, send: Send) -> Reply:
+        return MessageReply(send)
+
+    async def answer(self, body: bytes, reply: Reply) -> None:
+        request = decode(body, CountTokensRequest)
+        self._context.check_model(request.model)
+        await reply.json(TokenCount(await self._context.in_thread(lambda: self._count(request))))
+
+    def _count(self, request: CountTokensRequest) -> int:
+        tokenizer = self._context.tokenizer
+        if tokenizer is None:
+            raise InvalidRequest("this server runs without a tokenizer", "messages", "tokenizer_missing")
+        chat = chat_of(request)
+        tools = plan_tools(chat, tokenizer, self._context.settings.tool_call_parser)
+        return len(tokenizer.encode(render(chat, tools, tokenizer), add_special_tokens=False))

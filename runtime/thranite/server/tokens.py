@@ -1,0 +1,62 @@
+"""POST /tokenize and /detokenize, as vLLM has them."""
+
+from __future__ import annotations
+
+from thranite.errors import InvalidRequest
+from thranite.server.chat_prompt import render
+from thranite.server.context import ServerContext
+from thranite.server.decode import decode
+from thranite.server.endpoint import GenerationEndpoint
+from thranite.server.reply import Reply
+from thranite.server.tool_plan import plan_tools
+from thranite.server.wire.chat import ChatRequest
+from thranite.server.wire.plain import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from thranite.text.tokenizer import Tokenizer
+
+
+class TokenizeEndpoint(GenerationEndpoint):
+    async def answer(self, body: bytes, reply: Reply) -> None:
+        request = decode(body, TokenizeRequest)
+        self._context.check_model(request.model)
+        await reply.json(await self._context.in_thread(lambda: self._tokenize(request)))
+
+    def _tokenize(self, request: TokenizeRequest) -> TokenizeAnswer:
+        tokenizer = _tokenizer(self._context, "prompt")
+        if (request.prompt is None) == (request.messages is None):
+            raise InvalidRequest("give either prompt or messages", "prompt")
+        if request.prompt is not None:
+            ids = tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
+        else:
+            ids = tokenizer.encode(self._rendered(request, tokenizer), bool(request.add_special_tokens))
+        strings = None
+        if request.return_token_strs:
+            strings = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
+        return TokenizeAnswer(len(ids), self._context.client.info.max_model_len, ids, strings)
+
+    def _rendered(self, request: TokenizeRequest, tokenizer: Tokenizer) -> str:
+        chat = ChatRequest(
+            model=request.model or "",
+            messages=request.messages or [],
+            tools=request.tools,
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message,
+            chat_template_kwargs=request.chat_template_kwargs,
+        )
+        return render(chat, plan_tools(chat, tokenizer, self._context.settings.tool_call_parser), tokenizer)
+
+
+class DetokenizeEndpoint(GenerationEndpoint):
+    async def answer(self, body: bytes, reply: Reply) -> None:
+        request = decode(body, DetokenizeRequest)
+        self._context.check_model(request.model)
+        tokenizer = _tokenizer(self._context, "tokens")
+        if any(not 0 <= token < self._context.client.info.vocab_size for token in request.tokens):
+            raise InvalidRequest("tokens holds an id that is not in the vocabulary", "tokens")
+        text = await self._context.in_thread(lambda: tokenizer.decode(request.tokens, skip_special_tokens=False))
+        await reply.json(DetokenizeAnswer(text))
+
+
+def _tokenizer(context: ServerContext, param: str) -> Tokenizer:
+    if context.tokenizer is None:
+        raise InvalidRequest("this server runs without a tokenizer", param, "tokenizer_missing")
+    return context.tokenizer
