@@ -15,7 +15,11 @@ STAMP := $(VENV)/.installed
 EXTRAS := operator,runtime,demo,test,dev
 PYTEST := $(BIN)/python -m pytest --timeout 300
 # Folders of tests that exist; each one is also a target: test-runtime, test-kernels, …
-PARTS := $(shell find tests -mindepth 2 -name 'test_*.py' -not -path 'tests/cluster/*' | cut -d/ -f2 | sort -u)
+PARTS := $(shell find tests -mindepth 2 -name 'test_*.py' -not -path 'tests/cluster/*' -not -path 'tests/e2e/*' \
+	| cut -d/ -f2 | sort -u)
+# What needs the local cluster's programs runs where they can be built: on Linux, by root, with Go.
+CLUSTER_PARTS := $(shell if [ "$$(uname)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v go >/dev/null; \
+	then echo cluster-tools test-cluster test-e2e; else echo test-no-cluster; fi)
 
 .PHONY: help
 help:  ## this list
@@ -46,7 +50,13 @@ format: $(STAMP)  ## rewrite files in the project's format
 	$(BIN)/ruff check --fix
 
 .PHONY: test
-test: test-layout $(addprefix test-,$(PARTS))  ## all tests that need neither a GPU nor root
+test: test-layout $(filter cluster-tools,$(CLUSTER_PARTS)) $(addprefix test-,$(PARTS)) \
+	$(filter-out cluster-tools,$(CLUSTER_PARTS))  ## all tests that need no GPU
+
+.PHONY: test-no-cluster
+test-no-cluster:
+	@echo "make: the tests of the local cluster need Linux, root and Go, and were left out" >&2
+	@test -z "$${CI:-}"  # under CI that is a failure
 
 .PHONY: test-layout
 test-layout: $(STAMP)  ## the tree itself
@@ -62,9 +72,14 @@ test-kernels: $(STAMP)
 
 test-runtime test-e2e: model
 
+.PHONY: test-e2e
+test-e2e: $(STAMP) cluster-tools  ## the operator and the runtime on the local cluster
+	$(PYTEST) -m "cluster and not slow" tests/e2e
+
 .PHONY: test-long
 test-long: $(STAMP) model  ## the minutes-long tests
-	$(PYTEST) -m slow tests
+	$(PYTEST) -m "slow and not cluster" tests
+	THRANITE_TEST_LONG=1 $(PYTEST) --timeout 1800 tests/runtime/test_smollm2.py
 
 .PHONY: model
 model: $(STAMP)  ## fetch SmolLM2-135M-Instruct once, and print where it is

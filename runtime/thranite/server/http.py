@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -27,7 +28,7 @@ def make_http_server(app: ASGIApp, *, access_log: bool) -> HTTPServer:
         log_level="info" if access_log else "warning",
         lifespan="off",
         server_header=False,
-        ws="websockets-sansio",
+        ws="websockets-sansio" if find_spec("websockets") else "none",
         ws_ping_interval=20.0,
         timeout_graceful_shutdown=CLOSE_SECONDS,
         backlog=2048,

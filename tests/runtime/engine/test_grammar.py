@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.support.grammar_engine import (
+    DIRECTORY,
     EOS_ID,
     INFO,
     SCHEMAS,
@@ -24,6 +25,7 @@ from tests.support.grammar_engine import (
     run,
 )
 from thranite.engine.constraints import BadWords, Both
+from thranite.engine.grammar import Grammars
 from thranite.errors import InvalidRequest
 from thranite.request import EngineRequest, FinishReason, Grammar
 from thranite.sampling_params import SamplingParams, StructuredOutputsParams, TokenParams
@@ -213,3 +215,14 @@ def test_whitespace_is_free_unless_disabled() -> None:
     assert all(json.loads(text) == [1, 2] for text in done)
     assert any(any(space in text for space in " \n\t\r") for [[(text, _)]] in texts)
     assert run(grammar_engine(), asks(json={"const": [1, 2]}))[0][0][0] == "[1,2]"
+
+
+def test_a_vocabulary_that_cannot_be_read_is_told_and_refused(caplog: pytest.LogCaptureFixture) -> None:
+    broken = Grammars(str(DIRECTORY), None, 5, (EOS_ID,))
+    broken.load()
+    assert "structured output is not available" in caplog.text
+    engine = grammar_engine(grammars=broken)
+    engine.add(EngineRequest("r", (1,), TokenParams(5, 0), grammar=Grammar('start: "a"')))
+    ends = [delta for _ in range(4) for delta in engine.step() if delta.finish_reason is not None]
+    assert [end.finish_reason for end in ends] == [FinishReason.ERROR]
+    assert "cannot follow grammars" in str(ends[0].error)

@@ -94,7 +94,7 @@ def test_a_socket_on_the_whole_server(server: RunningServer) -> None:
         for name in ("a", "b"):
             ask = {"type": "generate", "id": name, "prompt": "x", "max_tokens": 20, "ignore_eos": True}
             socket.send(json.dumps(ask))
-        done = {}
+        done: dict[str, Any] = {}
         while len(done) < 2:
             message = json.loads(socket.recv(timeout=20))
             if message["type"] == "done":
