@@ -209,12 +209,15 @@ def threshold_kernel(
         scratch = scratch_ptr + row.to(tl.int64) * BLOCK
         found = 0
         lowest = tl.full([BLOCK], INF, tl.float32)
+        weights = tl.zeros([BLOCK], tl.float32)
         for start in range(0, vocab, BLOCK):
             x = shaped_logits(
                 logits_row, start + offs, vocab, penalty_vocab, mask_vocab, count_row, prompt_row, mask_row,
                 repetition, presence, frequency, inverse_temperature, PENALTIES, BITMASK,
             )  # fmt: skip
             kept = (x >= bound) & (x > float("-inf"))
+            if by_mass:
+                weights += tl.exp(x - peak)
             lowest = tl.minimum(lowest, tl.where(kept, x, INF))
             here = tl.sum(kept.to(tl.int32), axis=0)
             if here > 0:
@@ -233,7 +236,9 @@ def threshold_kernel(
             if by_mass:
                 x = tl.where(x >= threshold, x, float("-inf"))
                 weight = tl.exp(x - peak)
-                target = top_p * tl.sum(weight, axis=0)
+                # With top-p alone, what the bound left out of the candidates still counts towards the whole.
+                whole = tl.where(by_count | (min_p > 0.0), tl.sum(weight, axis=0), tl.sum(weights, axis=0))
+                target = top_p * whole
                 threshold = tl.maximum(threshold, tile_threshold(x, weight, target))
         else:
             low = tl.min(lowest, axis=0)

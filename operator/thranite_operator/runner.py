@@ -87,7 +87,8 @@ class Runner:
                 logger.warning("waiting: %s", reason)
                 told = True
             try:
-                await asyncio.wait_for(stop.wait(), CRD_PAUSE)
+                async with asyncio.timeout(CRD_PAUSE):
+                    await stop.wait()
             except TimeoutError:
                 continue
         return False
@@ -97,7 +98,8 @@ class Runner:
             key = await queue.take()
             began = time.monotonic()
             try:
-                again_in = await asyncio.wait_for(reconciler.reconcile(key), RECONCILE_TIMEOUT)
+                async with asyncio.timeout(RECONCILE_TIMEOUT):
+                    again_in = await reconciler.reconcile(key)
             except (KubeError, TimeoutError) as error:
                 metrics.reconciles.labels("error").inc()
                 logger.warning("%s/%s: %s; again in %.1f s", *key, error or "timed out", queue.failed(key))

@@ -110,7 +110,8 @@ class WorkQueue(Generic[K]):
         self._changed.clear()
         timeout = max(self._heap[0].due - self._loop.time(), 0.0) if self._heap else None
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for of Python 3.11 can lose a cancellation
+                await self._changed.wait()
         except TimeoutError:
             return  # the first one is due
 

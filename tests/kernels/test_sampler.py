@@ -100,6 +100,17 @@ def test_tokens_match_reference(device: str, vocab: int, penalties: bool, masked
         assert torch.equal(state.counts, before)
 
 
+def test_top_p_counts_what_no_candidate_holds(device: str) -> None:
+    """Few tokens: those too unlikely to be candidates weigh enough together to move the edge of the nucleus."""
+    rows, vocab = 48, 131
+    state = _state(device, rows, vocab, ["top_p"] * rows, penalties=False)
+    logits = torch.randn(rows, vocab, device=device) * 2
+    slots, positions = int32(list(range(rows)), device), int32([3 * r for r in range(rows)], device)
+    scratch = SamplerScratch.allocate(rows, vocab, device)
+    expected = sample_reference(logits, state, slots, positions)
+    assert sample(logits, state, slots, positions, scratch).tolist() == expected.tolist()
+
+
 def test_tokens_depend_on_seed_index_and_position_alone(device: str) -> None:
     """The same key in another row, slot and batch size draws the same token; another position does not."""
     logits = torch.randn(1, 3000, device=device)

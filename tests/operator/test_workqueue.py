@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 from collections.abc import Awaitable, Callable
@@ -75,7 +76,7 @@ def test_two_beginnings_of_a_key_keep_their_distance() -> None:
             await queue.take()
             starts.append(loop.time())
             queue.done("a")
-        gaps = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+        gaps = [after - before for before, after in itertools.pairwise(starts)]
         assert min(gaps) >= PACE * 0.9
 
     in_loop(story)
@@ -113,6 +114,24 @@ def test_the_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
             assert queue.failed("a") <= 1.25e-4
 
     in_loop(story, pace=0)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_cancellation_is_never_lost(turns: int) -> None:
+    """Also at the very moment at which something is added, some turns of the loop later or earlier."""
+
+    async def story(queue: WorkQueue[str]) -> None:
+        queue.add("later", delay=60)
+        taking = asyncio.create_task(queue.take())
+        await asyncio.sleep(0.01)
+        queue.add("sooner", delay=50)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(taking, 1)
+
+    in_loop(story)
 
 
 def test_other_threads_may_add() -> None:

@@ -22,7 +22,9 @@ import pytest
 from tests.support.kube import KubeApi
 
 ADMIN_TOKEN = "admin-token"
-OPERATOR_TOKEN, OPERATOR_USER = "operator-token", "thranite-operator"  # no rights but those that a test binds
+# Users without rights but those that a test binds.
+OPERATOR_TOKEN, OPERATOR_USER = "operator-token", "thranite-operator"
+LIMITED_TOKEN, LIMITED_USER = "limited-token", "limited-operator"
 START_SECONDS = 60.0
 
 
@@ -73,7 +75,8 @@ def _api_server_flags(folder: Path, pki: Path, etcd: int, port: int) -> list[str
     key = folder / "service-accounts.key"
     subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
     tokens = folder / "tokens.csv"
-    users = (f"{ADMIN_TOKEN},admin,admin,system:masters", f"{OPERATOR_TOKEN},{OPERATOR_USER},operator")
+    users = [f"{ADMIN_TOKEN},admin,admin,system:masters"]
+    users += [f"{OPERATOR_TOKEN},{OPERATOR_USER},operator", f"{LIMITED_TOKEN},{LIMITED_USER},limited"]
     tokens.write_text("\n".join(users) + "\n")
     return [
         f"--etcd-servers=http://127.0.0.1:{etcd}",

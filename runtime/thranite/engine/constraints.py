@@ -40,6 +40,10 @@ class GrammarMaker(Protocol):
         """A constraint for one sequence; may compile meanwhile."""
         ...
 
+    def load(self) -> None:
+        """Do at once what the first grammar would have to wait for."""
+        ...
+
 
 class BadWords:
     """Bans the last token of each bad word whose other tokens the sequence ends with.

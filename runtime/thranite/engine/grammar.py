@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,9 @@ from thranite.sampling_params import TokenParams
 
 if TYPE_CHECKING:
     from thranite.text.grammar import GrammarCompiler, Matcher
+
+
+logger = logging.getLogger(__name__)
 
 
 class Grammars:
@@ -43,8 +47,11 @@ class Grammars:
         return GrammarConstraint(matcher, self._vocab_size, self._eos, grammar.min_tokens, ends_on_eos)
 
     def load(self) -> None:
-        """Read the vocabulary, so that the first grammar need not wait for it."""
-        self._get_compiler().load()
+        """Read the vocabulary. Where that fails, requests with a grammar will be told why."""
+        try:
+            self._get_compiler().load()
+        except ThraniteError as error:
+            logger.warning("structured output is not available: %s", error)
 
     def _matcher(self, source: str) -> Matcher:
         return self._get_compiler().matcher(source)

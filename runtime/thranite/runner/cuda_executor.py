@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,6 +148,8 @@ class CudaExecutor:
         return StepResult(tokens, logprobs, scores)
 
     def close(self) -> None:
+        """Give the GPU's memory back: graphs and views hold pages as much as the cache does."""
         self._steps.clear()
-        self._graphs = None
-        self.cache.buffers.clear()
+        del self._graphs, self._attention, self._sampler, self._state, self.cache, self._model
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -108,4 +108,4 @@ class TorchExecutor:
 
     def close(self) -> None:
         self._steps.clear()
-        self.cache.buffers.clear()
+        del self._attention, self._sampler, self._slots, self.cache, self._model

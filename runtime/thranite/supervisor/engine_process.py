@@ -136,6 +136,6 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 if __name__ == "__main__":
-    from thranite.engine.build import build_engine
+    from thranite.engine.served import build_served_engine
 
-    sys.exit(main(sys.argv[1:], build_engine))
+    sys.exit(main(sys.argv[1:], build_served_engine))

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from thranite.ipc.control import StageProgress
+from thranite.ipc.control import StageNote, StageProgress
 from thranite.ipc.stages import StageReporter
 from thranite.supervisor.stage_log import StageLog
 
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_reporter_tells_when_stages_begin_and_end() -> None:
-    sent: list[StageProgress] = []
+    sent: list[StageProgress | StageNote] = []
     reporter = StageReporter(sent.append)
     reporter.advance(1, 2)
     reporter.finish()
@@ -29,7 +29,10 @@ def test_a_reporter_tells_when_stages_begin_and_end() -> None:
     reporter.stage("warm up")
     reporter.finish()
     reporter.finish()
-    assert [(event.stage, event.done) for event in sent if event.fraction in (None, 1.0)] == [
+    reporter.note("a plan")
+    assert sent.pop() == StageNote("a plan")
+    steps = [event for event in sent if isinstance(event, StageProgress)]
+    assert [(event.stage, event.done) for event in steps if event.fraction in (None, 1.0)] == [
         ("load", False),
         ("load", True),
         ("warm up", False),
