@@ -89,6 +89,14 @@ model: $(STAMP)  ## fetch SmolLM2-135M-Instruct once, and print where it is
 demo: $(STAMP) model  ## serve a real model and ask it three questions
 	@$(BIN)/python -m dev.demo
 
+.PHONY: demo-cluster
+demo-cluster: $(STAMP)  ## the whole story on a local Kubernetes: chart, InferenceService, rollout, recovery
+	@$(BIN)/python -m dev.demo_cluster
+
+.PHONY: image-check
+image-check: $(STAMP)  ## build the images with buildah and run them
+	$(BIN)/python dev/image_check.py
+
 .PHONY: bench
 bench: $(STAMP)  ## the engine's offline workloads on this machine's GPU
 	$(BIN)/thranite bench offline $(ARGS)

@@ -66,13 +66,10 @@ def rope_kv_launch(
 ) -> Launch:
     """The launch behind `rope_kv`: 8 heads a program; 1 token a program for few tokens, else 4."""
     tokens = qkv.shape[0]
-    _, two, kv_heads, block_size, head_dim = kv.shape
+    _, _, kv_heads, block_size, head_dim = kv.shape
     rotary = head_dim if cos_sin is None else cos_sin.shape[1]
-    require(two == 2 and kv[0].is_contiguous(), "rope_kv: cache must be [pages, 2, KVH, block, D], dense in a page")
-    require(qkv.shape[1] == (heads + 2 * kv_heads) * head_dim and qkv.stride(1) == 1, "rope_kv: qkv layout")
-    require(rotary % 2 == 0 and rotary <= head_dim, "rope_kv: rotary must be even and at most the head size")
     require((q_weight is None) == (k_weight is None), "rope_kv: give both norm weights or neither")
-    require(out.stride(1) == head_dim and out.stride(2) == 1, "rope_kv: q heads must be contiguous")
+    _check_layouts(qkv, kv, out, heads, rotary)
     block_h = min(8, next_power_of_2(max(heads, kv_heads)))
     block_t = 1 if tokens <= 512 else 4
     blocks = cdiv(heads, block_h) + 2 * cdiv(kv_heads, block_h)
@@ -112,6 +109,15 @@ def rope_kv_launch(
         },
         num_warps=4 if block_t > 1 else 2,
     )
+
+
+def _check_layouts(qkv: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int, rotary: int) -> None:
+    """Refuse what the kernel would read wrongly."""
+    _, two, kv_heads, _, head_dim = kv.shape
+    require(two == 2 and kv[0].is_contiguous(), "rope_kv: cache must be [pages, 2, KVH, block, D], dense in a page")
+    require(qkv.shape[1] == (heads + 2 * kv_heads) * head_dim and qkv.stride(1) == 1, "rope_kv: qkv layout")
+    require(rotary % 2 == 0 and rotary <= head_dim, "rope_kv: rotary must be even and at most the head size")
+    require(out.stride(1) == head_dim and out.stride(2) == 1, "rope_kv: q heads must be contiguous")
 
 
 def rope_kv_reference(

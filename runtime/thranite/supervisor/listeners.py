@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +46,7 @@ def private_directory(parent: str | None) -> Iterator[Path]:
             f"--runtime-dir {parent or tempfile.gettempdir()} cannot be used: {error.strerror}"
         ) from error
     try:
-        if stat.S_IMODE(path.stat().st_mode) != 0o700 or path.stat().st_uid != os.geteuid():
+        if path.stat().st_mode & 0o777 != 0o700 or path.stat().st_uid != os.geteuid():
             raise ConfigError(f"{path} is not private to this user", "choose another --runtime-dir")
         if len(os.fsencode(path / "engine.sock")) > MAX_SOCKET_PATH:
             raise ConfigError(f"{path} is too long for a socket's path", "choose a shorter --runtime-dir")

@@ -9,7 +9,7 @@ import pytest
 from tests.support.pod_hub import models
 from thranite.cli.main import main
 
-MODEL = Path(__file__).parent / "tiny-model"
+MODEL = Path(__file__).parents[1] / "e2e" / "tiny-model"
 
 
 def test_the_runtime_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
