@@ -12,6 +12,7 @@ temperature below 1e−5 are greedy: no filter can change their arg-max.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -143,43 +144,9 @@ def sample_launches(
     require(logits.stride(1) == 1, "sample: logits rows must be contiguous")
     require(scratch.value.shape[1] == chunks and scratch.value.shape[0] >= rows, "sample: scratch of another size")
     require((bitmask is None) == (mask_index is None), "sample: bitmask and mask_index go together")
-    penalties = state.counts is not None
-    require(penalties == (state.prompt_bits is not None), "sample: counts and prompt_bits go together")
-    shaping = {
-        "count_ptr": state.counts,
-        "stride_count": 0 if state.counts is None else state.counts.stride(0),
-        "prompt_ptr": state.prompt_bits,
-        "stride_prompt": 0 if state.prompt_bits is None else state.prompt_bits.stride(0),
-        "mask_ptr": bitmask,
-        "stride_mask": 0 if bitmask is None else bitmask.stride(0),
-        "mask_index_ptr": mask_index,
-    }
-    common = {
-        "logits_ptr": logits,
-        "stride_x": logits.stride(0),
-        "slots_ptr": slots,
-        "temperature_ptr": state.temperature,
-        "repetition_ptr": state.repetition,
-        "presence_ptr": state.presence,
-        "frequency_ptr": state.frequency,
-        "vocab": vocab,
-        **shaping,
-    }
-    flags = {"PENALTIES": penalties, "BITMASK": bitmask is not None}
-    thresholds = Launch(
-        threshold_kernel,
-        (rows,),
-        {
-            **common,
-            "top_k_ptr": state.top_k,
-            "top_p_ptr": state.top_p,
-            "min_p_ptr": state.min_p,
-            "scratch_ptr": scratch.candidates,
-            "threshold_ptr": scratch.threshold,
-        },
-        {"BLOCK": THRESHOLD_BLOCK, **flags},
-        num_warps=16,
-    )
+    require((state.counts is None) == (state.prompt_bits is None), "sample: counts and prompt_bits go together")
+    common = _shaping(logits, state, slots, bitmask, mask_index)
+    flags = {"PENALTIES": state.counts is not None, "BITMASK": bitmask is not None}
     noise = Launch(
         chunk_kernel,
         (rows * chunks,),
@@ -196,23 +163,78 @@ def sample_launches(
         {"BLOCK": CHUNK, "FILTERS": filters, **flags},
         num_warps=8,
     )
-    choice = Launch(
-        choose_kernel,
-        (rows,),
-        {
-            "slots_ptr": slots,
-            "value_ptr": scratch.value,
-            "candidate_ptr": scratch.token,
-            "token_ptr": out,
-            "last_token_ptr": last_token,
-            "count_ptr": state.counts,
-            "stride_count": shaping["stride_count"],
-            "chunks": chunks,
-        },
-        {"CHUNKS": next_power_of_2(chunks), "COMMIT": last_token is not None, "PENALTIES": penalties},
-        num_warps=1,
-    )
-    return [thresholds, noise, choice] if filters else [noise, choice]
+    choice = _choice(rows, chunks, state, slots, scratch, last_token, out)
+    return [_thresholds(rows, common, state, scratch, flags), noise, choice] if filters else [noise, choice]
+
+
+def _shaping(
+    logits: torch.Tensor,
+    state: SamplingState,
+    slots: torch.Tensor,
+    bitmask: torch.Tensor | None,
+    mask_index: torch.Tensor | None,
+) -> dict[str, Any]:
+    """What both passes over the logits read."""
+    return {
+        "logits_ptr": logits,
+        "stride_x": logits.stride(0),
+        "slots_ptr": slots,
+        "temperature_ptr": state.temperature,
+        "repetition_ptr": state.repetition,
+        "presence_ptr": state.presence,
+        "frequency_ptr": state.frequency,
+        "vocab": logits.shape[1],
+        "count_ptr": state.counts,
+        "stride_count": 0 if state.counts is None else state.counts.stride(0),
+        "prompt_ptr": state.prompt_bits,
+        "stride_prompt": 0 if state.prompt_bits is None else state.prompt_bits.stride(0),
+        "mask_ptr": bitmask,
+        "stride_mask": 0 if bitmask is None else bitmask.stride(0),
+        "mask_index_ptr": mask_index,
+    }
+
+
+def _thresholds(
+    rows: int, common: dict[str, Any], state: SamplingState, scratch: SamplerScratch, flags: dict[str, bool]
+) -> Launch:
+    """One program a row finds the lowest logit that min-p, top-k and top-p keep."""
+    arguments = {
+        **common,
+        "top_k_ptr": state.top_k,
+        "top_p_ptr": state.top_p,
+        "min_p_ptr": state.min_p,
+        "scratch_ptr": scratch.candidates,
+        "threshold_ptr": scratch.threshold,
+    }
+    return Launch(threshold_kernel, (rows,), arguments, {"BLOCK": THRESHOLD_BLOCK, **flags}, num_warps=16)
+
+
+def _choice(
+    rows: int,
+    chunks: int,
+    state: SamplingState,
+    slots: torch.Tensor,
+    scratch: SamplerScratch,
+    last_token: torch.Tensor | None,
+    out: torch.Tensor,
+) -> Launch:
+    """One program a row picks the best of its chunks' winners."""
+    arguments = {
+        "slots_ptr": slots,
+        "value_ptr": scratch.value,
+        "candidate_ptr": scratch.token,
+        "token_ptr": out,
+        "last_token_ptr": last_token,
+        "count_ptr": state.counts,
+        "stride_count": 0 if state.counts is None else state.counts.stride(0),
+        "chunks": chunks,
+    }
+    constants = {
+        "CHUNKS": next_power_of_2(chunks),
+        "COMMIT": last_token is not None,
+        "PENALTIES": state.counts is not None,
+    }
+    return Launch(choose_kernel, (rows,), arguments, constants, num_warps=1)
 
 
 def unpack_bits(words: torch.Tensor, vocab: int) -> torch.Tensor:
