@@ -19,7 +19,7 @@ RETRY_SECONDS = 300.0  # until a failed loader is tried again: a Secret or the h
 @dataclass(frozen=True, slots=True)
 class ModelState:
     """`status` is the condition's. `blocking`: pods must not be made from the new spec yet. `retry_in`: seconds until
-    the failed Job is to be replaced; 0 for now, None for never."""
+    the failed Job is to be replaced; 0: at once, None: never."""
 
     status: Literal["True", "False", "Unknown"]
     reason: str
