@@ -8,7 +8,6 @@ that arrive within p * aging_seconds after it, so nothing starves.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 
 from thranite.engine.sequence import Sequence, State
 
@@ -24,9 +23,6 @@ class RequestQueue:
 
     def __len__(self) -> int:
         return self._size
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return (seq for _, _, seq in self._heap if seq.state is State.WAITING)
 
     def order(self, priority: int, arrival: float) -> tuple[float, int]:
         """The key of a request that arrives now; ties go to the earlier call."""

@@ -85,10 +85,5 @@ class Sequence:
         self.planned_step = -1
 
     @property
-    def length(self) -> int:
-        """Known and pending tokens."""
-        return len(self.tokens) + self.pending
-
-    @property
     def order(self) -> tuple[float, int, int]:
         return (*self.parent.order, self.index)

@@ -17,12 +17,12 @@ from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.models.spec import ModelSpec
 from thranite.runner.cuda_graphs import DecodeGraphs
-from thranite.runner.cuda_inputs import EagerStep, eager_step
+from thranite.runner.cuda_inputs import eager_step
 from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.cuda_warm_up import warm_up_steps
-from thranite.runner.logprobs import ScoredTokens, begin_prompt_logprobs
 from thranite.runner.sampler import SampledTokens
+from thranite.runner.step_scores import PromptScores, begin_prompt_scores, finish_step
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class _Step:
     logits: Tensor | None
     slots: Tensor | None
     positions: Tensor | None
-    prompt_scores: dict[int, list[ScoredTokens]]
+    prompt_scores: PromptScores
     host_positions: Sequence[int]  # as `positions`
     sampled: SampledTokens | None = None
 
@@ -105,7 +105,7 @@ class CudaExecutor:
         step = eager_step(plan, self._state, self._attention, self._block_size)
         hidden = self._model(step.input_ids, step.batch, self._attention)
         logits = self._model.raw_logits(hidden[step.sample_rows]) if len(step.sample_slots) else None
-        scores = self._score_prompts(plan, step, hidden)
+        scores = begin_prompt_scores(plan, step.prefill_starts, hidden, self._model.logits, self._prompt_logprob_rows)
         self._steps.append(
             _Step(plan, logits, step.sample_slots, step.sample_positions, scores, self._host_positions(plan))
         )
@@ -114,19 +114,6 @@ class CudaExecutor:
         """A sample's token stands where the slot's context ends; a fork starts at its prompt's end."""
         positions: list[int] = self._state.host_lengths[plan.sample_slots].tolist()
         return positions
-
-    def _score_prompts(self, plan: StepPlan, step: EagerStep, hidden: Tensor) -> dict[int, list[ScoredTokens]]:
-        return {
-            index: begin_prompt_logprobs(
-                hidden[first : first + len(prefill.targets)],
-                prefill.targets,
-                prefill.prompt_logprobs,
-                self._model.logits,
-                self._prompt_logprob_rows,
-            )
-            for index, (prefill, first) in enumerate(zip(plan.prefills, step.prefill_starts, strict=True))
-            if prefill.prompt_logprobs is not None
-        }
 
     @torch.inference_mode()
     def sample(self, masks: Bitmasks) -> None:
@@ -140,12 +127,7 @@ class CudaExecutor:
 
     def collect(self) -> StepResult:
         step = self._steps.popleft()
-        tokens, logprobs = ([], {}) if step.sampled is None else step.sampled.result()
-        scores = {
-            index: tuple(score for part in parts for score in part.result())
-            for index, parts in step.prompt_scores.items()
-        }
-        return StepResult(tokens, logprobs, scores)
+        return finish_step(step.sampled, step.prompt_scores)
 
     def close(self) -> None:
         """Give the GPU's memory back: graphs and views hold pages as much as the cache does."""

@@ -15,12 +15,11 @@ from thranite.engine.plan import Bitmasks, StepPlan, StepResult
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.models.spec import ModelSpec
-from thranite.request import TokenLogprobs
 from thranite.runner.inputs import StepInputs, build_inputs
-from thranite.runner.logprobs import ScoredTokens, begin_prompt_logprobs
 from thranite.runner.sampler import SampledTokens, Sampler
 from thranite.runner.sampling_transfer import upload
 from thranite.runner.slots import Slots
+from thranite.runner.step_scores import PromptScores, begin_prompt_scores, finish_step
 
 
 @dataclass(slots=True)
@@ -29,7 +28,7 @@ class _Step:
 
     inputs: StepInputs | None
     hidden: Tensor | None
-    prompt_scores: dict[int, list[ScoredTokens]]
+    prompt_scores: PromptScores
     sampled: SampledTokens | None = None
 
 
@@ -68,17 +67,7 @@ class TorchExecutor:
             return
         inputs = build_inputs(plan, self._slots, self._device)
         hidden = self._model(inputs.input_ids, inputs.batch, self._attention)
-        scores = {
-            index: begin_prompt_logprobs(
-                hidden[first : first + len(prefill.targets)],
-                prefill.targets,
-                prefill.prompt_logprobs,
-                self._model.logits,
-                self._prompt_logprob_rows,
-            )
-            for index, (prefill, first) in enumerate(zip(plan.prefills, inputs.prefill_starts, strict=True))
-            if prefill.prompt_logprobs is not None
-        }
+        scores = begin_prompt_scores(plan, inputs.prefill_starts, hidden, self._model.logits, self._prompt_logprob_rows)
         self._steps.append(_Step(inputs, hidden, scores))
 
     @torch.inference_mode()
@@ -96,15 +85,7 @@ class TorchExecutor:
 
     def collect(self) -> StepResult:
         step = self._steps.popleft()
-        tokens: list[list[int]] = []
-        logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
-        if step.sampled is not None:
-            tokens, logprobs = step.sampled.result()
-        scores = {
-            index: tuple(score for part in parts for score in part.result())
-            for index, parts in step.prompt_scores.items()
-        }
-        return StepResult(tokens, logprobs, scores)
+        return finish_step(step.sampled, step.prompt_scores)
 
     def close(self) -> None:
         self._steps.clear()

@@ -1,0 +1,37 @@
+"""Prompt scores of a step, and the step's result: what both executors do alike at a step's two ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from thranite.engine.plan import StepPlan, StepResult
+from thranite.runner.logprobs import ScoredTokens, begin_prompt_logprobs
+from thranite.runner.sampler import SampledTokens
+
+PromptScores = Mapping[int, list[ScoredTokens]]  # by index into plan.prefills
+
+
+def begin_prompt_scores(
+    plan: StepPlan, starts: Sequence[int], hidden: Tensor, logits_fn: Callable[[Tensor], Tensor], slice_rows: int
+) -> PromptScores:
+    """Score the prefills that asked. `starts`: each prefill's first row of `hidden` [T, hidden size]."""
+    return {
+        index: begin_prompt_logprobs(
+            hidden[first : first + len(prefill.targets)],
+            prefill.targets,
+            prefill.prompt_logprobs,
+            logits_fn,
+            slice_rows,
+        )
+        for index, (prefill, first) in enumerate(zip(plan.prefills, starts, strict=True))
+        if prefill.prompt_logprobs is not None
+    }
+
+
+def finish_step(sampled: SampledTokens | None, scores: PromptScores) -> StepResult:
+    """Wait for the device. `sampled` is None for a step without samples."""
+    tokens, logprobs = ([], {}) if sampled is None else sampled.result()
+    finished = {index: tuple(score for part in parts for score in part.result()) for index, parts in scores.items()}
+    return StepResult(tokens, logprobs, finished)
