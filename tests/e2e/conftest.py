@@ -17,10 +17,10 @@ import pytest
 
 from tests.cluster.access import Cluster, LocalCluster, Namespace
 from tests.cluster.conftest import pytest_runtest_makereport
-from tests.cluster.fixtures import cluster, local, namespace
+from tests.cluster.fixtures import namespace
 from tests.support.helm import CHART
 
-__all__ = ["cluster", "local", "namespace", "pytest_runtest_makereport"]
+__all__ = ["namespace", "pytest_runtest_makereport"]
 SYSTEM = "thranite-system"
 
 
