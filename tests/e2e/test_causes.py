@@ -17,7 +17,7 @@ SIDECAR = {"name": "sidecar", "image": NO_PROGRAM, "command": ["/pause"], "secur
 FREEZE_ENGINE = """
 import os, pathlib, signal
 found = [path.parent.name for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
-         if b"supervisor.engine_process" in path.read_bytes()]
+         if b"supervisor.engine_process" in path.read_bytes() and path.parent.name != str(os.getpid())]
 (pid,) = map(int, found)
 os.kill(pid, signal.SIGSTOP)
 """
