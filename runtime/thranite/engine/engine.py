@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from thranite.engine.measurements import Measurements
 from thranite.engine.plan import Executor, StepResult
 from thranite.engine.prompt_scores import add_prompt_logprobs, take_prompt_logprobs
 from thranite.engine.scheduler import ScheduledStep, Scheduler
@@ -47,6 +48,7 @@ class Engine:
         self._rejected: Counter[str] = Counter({"invalid": 0, "queue_full": 0, "draining": 0})
         self._generated = 0
         self._host_seconds = 0.0
+        self._measurements = Measurements()
 
     # --- requests
 
@@ -127,6 +129,7 @@ class Engine:
             request_id = parent.request.request_id
             del self._requests[request_id]
             self._finished[reason.value] += 1
+            self._measurements.finished(parent, self._clock())
 
     # --- steps
 
@@ -144,6 +147,7 @@ class Engine:
         waited = 0.0
         if scheduled is not None:
             self._counters["steps"] += 1
+            self._measurements.planned(scheduled.plan.num_tokens, scheduled.prefills, started)
             self._executor.launch(scheduled.plan)
             if not scheduled.late:
                 self._executor.sample({})
@@ -171,13 +175,20 @@ class Engine:
         """Turn a step's result into deltas. Returns the seconds spent waiting for the device."""
         before = self._clock()
         result = self._executor.collect()
-        waited = self._clock() - before
+        now = self._clock()
         add_prompt_logprobs(scheduled, result)
+        rows_since: dict[float, int] = {}
         for row, seq in enumerate(scheduled.samples):
             seq.pending -= 1
             if seq.state is not State.FINISHED:
+                since, seq.token_at = seq.token_at, now
+                if since is None:
+                    self._measurements.first_token(seq, now)
+                else:
+                    rows_since[since] = rows_since.get(since, 0) + 1
                 deltas.append(self._advance(seq, result, row))
-        return waited
+        self._measurements.tokens(rows_since, now)
+        return now - before
 
     def _advance(self, seq: Sequence, result: StepResult, row: int) -> SequenceDelta:
         """Append a row's tokens until one ends the sequence."""
@@ -264,6 +275,7 @@ class Engine:
             prefix_cache_hits_total=self.scheduler.prefix_hits,
             steps_total=self._counters["steps"],
             host_seconds_total=self._host_seconds,
+            histograms=self._measurements.snapshot(),
         )
 
     def check_integrity(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from thranite.engine.histograms import HistogramCounts, empty_histograms
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
@@ -33,3 +35,4 @@ class EngineStats:
     prefix_cache_hits_total: int = 0  # tokens found
     steps_total: int = 0
     host_seconds_total: float = 0.0  # Python's time in the step loop, waiting for the device left out
+    histograms: Mapping[str, HistogramCounts] = field(default_factory=empty_histograms)  # by name in BOUNDS
