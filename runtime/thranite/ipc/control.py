@@ -36,6 +36,7 @@ class StartServer(_Message, tag=2, frozen=True, array_like=True):
     log_level: str
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
+    process_index: int = 0  # among the server processes
 
 
 class EngineUp(_Message, tag=3, frozen=True, array_like=True):

@@ -31,6 +31,7 @@ def make_settings(start: StartServer) -> ServerSettings:
         tokenizer_threads=start.tokenizer_threads,
         tool_call_parser=start.tool_call_parser,
         reasoning_parser=start.reasoning_parser,
+        process_index=start.process_index,
         model_root=start.config.model,
     )
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from thranite.config import flag, option
 from thranite.errors import ConfigError
 from thranite.server.settings import read_api_keys
+from thranite.supervisor.cores import available_cores, default_server_processes
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 GenerationConfig = Literal["auto", "none"]
@@ -16,6 +17,7 @@ ToolCallParser = Literal["auto", "none", "hermes", "llama3_json", "mistral"]
 ReasoningParser = Literal["auto", "none", "think"]
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"  # where kubelet reads a container's last words
+MAX_SERVER_PROCESSES = 64
 MIN_STALL_TIMEOUT = 1.0  # heartbeats come four times a second
 
 
@@ -48,7 +50,7 @@ class ServeConfig:
     stall_timeout: float | None = option(
         None, "the engine hangs when no step finishes for so long (default: 20 times the predicted step, at least 10 s)"
     )
-    server_processes: int = option(1, "processes that speak HTTP; only 1 is supported")
+    server_processes: int | None = option(None, "processes that speak HTTP (default: one for every 4 cores, at most 8)")
     log_level: LogLevel = option("info", "least severity that is logged")
     access_log: bool = option(False, "log a line for every HTTP request")
     termination_log_path: str = option(DEFAULT_TERMINATION_LOG, "file that names stage and cause of a failure")
@@ -65,8 +67,10 @@ class ServeConfig:
                 raise ConfigError(f"{flag(name)} must be 0 or more seconds, got {getattr(self, name)}")
         if self.stall_timeout is not None and not self.stall_timeout >= MIN_STALL_TIMEOUT:
             raise ConfigError(f"--stall-timeout must be at least {MIN_STALL_TIMEOUT} s, got {self.stall_timeout}")
-        if self.server_processes != 1:
-            raise ConfigError(f"--server-processes must be 1, got {self.server_processes}: more are not supported")
+        if self.server_processes is not None and not 1 <= self.server_processes <= MAX_SERVER_PROCESSES:
+            raise ConfigError(
+                f"--server-processes must lie between 1 and {MAX_SERVER_PROCESSES}, got {self.server_processes}"
+            )
         _check_choice("log_level", self.log_level, get_args(LogLevel))
         _check_choice("generation_config", self.generation_config, get_args(GenerationConfig))
         _check_choice("tool_call_parser", self.tool_call_parser, get_args(ToolCallParser))
@@ -74,6 +78,10 @@ class ServeConfig:
         for name, least in (("tokenizer_threads", 1), ("max_body_bytes", 1024)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{flag(name)} must be at least {least}, got {getattr(self, name)}")
+
+    def server_count(self) -> int:
+        """How many server processes there are to be; looks at the machine unless the option says."""
+        return self.server_processes or default_server_processes(available_cores())
 
     def api_keys(self) -> tuple[str, ...]:
         """All keys that clients may send; empty: none is asked for. Reads the file. Raises ConfigError."""
