@@ -25,13 +25,26 @@ class EngineInfo:
     seed: int
 
 
+class DeltaStream(Protocol):
+    """A request's deltas as an async iterator."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next delta, or the end, has come already."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[SequenceDelta]: ...
+
+    async def __anext__(self) -> SequenceDelta: ...
+
+
 class EngineClient(Protocol):
     """One engine, as coroutines of one event loop see it."""
 
     @property
     def info(self) -> EngineInfo: ...
 
-    async def submit(self, request: EngineRequest) -> AsyncIterator[SequenceDelta]:
+    async def submit(self, request: EngineRequest) -> DeltaStream:
         """Return once the engine has accepted the request.
 
         The iterator ends after every one of the `n` sequences has a finish reason or was stopped.

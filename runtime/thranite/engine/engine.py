@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from thranite.engine.admission import Amount, DrainRate, QueueLimits, check_room
+from thranite.engine.concurrency import ConcurrencyLimit
 from thranite.engine.measurements import Measurements
 from thranite.engine.plan import Executor, StepResult
 from thranite.engine.prompt_scores import add_prompt_logprobs, take_prompt_logprobs
@@ -49,6 +51,14 @@ class Engine:
         self._generated = 0
         self._host_seconds = 0.0
         self._measurements = Measurements()
+        self._queue_limits = QueueLimits(
+            settings.max_waiting_requests, settings.max_waiting_tokens, settings.high_priority_share
+        )
+        self._drain_rate = DrainRate()
+        target = settings.target_inter_token_seconds
+        self._concurrency = None if target is None else ConcurrencyLimit(target, settings.max_num_seqs)
+        if self._concurrency is not None:
+            self.scheduler.max_running = self._concurrency.limit
 
     # --- requests
 
@@ -94,8 +104,13 @@ class Engine:
             raise InvalidRequest("this engine runs without a tokenizer, which grammars need", "structured_outputs")
         if self._draining:
             raise Rejected("the server is shutting down", "draining")
-        if len(self.scheduler.queue) >= limits.max_waiting_requests:
-            raise Rejected(f"{limits.max_waiting_requests} requests are waiting already", "queue_full")
+        self._observe_queue(self._clock())
+        queue = self.scheduler.queue
+        check_room(self._queue_limits, Amount(len(queue), queue.tokens), length, request.priority, self._drain_rate)
+
+    def _observe_queue(self, now: float) -> None:
+        queue = self.scheduler.queue
+        self._drain_rate.observe(Amount(queue.left_requests, queue.left_tokens), now)
 
     def abort(self, request_id: str) -> None:
         """End a request without a further delta. Unknown ids are ignored: it may have just finished."""
@@ -188,6 +203,11 @@ class Engine:
                     rows_since[since] = rows_since.get(since, 0) + 1
                 deltas.append(self._advance(seq, result, row))
         self._measurements.tokens(rows_since, now)
+        if self._concurrency is not None and rows_since:
+            since = max(rows_since, key=rows_since.__getitem__)
+            self._concurrency.observe(now - since, len(scheduled.samples), self.scheduler.limited)
+            self.scheduler.max_running = self._concurrency.limit
+        self._observe_queue(now)
         return now - before
 
     def _advance(self, seq: Sequence, result: StepResult, row: int) -> SequenceDelta:
@@ -258,6 +278,7 @@ class Engine:
         return EngineStats(
             requests_waiting=len(waiting),
             requests_running=len(self._requests) - len(waiting),
+            concurrency_limit=self.scheduler.max_running,
             kv_cache_usage_ratio=pool.num_used / blocks,
             waiting_tokens=sum(_uncomputed(parent) for parent in self._requests.values()),
             oldest_waiting_seconds=max((now - parent.arrival for parent in waiting), default=0.0),

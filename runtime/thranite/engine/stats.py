@@ -19,6 +19,7 @@ class EngineStats:
     requests_waiting: int = 0
     requests_running: int = 0
     kv_cache_usage_ratio: float = 0.0
+    concurrency_limit: int = 0  # sequences that may run at once
     waiting_tokens: int = 0  # prompt tokens still to compute
     oldest_waiting_seconds: float = 0.0
     kv_blocks: int = 0

@@ -93,6 +93,7 @@ def _own_gauges(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         ("kv_cache_usage_ratio", "KV blocks held by unfinished requests, of all", stats.kv_cache_usage_ratio),
         ("waiting_tokens", "Prompt tokens still to compute", stats.waiting_tokens),
         ("oldest_waiting_seconds", "Age of the request that waits longest", stats.oldest_waiting_seconds),
+        ("concurrency_limit", "Sequences that may run at once", stats.concurrency_limit),
         ("draining", "1 while the server drains", int(snapshot.draining)),
         ("kv_blocks", "KV blocks of the cache", stats.kv_blocks),
         ("stats_age_seconds", "Age of these figures; above 0 while one step is long", snapshot.stats_age_seconds),
