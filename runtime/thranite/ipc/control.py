@@ -8,6 +8,7 @@ import msgspec
 
 from thranite.config import EngineConfig
 from thranite.engine.client import EngineInfo
+from thranite.ipc.http_options import HttpOptions
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -32,7 +33,7 @@ class StartServer(_Message, tag=2, frozen=True, array_like=True):
     generation_config: Literal["auto", "none"]
     max_body_bytes: int
     tokenizer_threads: int
-    access_log: bool
+    http: HttpOptions
     log_level: str
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"

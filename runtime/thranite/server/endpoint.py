@@ -15,6 +15,7 @@ from thranite.errors import ThraniteError
 from thranite.server.context import ServerContext
 from thranite.server.errors import BodyTooLarge, describe
 from thranite.server.reply import Reply
+from thranite.server.request_id import current_request_id
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class GenerationEndpoint(ABC):
         except ThraniteError as error:
             await reply.fail(describe(error))
         except Exception as error:
-            logger.exception("a request failed")
+            logger.exception("request %s failed", current_request_id.get())
             await reply.fail(describe(error))
 
     def reply(self, send: Send) -> Reply:

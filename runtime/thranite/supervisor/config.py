@@ -52,7 +52,17 @@ class ServeConfig:
     )
     server_processes: int | None = option(None, "processes that speak HTTP (default: one for every 4 cores, at most 8)")
     log_level: LogLevel = option("info", "least severity that is logged")
-    access_log: bool = option(False, "log a line for every HTTP request")
+    access_log: bool = option(False, "write a JSON line to stdout for every HTTP request, without what it says")
+    access_log_prompts: bool = option(False, "add request bodies to the access log, up to 16 KiB each")
+    ssl_certfile: str | None = option(None, "PEM certificate chain: --port then speaks TLS; the admin port never does")
+    ssl_keyfile: str | None = option(None, "PEM key of --ssl-certfile, if that file does not hold it")
+    allowed_origins: tuple[str, ...] = option(
+        (), "origin of web pages that may call the API, repeatable; * is any (default: none but the server's own)"
+    )
+    client_timeout: float = option(30.0, "a client that reads nothing, or sends no whole request, is dropped after it")
+    otlp_traces_endpoint: str | None = option(
+        None, "OTLP/HTTP collector that spans go to, such as http://otel:4318/v1/traces"
+    )
     termination_log_path: str = option(DEFAULT_TERMINATION_LOG, "file that names stage and cause of a failure")
     runtime_dir: str | None = option(None, "directory for the processes' sockets (default: a temporary one)")
 
@@ -65,6 +75,12 @@ class ServeConfig:
         for name in ("drain_delay", "drain_timeout"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{flag(name)} must be 0 or more seconds, got {getattr(self, name)}")
+        if not 0 < self.client_timeout < float("inf"):
+            raise ConfigError(f"--client-timeout must be above 0 seconds, got {self.client_timeout}")
+        if self.access_log_prompts and not self.access_log:
+            raise ConfigError("--access-log-prompts says what the access log holds: it needs --access-log")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ConfigError("--ssl-keyfile is given without --ssl-certfile")
         if self.stall_timeout is not None and not self.stall_timeout >= MIN_STALL_TIMEOUT:
             raise ConfigError(f"--stall-timeout must be at least {MIN_STALL_TIMEOUT} s, got {self.stall_timeout}")
         if self.server_processes is not None and not 1 <= self.server_processes <= MAX_SERVER_PROCESSES:

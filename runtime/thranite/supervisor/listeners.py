@@ -51,9 +51,10 @@ def _create(host: str, port: int, reuse_port: bool = False) -> socket.socket:
     )
 
 
-def url(listener: socket.socket) -> str:
+def url(listener: socket.socket, secure: bool = False) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @contextmanager

@@ -18,11 +18,13 @@ from thranite.config import EngineConfig
 from thranite.errors import EngineDead
 from thranite.ipc import control
 from thranite.ipc.client import SocketEngineClient
+from thranite.ipc.http_options import HttpOptions
 from thranite.server.admin import build_admin_app
 from thranite.server.http import make_http_server
 from thranite.server.metrics_source import MetricsSource
 from thranite.supervisor.children import Child, ChildCommands
 from thranite.supervisor.config import ServeConfig
+from thranite.supervisor.http_options import http_options
 from thranite.supervisor.lifecycle import ENGINE, Action, Kill, Lifecycle, Order, Replace
 from thranite.supervisor.stage_log import StageLog
 from thranite.supervisor.termination import Outcome
@@ -71,7 +73,10 @@ class Supervisor:
 
     async def run(self) -> Outcome:
         app = build_admin_app(self.lifecycle, self._metrics, self._config.admin_key())
-        admin = make_http_server(app, access_log=self._config.access_log)
+        options = HttpOptions(
+            access_log=self._config.access_log, access_log_prompts=self._config.access_log_prompts
+        )
+        admin = make_http_server(app, options)
         admin_task = asyncio.create_task(admin.serve([self._admin_listener]), name="admin")
         try:
             outcome = self.lifecycle.outcome
@@ -123,7 +128,7 @@ class Supervisor:
             generation_config=config.generation_config,
             max_body_bytes=config.max_body_bytes,
             tokenizer_threads=config.tokenizer_threads,
-            access_log=config.access_log,
+            http=http_options(config),
             log_level=config.log_level,
             tool_call_parser=config.tool_call_parser,
             reasoning_parser=config.reasoning_parser,
