@@ -28,7 +28,7 @@ class StartServer(_Message, tag=2, frozen=True, array_like=True):
 
     config: EngineConfig
     served_model_names: tuple[str, ...]
-    api_keys: tuple[str, ...]
+    api_keys: tuple[tuple[str, str], ...]  # (key, class)
     chat_template: str | None  # its source
     generation_config: Literal["auto", "none"]
     max_body_bytes: int

@@ -29,6 +29,11 @@ class RequestStream:
         """Whether no further delta can come; some may still wait to be read."""
         return not self._open
 
+    @property
+    def ready(self) -> bool:
+        """Whether the iterator's next step needs no wait."""
+        return bool(self._deltas) or not self._open or self._error is not None
+
     def push(self, delta: SequenceDelta) -> None:
         """A delta from the engine. Those of sequences that have ended are dropped."""
         if delta.index not in self._open:

@@ -11,7 +11,8 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from thranite.errors import ThraniteError
+from thranite.errors import InvalidRequest, ThraniteError
+from thranite.server.caller import Caller
 from thranite.server.context import ServerContext
 from thranite.server.errors import BodyTooLarge, describe
 from thranite.server.reply import Reply
@@ -30,16 +31,17 @@ class GenerationEndpoint(ABC):
         reply = self.reply(send)
         try:
             body = await _read_body(Request(scope, receive), self._context.settings.max_body_bytes)
+            caller = Caller.of(scope)
         except ClientDisconnect:
             return
-        except BodyTooLarge as error:
+        except InvalidRequest as error:
             await reply.fail(describe(error))
             return
-        await while_connected(receive, self._answer(body, reply))
+        await while_connected(receive, self._answer(body, reply, caller))
 
-    async def _answer(self, body: bytes, reply: Reply) -> None:
+    async def _answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         try:
-            await self.answer(body, reply)
+            await self.answer(body, reply, caller)
         except ThraniteError as error:
             await reply.fail(describe(error))
         except Exception as error:
@@ -51,7 +53,7 @@ class GenerationEndpoint(ABC):
         return Reply(send)
 
     @abstractmethod
-    async def answer(self, body: bytes, reply: Reply) -> None:
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         """Serve one request. Cancelled when the client goes; raised errors become the answer."""
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
-from thranite.engine.client import EngineClient
+from thranite.engine.client import DeltaStream, EngineClient
 from thranite.errors import EngineDead
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 from thranite.sampling_params import SamplingParams
@@ -39,7 +39,7 @@ class Generation:
         self.requests = tuple(requests)
         self._client = client
         self._texts = [RequestText(params, request.prompt_token_ids, tokenizer, incremental) for request in requests]
-        self._streams: list[AsyncIterator[SequenceDelta]] = []
+        self._streams: list[DeltaStream] = []
         self._readers: list[asyncio.Task[None]] = []
         self._submitted = 0
         self._cached_tokens = 0
@@ -68,6 +68,11 @@ class Generation:
         prompt = sum(len(request.prompt_token_ids) for request in self.requests)
         completion = sum(text.completion_tokens for text in self._texts)
         return Usage(prompt, completion, prompt + completion, PromptTokensDetails(self._cached_tokens))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next delta, or the end, needs no wait: what is to be sent can leave together with it."""
+        return len(self._streams) == 1 and self._streams[0].ready
 
     async def deltas(self) -> AsyncIterator[tuple[int, TextDelta]]:
         """(index of the prompt, delta) as they come. Raises GenerationFailed or EngineDead for an incomplete answer."""
@@ -110,7 +115,7 @@ class Generation:
 
 async def _read(
     index: int,
-    stream: AsyncIterator[SequenceDelta],
+    stream: DeltaStream,
     queue: asyncio.Queue[tuple[int, SequenceDelta] | Exception | None],
 ) -> None:
     try:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from thranite.config import flag, option
 from thranite.errors import ConfigError
-from thranite.server.settings import read_api_keys
+from thranite.server.keys import ApiKey, read_api_keys
 from thranite.supervisor.cores import available_cores, default_server_processes
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -31,7 +31,9 @@ class ServeConfig:
     admin_port: int = option(8001, "port of probes, metrics and drain; 0 takes a free one")
     served_model_name: tuple[str, ...] = option((), "name of the model in the API, repeatable (default: MODEL)")
     api_key: str | None = option(None, "key that clients of the API must send as a bearer token (default: none)")
-    api_key_file: str | None = option(None, "file with one such key a line")
+    api_key_file: str | None = option(
+        None, "file with one such key a line; behind it may stand high, standard or batch"
+    )
     admin_key_file: str | None = option(None, "file with the key that callers of the admin port must send")
     chat_template: str | None = option(None, "file with a jinja chat template, instead of the model's own")
     tool_call_parser: ToolCallParser = option(
@@ -99,7 +101,7 @@ class ServeConfig:
         """How many server processes there are to be; looks at the machine unless the option says."""
         return self.server_processes or default_server_processes(available_cores())
 
-    def api_keys(self) -> tuple[str, ...]:
+    def api_keys(self) -> tuple[ApiKey, ...]:
         """All keys that clients may send; empty: none is asked for. Reads the file. Raises ConfigError."""
         return read_api_keys(self.api_key_file, self.api_key)
 

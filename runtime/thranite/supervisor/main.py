@@ -59,7 +59,9 @@ def _serve(
             stack.enter_context(listener)
         admin_listener = stack.enter_context(bind(config.admin_host, config.admin_port, "admin_port"))
         directory = stack.enter_context(private_directory(config.runtime_dir))
-        logger.info("API at %s/v1, admin port at %s", url(listeners[0], config.ssl_certfile is not None), url(admin_listener))
+        logger.info(
+            "API at %s/v1, admin port at %s", url(listeners[0], config.ssl_certfile is not None), url(admin_listener)
+        )
 
         async def run() -> Outcome:
             supervisor = Supervisor(engine_config, config, listeners, admin_listener, directory, commands)

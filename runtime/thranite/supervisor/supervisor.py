@@ -73,9 +73,7 @@ class Supervisor:
 
     async def run(self) -> Outcome:
         app = build_admin_app(self.lifecycle, self._metrics, self._config.admin_key())
-        options = HttpOptions(
-            access_log=self._config.access_log, access_log_prompts=self._config.access_log_prompts
-        )
+        options = HttpOptions(access_log=self._config.access_log, access_log_prompts=self._config.access_log_prompts)
         admin = make_http_server(app, options)
         admin_task = asyncio.create_task(admin.serve([self._admin_listener]), name="admin")
         try:
@@ -123,7 +121,7 @@ class Supervisor:
             control.StartServer,
             config=self._engine_config,
             served_model_names=self._names,
-            api_keys=config.api_keys(),
+            api_keys=tuple((key.value, key.key_class) for key in config.api_keys()),
             chat_template=config.chat_template_source(),
             generation_config=config.generation_config,
             max_body_bytes=config.max_body_bytes,

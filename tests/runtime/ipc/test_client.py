@@ -119,7 +119,7 @@ def test_a_cancelled_submit_leaves_nothing_behind() -> None:
 def test_closing_a_stream_aborts_and_stop_ends_one_sample() -> None:
     async def scene(client: SocketEngineClient) -> None:
         stream = await client.submit(request("a", 10_000))
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         await until(lambda: engine.engine.finished["abort"] == 1)
         both = await client.submit(request("b", 200, n=2))
         first = await anext(both)
@@ -171,7 +171,7 @@ def test_stats_are_of_the_moment() -> None:
         assert (await client.stats()).requests_running == 0
         stream = await client.submit(request("a", 10_000))
         assert (await client.stats()).requests_running == 1
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         assert (await client.stats()).requests_finished_total == {"abort": 1}
 
     with engine_thread() as engine:

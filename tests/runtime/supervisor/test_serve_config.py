@@ -41,7 +41,8 @@ def test_keys_come_from_files(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("one\n\ntwo\n")
     assert ServeConfig().api_keys() == ()
-    assert set(ServeConfig(api_key="zero", api_key_file=str(keys)).api_keys()) == {"zero", "one", "two"}
+    found = ServeConfig(api_key="zero", api_key_file=str(keys)).api_keys()
+    assert {key.value for key in found} == {"zero", "one", "two"}
     with pytest.raises(ConfigError, match="must hold one key"):
         ServeConfig(admin_key_file=str(keys)).admin_key()
     keys.write_text("  \n")
