@@ -25,7 +25,7 @@ from thranite.errors import ConfigError
 Run = tuple[float, int]  # requests a second, requests
 REFERENCE_RUNS = "16:320,4:80,32:480,inf:512,16:320,32:480,4:80,inf:512"
 WARM_UP: Run = (math.inf, 16)
-WORKER = "thranite.bench.online_load"
+WORKER = (sys.executable, "-m", "thranite.bench.online_load")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +12,9 @@ from thranite.errors import ThraniteError
 START_SECONDS = 3.0  # for a process to be up and its requests to be made, before the clock starts
 
 
-def run_workers(module: str, orders: Sequence[Any]) -> list[Any]:
-    """Run `python -m module` for each of `orders` at once; their results in order. Raises ThraniteError."""
-    processes = [
-        subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in orders
-    ]
+def run_workers(command: Sequence[str], orders: Sequence[Any]) -> list[Any]:
+    """Run `command` for each of `orders` at once; their results in order. Raises ThraniteError."""
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in orders]
     try:
         for process, order in zip(processes, orders, strict=True):
             assert process.stdin is not None
