@@ -144,8 +144,8 @@ def main() -> int:
 
 def show(name: str, result: Result, seconds: float) -> None:
     print(
-        f"{name}: {result.errors} errors, {result.events / seconds:,.0f} events/s, {result.cost:.1f} us of CPU each, "
-        f"{1e6 / result.cost:,.0f} a core's second; delay p50 {1000 * result.p50:.1f} ms, p99 {1000 * result.p99:.1f} ms",
+        f"{name}: {result.errors} errors, {result.events / seconds:,.0f} events/s, {result.cost:.1f} us of CPU each: "
+        f"{1e6 / result.cost:,.0f} a core; delay p50 {1000 * result.p50:.1f} ms, p99 {1000 * result.p99:.1f} ms",
         flush=True,
     )
 

@@ -83,18 +83,15 @@ def _prompt_logprobs(request: EngineRequest) -> tuple[TokenLogprobs | None, ...]
 
 
 class FakeStream:
-    """A `DeltaStream`: nothing is ever there before it is asked for."""
-
-    ready = False
+    """A `DeltaStream`: one at a time."""
 
     def __init__(self, deltas: AsyncIterator[SequenceDelta]) -> None:
         self._deltas = deltas
 
-    def __aiter__(self) -> AsyncIterator[SequenceDelta]:
-        return self._deltas
-
-    async def __anext__(self) -> SequenceDelta:
-        return await anext(self._deltas)
+    async def take(self) -> list[SequenceDelta]:
+        async for delta in self._deltas:
+            return [delta]
+        return []
 
 
 class FakeEngine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,16 +25,14 @@ class EngineInfo:
 
 
 class DeltaStream(Protocol):
-    """A request's deltas as an async iterator."""
+    """A request's deltas, as they come."""
 
-    @property
-    def ready(self) -> bool:
-        """Whether the next delta, or the end, has come already."""
+    async def take(self) -> list[SequenceDelta]:
+        """All that have come since the last call; waits for one, if none has. Empty: the request has ended.
+
+        Raises EngineDead.
+        """
         ...
-
-    def __aiter__(self) -> AsyncIterator[SequenceDelta]: ...
-
-    async def __anext__(self) -> SequenceDelta: ...
 
 
 class EngineClient(Protocol):
@@ -47,8 +44,8 @@ class EngineClient(Protocol):
     async def submit(self, request: EngineRequest) -> DeltaStream:
         """Return once the engine has accepted the request.
 
-        The iterator ends after every one of the `n` sequences has a finish reason or was stopped.
-        Raises InvalidRequest, Rejected or EngineDead here; EngineDead also from the iterator.
+        The stream ends after every one of the `n` sequences has a finish reason or was stopped.
+        Raises InvalidRequest, Rejected or EngineDead here; EngineDead also from the stream.
         """
         ...
 

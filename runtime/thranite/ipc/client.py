@@ -76,7 +76,7 @@ class SocketEngineClient:
             raise InvalidRequest(f"request id {request.request_id!r} is in use", "request_id")
         handle = next(self._numbers)
         data = self._frame(messages.Add(handle, request))
-        stream = RequestStream(request.request_id, request.params.n, lambda: self.abort(request.request_id))
+        stream = RequestStream(request.request_id, request.params.n)
         self._streams[handle] = stream
         self._handles[request.request_id] = handle
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -71,12 +71,11 @@ class _Frame:
 
 async def _stream(reply: Reply, generation: Generation, samples: ChatSamples, frame: _Frame) -> None:
     reply.open_stream()
-    async for _, delta in generation.deltas():
-        choices = samples.news(delta)
-        if choices:
-            reply.hold(b"".join(map(frame.chunk, choices)))
-            if not generation.ready:
-                await reply.write(b"")
+    while not generation.finished:
+        await reply.flush()
+        for _, delta in await generation.news():
+            for choice in samples.news(delta):
+                reply.hold(frame.chunk(choice))
     await reply.write(frame.usage_chunk(generation) + DONE, last=True)
 
 

@@ -72,12 +72,11 @@ class _Frame:
 
 async def _stream(reply: Reply, generation: Generation, samples: CompletionSamples, frame: _Frame) -> None:
     reply.open_stream()
-    async for prompt, delta in generation.deltas():
-        choices = samples.news(prompt, delta)
-        if choices:
-            reply.hold(b"".join(map(frame.chunk, choices)))
-            if not generation.ready:
-                await reply.write(b"")
+    while not generation.finished:
+        await reply.flush()
+        for prompt, delta in await generation.news():
+            for choice in samples.news(prompt, delta):
+                reply.hold(frame.chunk(choice))
     usage = event(frame.whole([], samples.usage(generation.usage))) if frame.include_usage else b""
     await reply.write(usage + DONE, last=True)
 

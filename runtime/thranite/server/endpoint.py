@@ -15,6 +15,7 @@ from thranite.errors import InvalidRequest, ThraniteError
 from thranite.server.caller import Caller
 from thranite.server.context import ServerContext
 from thranite.server.errors import BodyTooLarge, describe
+from thranite.server.gate import SEND_BODY
 from thranite.server.reply import Reply
 from thranite.server.request_id import current_request_id
 
@@ -28,7 +29,7 @@ class GenerationEndpoint(ABC):
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = self.reply(send)
+        reply = self.reply(send, scope.get(SEND_BODY, send))
         try:
             body = await _read_body(Request(scope, receive), self._context.settings.max_body_bytes)
             caller = Caller.of(scope)
@@ -48,9 +49,9 @@ class GenerationEndpoint(ABC):
             logger.exception("request %s failed", current_request_id.get())
             await reply.fail(describe(error))
 
-    def reply(self, send: Send) -> Reply:
+    def reply(self, send: Send, send_body: Send) -> Reply:
         """In the shape of this endpoint's errors."""
-        return Reply(send)
+        return Reply(send, send_body)
 
     @abstractmethod
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:

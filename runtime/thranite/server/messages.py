@@ -57,8 +57,8 @@ def _error(answer: ErrorAnswer) -> MessageError:
 
 
 class MessagesEndpoint(GenerationEndpoint):
-    def reply(self, send: Send) -> Reply:
-        return MessageReply(send)
+    def reply(self, send: Send, send_body: Send) -> Reply:
+        return MessageReply(send, send_body)
 
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, MessagesRequest)
@@ -127,8 +127,8 @@ def _usage(usage: Usage) -> MessageUsage:
 
 
 class CountTokensEndpoint(GenerationEndpoint):
-    def reply(self, send: Send) -> Reply:
-        return MessageReply(send)
+    def reply(self, send: Send, send_body: Send) -> Reply:
+        return MessageReply(send, send_body)
 
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, CountTokensRequest)

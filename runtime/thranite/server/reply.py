@@ -31,11 +31,12 @@ class Reply:
     """The answer to one HTTP request. Every `write` is one ASGI message, hence one write to the socket.
 
     A stream's header leaves with its first event: what fails before that (a deadline that passes in the queue, an
-    engine that ends) still gets the status that it should have.
+    engine that ends) still gets the status that it should have. `send_body` takes what follows the header, which is a
+    token's whole way of many: the middleware that `send` leads through has seen then what it looks for.
     """
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, send_body: Send) -> None:
+        self._send, self._send_body = send, send_body
         self._streaming = self._started = False
         self._held = b""
         self.finished = False
@@ -51,6 +52,11 @@ class Reply:
         """They leave with the next write."""
         self._held += events
 
+    async def flush(self) -> None:
+        """Write what is held, if anything is."""
+        if self._held:
+            await self.write(b"")
+
     async def write(self, events: bytes, last: bool = False) -> None:
         if not self._started:
             await self._start(200, _STREAM_HEADERS)
@@ -59,7 +65,7 @@ class Reply:
 
     async def _body(self, body: bytes, last: bool) -> None:
         self.finished = last
-        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+        await self._send_body({"type": "http.response.body", "body": body, "more_body": not last})
 
     async def fail(self, answer: ErrorAnswer) -> None:
         """An error response, or the last event of a stream that has begun."""

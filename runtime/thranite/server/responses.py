@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from starlette.types import Send
 
 from thranite.errors import InvalidRequest
 from thranite.server.caller import Caller
@@ -48,8 +49,8 @@ class ResponseReply(Reply):
 
 
 class ResponsesEndpoint(GenerationEndpoint):
-    def reply(self, send: Any) -> Reply:
-        return ResponseReply(send)
+    def reply(self, send: Send, send_body: Send) -> Reply:
+        return ResponseReply(send, send_body)
 
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, ResponseRequest)

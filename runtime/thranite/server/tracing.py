@@ -154,23 +154,14 @@ class _TracedStream:
     def __init__(self, stream: DeltaStream, client: TracedClient, opened: _OpenSpan) -> None:
         self._stream, self._client, self._opened = stream, client, opened
 
-    @property
-    def ready(self) -> bool:
-        return self._stream.ready
-
-    def __aiter__(self) -> _TracedStream:
-        return self
-
-    async def __anext__(self) -> SequenceDelta:
-        name = self._opened.request.request_id
+    async def take(self) -> list[SequenceDelta]:
         try:
-            delta = await self._stream.__anext__()
-        except StopAsyncIteration:
-            raise
+            deltas = await self._stream.take()
         except Exception as error:
-            self._client.ended(name, type(error).__name__)
+            self._client.ended(self._opened.request.request_id, type(error).__name__)
             raise
-        self._opened.take(delta)
-        if delta.finish_reason is not None:
-            self._client.noted(self._opened, delta.finish_reason)
-        return delta
+        for delta in deltas:
+            self._opened.take(delta)
+            if delta.finish_reason is not None:
+                self._client.noted(self._opened, delta.finish_reason)
+        return deltas
