@@ -1,7 +1,8 @@
-"""Measure the engine in this process.
+"""Measure the engine in this process, or a server that runs already.
 
-`offline` runs the reference workloads and reports tokens a second; `context` tells what a longer context costs; `cpu`
-compares this engine with transformers on the same machine and threads.
+`offline` runs the reference workloads and reports tokens a second; `context` tells what a longer context costs; `serve`
+loads a server over HTTP and reports what its clients see; `cpu` compares this engine with transformers on the same
+machine and threads.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 KINDS = {
     "offline": "throughput and step times of the reference workloads",
     "context": "how a decode step's time grows with the context",
+    "serve": "latencies of a running server under load",
     "cpu": "this engine and transformers side by side on the CPU",
 }
 
