@@ -28,7 +28,8 @@ def _value(hint: Any, value: Any) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         return parse(kind, value)
     if get_origin(kind) is tuple:
-        return tuple(value)
+        inner = get_args(kind)[0]
+        return tuple(parse(inner, item) if is_dataclass(inner) and isinstance(inner, type) else item for item in value)
     return value
 
 

@@ -79,7 +79,7 @@ def test_all_metrics_lost_changes_nothing(cases: list[tuple[DecisionCase, Decisi
 def test_a_pending_pod_never_raises_the_ask(cases: list[tuple[DecisionCase, Decision]]) -> None:
     for case, decision in cases:
         for phase in ("Pending", "Unschedulable"):
-            more = case.with_pods((*case.pods, PodSample(uid="new", phase=phase)))  # type: ignore[arg-type]
+            more = case.with_pods((*case.pods, PodSample(uid="new", phase=phase)))
             assert more.decide().desired <= max(decision.desired, case.current), more
             assert more.decide().recommended <= decision.recommended, more
 
