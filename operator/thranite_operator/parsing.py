@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 def camel(name: str) -> str:
-    """max_model_len → maxModelLen; from_ → from."""
-    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name.rstrip("_"))
+    """max_model_len → maxModelLen; target_kv_cache → targetKVCache; from_ → from."""
+    return re.sub(r"_(kv(?=_)|[a-z])", lambda match: match[1].upper(), name.rstrip("_"))
 
 
 def parse(cls: type[T], data: Mapping[str, Any]) -> T:
