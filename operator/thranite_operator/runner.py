@@ -12,6 +12,9 @@ from contextlib import AsyncExitStack
 import kopf
 
 from thranite_operator import names
+from thranite_operator.autoscaling.autoscaler import Autoscaler
+from thranite_operator.autoscaling.live import LiveMetrics
+from thranite_operator.autoscaling.scraper import Scraper
 from thranite_operator.health import serving
 from thranite_operator.informer import Informer, Key
 from thranite_operator.kube import KubeClient, KubeError
@@ -46,7 +49,11 @@ class Runner:
             if not await self._crd_served(client, stop):
                 return
             informer = Informer(queue.add_from_thread, self._connect, settings.namespaces)
-            reconciler = Reconciler(client, settings)
+            scraper = await stack.enter_async_context(Scraper())
+            autoscaler = Autoscaler(client, scraper, queue.add)
+            stack.push_async_callback(autoscaler.close)
+            metrics.add(LiveMetrics(autoscaler))
+            reconciler = Reconciler(client, settings, autoscaler=autoscaler)
             workers = [
                 asyncio.create_task(self._work(queue, reconciler, metrics), name=f"worker-{index}")
                 for index in range(settings.workers)
