@@ -74,6 +74,10 @@ class KubeClient:
         found: list[Object] = (await self._call("GET", kind.path(namespace), params=selectors)).get("items", [])
         return found
 
+    async def read(self, path: str) -> Object:
+        """A GET of anything else."""
+        return await self._call("GET", path)
+
     async def serves(self, api_version: str, plural: str) -> bool:
         """Whether the API has such a resource."""
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from thranite_operator.autoscaling import report, schedules
 from thranite_operator.autoscaling.conditions import of_decision
@@ -18,17 +18,32 @@ from thranite_operator.autoscaling.trace import Moment
 from thranite_operator.pods import Pod
 from thranite_operator.spec import InferenceService
 
+JOURNAL_KEPT = 100
 MOMENTS_KEPT = 480  # two hours of rounds by default
 SAMPLES_KEPT = 5000  # of pods, in all moments together: what bounds the memory
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A decision that differs from the one before in its size or its reason. `failure`: why it could not be written."""
+
+    time: float
+    current: int
+    desired: int
+    recommended: int
+    reason: str
+    message: str
+    failure: str | None = None
+
+
 class Follower:
-    """`report`: for the status. `last`: the last decision, whether it changed something or not. `failure`: why the
-    last wish could not be written."""
+    """`report`: for the status. `last`: the last decision, whether it changed something or not. `journal` and
+    `moments`: the past, oldest first, for `thranite-operator explain`."""
 
     def __init__(self, service: InferenceService, spec: AutoscalingSpec, now: float) -> None:
         self.report: Report = report.restored(service.status)
         self.last: Decision | None = None
+        self.journal: deque[Entry] = deque(maxlen=JOURNAL_KEPT)
         self.moments: deque[Moment] = deque()
         self.history = History()
         self.service, self.spec = service, spec
@@ -79,12 +94,28 @@ class Follower:
         Whether the status has something new to say."""
         if failure is None:
             self._state = decision.state
+        self._note(decision, failure, now)
         self.last = decision
         problem = next(filter(None, map(schedules.problem, self.spec.schedules)), None)
         found = of_decision(decision, failure, problem)
         before = self.report
         self.report = report.successor(before, decision, self.current, found, now, written=failure is None)
         return self.report is not before
+
+    def _note(self, decision: Decision, failure: str | None, now: float) -> None:
+        entry = Entry(
+            time=now,
+            current=self.current,
+            desired=decision.desired,
+            recommended=decision.recommended,
+            reason=str(decision.reason),
+            message=decision.message,
+            failure=failure,
+        )
+        last = self.journal[-1] if self.journal else None
+        same = last is not None and (last.reason, last.failure) == (entry.reason, entry.failure)
+        if not same or entry.desired != entry.current:
+            self.journal.append(entry)
 
     def _keep(self, moment: Moment) -> None:
         self.moments.append(moment)
