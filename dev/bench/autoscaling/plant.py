@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import pairwise
+from typing import Literal, Protocol
 
 from autoscaling.replica import Replica, Request, Scrape
 from autoscaling.service import Service
@@ -20,20 +21,22 @@ START_SPREAD = 0.1  # starts take their time plus or minus this share
 SCRAPE_LOSS = 0.01  # of single scrapes, at any time
 END_SECONDS = 600.0  # after the last arrival, in which first tokens may still come
 
+Phase = Literal["Ready", "Pending", "Unschedulable", "Draining"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodView:
-    """`phase`: Ready, Pending, Unschedulable or Draining. `scrape` is None where it failed or the pod is not ready."""
+    """`scrape` is None where it failed or the pod is not ready. `start_seconds`: from placement to readiness."""
 
     uid: str
-    phase: str
-    scrape: Scrape | None
+    phase: Phase
+    scrape: Scrape | None = None
+    start_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """`current`: the wish, as it stands in `.spec.replicas`. `in_flight`: requests that a proxy in front would count.
-    `started`: (uid, seconds) of pods whose start has just been seen to end."""
+    """`current`: the wish, as in `.spec.replicas`. `in_flight`: requests that a proxy in front would count."""
 
     now: float
     current: int
@@ -64,7 +67,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`misses` of `requests` had their first token late or never. `samples`: (time, wish, ready, queue) at decisions."""
+    """`misses`: first tokens late or never. `samples`: (time, wish, ready, queue) at decisions."""
 
     requests: int
     misses: int
@@ -114,7 +117,7 @@ class Plant:
             misses=late,
             replica_hours=(held + self._retired) / 3600,
             changes=len(signs),
-            flips=sum(one != other for one, other in zip(signs, signs[1:], strict=False)),
+            flips=sum(one != other for one, other in pairwise(signs)),
             samples=tuple(self._samples),
         )
 
@@ -161,10 +164,8 @@ class Plant:
     def _settle(self, now: float, cold_start: float) -> None:
         """Pods that have drained go; pods that wait for a GPU get one if it is free."""
         for pod in [item for item in self._pods if item.leaving]:
-            if pod.replica is not None:
-                pod.replica.advance(now)
-                if not pod.replica.load:
-                    self._remove(pod, now)
+            if pod.replica is not None and not pod.replica.load:
+                self._remove(pod, now)
         free = self._trace.gpus - sum(pod.placed is not None for pod in self._pods)
         for pod in [item for item in self._pods if item.placed is None][: max(free, 0)]:
             spread = 1 + self._starts.uniform(-START_SPREAD, START_SPREAD)
@@ -174,6 +175,9 @@ class Plant:
     # --- the autoscaler's side
 
     def _control(self, now: float) -> None:
+        for pod in self._pods:
+            if pod.replica is not None:
+                pod.replica.advance(now)
         self._settle(now, self._cold_start)
         view = View(
             now=now,
@@ -191,9 +195,10 @@ class Plant:
     def _look(self, pod: Pod, now: float) -> PodView:
         lucky = self._luck.random() >= SCRAPE_LOSS and not self._trace.lost(pod.uid, now)
         if pod.placed is None or pod.replica is None or pod.ready is None:
-            return PodView(uid=pod.uid, phase="Unschedulable", scrape=None)
+            return PodView(uid=pod.uid, phase="Unschedulable")
         if pod.leaving:
-            return PodView(uid=pod.uid, phase="Draining", scrape=None)
+            return PodView(uid=pod.uid, phase="Draining")
         if pod.ready > now:
-            return PodView(uid=pod.uid, phase="Pending", scrape=None)
-        return PodView(uid=pod.uid, phase="Ready", scrape=pod.replica.scrape(now) if lucky else None)
+            return PodView(uid=pod.uid, phase="Pending")
+        scrape = pod.replica.scrape(now) if lucky else None
+        return PodView(uid=pod.uid, phase="Ready", scrape=scrape, start_seconds=pod.ready - pod.placed)

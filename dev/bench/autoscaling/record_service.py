@@ -23,16 +23,16 @@ from pathlib import Path
 import torch
 
 from thranite.llm import LLM
-from thranite.text.prompt import build_request
 from thranite.sampling_params import SamplingParams
+from thranite.text.prompt import build_request
 
-ROWS = (1, 2, 4, 8, 12, 16)
-CONTEXTS = (64, 256)
-PROMPTS = (8, 16, 32, 64, 128, 256)
-DECODE_STEPS, REPEATS = 8, 3
+ROWS = (1, 4, 8, 16)
+CONTEXTS = (32, 128)
+PROMPTS = (8, 16, 32, 64, 128)
+DECODE_STEPS, REPEATS = 6, 3
 MAX_MODEL_LEN = 1024
-OPEN_LOOP_RATES = (0.4, 1.2)  # requests a second: an easy and a hard load
-OPEN_LOOP_SECONDS = 60.0
+OPEN_LOOP_RATES = (0.9,)  # requests a second
+OPEN_LOOP_SECONDS = 45.0
 PROMPT_RANGE, OUTPUT_RANGE = (8, 64), (16, 112)  # tokens
 
 
@@ -62,7 +62,7 @@ class Recorder:
     def decode_seconds(self, rows: int, context: int) -> float:
         """Median seconds of a step that decodes `rows` sequences of about `context` tokens."""
         for _ in range(rows):
-            self._add(context, DECODE_STEPS + rows + 8)
+            self._add(context, DECODE_STEPS + 4)
         while self._llm.engine.stats().waiting_tokens:
             self._step()
         self._step()
@@ -114,7 +114,9 @@ def record(model: str, threads: int, slots: int) -> dict[str, object]:
     )  # fmt: skip
     recorder = Recorder(llm)
     recorder.decode_seconds(2, 64)  # warm-up
-    decode = [[rows, context, round(recorder.decode_seconds(rows, context), 5)] for rows in ROWS for context in CONTEXTS]
+    decode = [
+        [rows, context, round(recorder.decode_seconds(rows, context), 5)] for rows in ROWS for context in CONTEXTS
+    ]
     prompt = [[tokens, round(recorder.prompt_seconds(tokens), 5)] for tokens in PROMPTS]
     runs = [recorder.open_loop(rate, OPEN_LOOP_SECONDS) for rate in OPEN_LOOP_RATES]
     llm.close()

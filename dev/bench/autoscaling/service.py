@@ -41,7 +41,7 @@ class Service:
         return y0 + (y1 - y0) * (max(tokens, counts[0]) - x0) / (x1 - x0)
 
 
-def recorded(path: Path = RECORDED, *, kv_tokens: int = 1280, max_waiting: int = 64) -> Service:
+def recorded(path: Path = RECORDED, *, kv_tokens: int = 1152, max_waiting: int = 64) -> Service:
     """The KV cache is nearly full when all slots are taken, as on a GPU whose memory sets the number of sequences."""
     record = json.loads(path.read_text())
     return Service(step_table(record), record["slots"], kv_tokens, max_waiting)

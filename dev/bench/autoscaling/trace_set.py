@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from autoscaling.traces import HOUR, PLENTY, Half, Outage, Trace
 
-UNIT = 1.0  # requests per second that a full replica finishes; `compare.py --unit` measures it
+UNIT = 1.1  # requests per second that a full replica of the recorded service finishes; a test holds it to that
 Rate = Callable[[float], float]
 
 
@@ -25,7 +26,7 @@ def ramps(points: Sequence[tuple[float, float]]) -> Rate:
     """Straight lines between (time, level), level before the first and after the last."""
 
     def rate(now: float) -> float:
-        for (t0, y0), (t1, y1) in zip(points, points[1:], strict=False):
+        for (t0, y0), (t1, y1) in pairwise(points):
             if t0 <= now < t1:
                 return y0 + (y1 - y0) * (now - t0) / (t1 - t0)
         return points[0][1] if now < points[0][0] else points[-1][1]
@@ -43,7 +44,7 @@ def bursts(base: float, height: float, length: float, starts: Sequence[float]) -
 def noise(name: str, level: float, spread: float, period: float) -> Rate:
     """Log-normal around `level`, anew every `period` seconds."""
     draw = random.Random(f"{name}/level")
-    levels = [level * draw.lognormvariate(-spread**2 / 2, spread) for _ in range(int(2 * HOUR / period) + 1)]
+    levels = [level * draw.lognormvariate(-(spread**2) / 2, spread) for _ in range(int(2 * HOUR / period) + 1)]
 
     def rate(now: float) -> float:
         return levels[int(now / period)]
@@ -91,8 +92,8 @@ TUNE: tuple[Trace, ...] = (
     trace("diurnal", 2, "tune", diurnal(1.5, 4.0, 5400, 1200), hours=2.0),
     trace("loss", 1, "tune", ramps([(600, 3.0), (1500, 4.0)]), outages=(Outage(1200, 1800, 1.0),)),
     trace("loss", 2, "tune", steps([(0, 3.5), (1800, 4.5)]), outages=(Outage(900, 2700, 0.5),)),
-    trace("gpus", 1, "tune", steps([(0, 1.4), (900, 4.5), (2400, 1.4)]), gpus=4),
-    trace("gpus", 2, "tune", ramps([(600, 1.0), (1800, 4.0), (3000, 1.0)]), gpus=5),
+    trace("gpus", 1, "tune", steps([(0, 1.4), (900, 4.4), (1700, 1.4)]), gpus=4),
+    trace("gpus", 2, "tune", ramps([(600, 1.0), (1800, 4.5), (3000, 1.0)]), gpus=4),
 )
 
 HELD_OUT: tuple[Trace, ...] = (
@@ -108,8 +109,8 @@ HELD_OUT: tuple[Trace, ...] = (
     trace("diurnal", 2, "held-out", diurnal(1.2, 5.5, 7200, 0), hours=2.0),
     trace("loss", 1, "held-out", ramps([(500, 2.4), (1700, 3.6)]), outages=(Outage(1000, 1700, 1.0),)),
     trace("loss", 2, "held-out", diurnal(2.0, 4.5, 3600, 900), outages=(Outage(600, 2400, 0.4),)),
-    trace("gpus", 1, "held-out", steps([(0, 1.0), (800, 5.0), (2200, 1.0)]), gpus=5),
-    trace("gpus", 2, "held-out", ramps([(500, 1.5), (1500, 3.6), (3100, 1.5)]), gpus=4),
+    trace("gpus", 1, "held-out", steps([(0, 1.0), (800, 5.2), (1700, 1.0)]), gpus=5),
+    trace("gpus", 2, "held-out", ramps([(500, 1.2), (1500, 3.4), (2900, 1.2)]), gpus=3),
 )
 
 ALL = (*TUNE, *HELD_OUT)

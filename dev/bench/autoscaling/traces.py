@@ -1,5 +1,4 @@
-"""A load over time, and what goes wrong meanwhile. All of it follows from names and fixed figures.
-"""
+"""A load over time, and what goes wrong meanwhile. All of it follows from names and fixed figures."""
 
 from __future__ import annotations
 
