@@ -9,25 +9,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from thranite_operator.autoscaling.sample import PodSample
+from thranite_operator.autoscaling.sample import PodSample, Rates
 
-UTILIZATION = 0.85  # of the service rate: near all of it queues grow without bound
+UTILIZATION = 0.65  # of the service rate: above it first tokens come late (docs/autoscaling.md has the curve)
 WEIGHT = 0.3  # of a new sample
 
 
 def learn(known: float | None, pods: Sequence[PodSample], saturated: frozenset[str]) -> float | None:
-    """From pods that had a queue at both ends of the interval; any others may have been idle for a part of it."""
-    rates = [
-        pod.load.rates.finished
-        for pod in pods
-        if pod.uid in saturated and pod.phase == "Ready" and pod.load and pod.load.waiting and pod.load.rates
+    """From pods that had a queue at both ends of the interval. One that keeps more waiting than it took in never ran
+    out of work. The others may have idled for a part: they do at least so much, and only raise what is known."""
+    loads = [
+        pod.load for pod in pods if pod.uid in saturated and pod.phase == "Ready" and pod.load and pod.load.waiting
     ]
-    if not rates:
-        return known
-    sample = sum(rates) / len(rates)
+    full = [load.rates.finished for load in loads if load.rates and load.waiting > _taken_in(load.rates)]
+    sample = _mean(full or [load.rates.finished for load in loads if load.rates])
     if sample <= 0:
         return known
-    return sample if known is None else known + WEIGHT * (sample - known)
+    if known is None:
+        return sample
+    return known + WEIGHT * (sample - known) if full or sample > known else known
+
+
+def _taken_in(rates: Rates) -> float:
+    return (rates.received - rates.rejected) * rates.seconds
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def with_queue(pods: Sequence[PodSample]) -> frozenset[str]:
