@@ -9,8 +9,8 @@ from thranite.errors import ConfigError
 from thranite.loader.device_memory import DeviceMemory
 
 
-def pick_device(device: Device) -> torch.device:
-    """auto: the first GPU if there is one, else the CPU."""
+def pick_device(device: Device, rank: int = 0, size: int = 1) -> torch.device:
+    """auto: a GPU if there is one, else the CPU. Each of several ranks takes the GPU of its number."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "--device cuda: torch sees no GPU",
@@ -18,6 +18,8 @@ def pick_device(device: Device) -> torch.device:
         )
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         torch.cuda.init()
+        if size > 1:
+            torch.cuda.set_device(rank)
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 

@@ -51,6 +51,7 @@ class Lifecycle:
         self._ready: set[ChildName] = set()
         self._failure: control.StartupFailed | control.ChildFatal | None = None
         self._stall: StallWatch | None = None
+        self._behind: str | None = None  # the rank for which the engine waits
         self._beat = control.ServerBeat(0, False)
         self._beat_at = self._began
         self._drain: Drain | None = None
@@ -65,7 +66,8 @@ class Lifecycle:
 
     def take(self, child: ChildName, message: control.FromChild) -> None:
         match message:
-            case control.Heartbeat(_, busy_seconds, allowed_seconds):
+            case control.Heartbeat(_, busy_seconds, allowed_seconds, behind):
+                self._behind = behind
                 if self._stall is not None:
                     self._stall.heartbeat(busy_seconds, allowed_seconds)
             case control.ServerBeat():
@@ -168,7 +170,7 @@ class Lifecycle:
         verdict = self._stall.verdict()
         if verdict is None:
             return []
-        self.hung = f"the engine hangs: {verdict}"
+        self.hung = f"the engine hangs: {verdict}" + (f"; {self._behind}" if self._behind else "")
         self._end(Outcome(ExitCode.ENGINE_STALLED, self._doing(), self.hung))
         return [Order("server", control.CutOff(self.hung))]
 
