@@ -86,7 +86,7 @@ class RankChild:
     def silence(self, beats: int) -> float:
         """Seconds without a sign of life, given its counter of beats."""
         now = time.monotonic()
-        if beats != self._beats or beats == 0:  # it begins to beat once it runs
+        if beats != self._beats:
             self._beats, self._beat_at = beats, now
         return now - self._beat_at
 

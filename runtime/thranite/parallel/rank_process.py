@@ -145,6 +145,7 @@ def _send(control: socket.socket, message: FromRank) -> None:
 
 def _beat(control: socket.socket, ring: RingReader) -> None:
     """Rank 0 sends nothing more: what can be read is its end."""
+    ring.beat()
     while not select.select([control], [], [], BEAT_SECONDS)[0]:
         ring.beat()
     os._exit(ExitCode.FAILURE)

@@ -166,7 +166,8 @@ class Ranks:
 
     def _unfinished(self) -> str:
         counts = [(child.name, self.ring.behind(index)) for index, child in enumerate(self._children)]
-        return ", ".join(f"{name} has not finished {count} frames" for name, count in counts)
+        late = [f"{name} has not finished {count} frames" for name, count in counts if count]
+        return ", ".join(late) or "the other ranks have done all they were given"
 
     def _lose(self, error: ThraniteError) -> None:
         """Keep the cause, free whoever waits for the lost rank, and tell."""

@@ -1,0 +1,172 @@
+"""`LLM` over real ranks: the same outputs as over one, and the ways to lose a rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.failing_rank import FAILING_COMMAND
+from tests.support.rank_models import OPTIONS, rank_model, rank_pids
+from tests.support.torch_engine import finish, tokens
+from thranite import LLM, SamplingParams
+from thranite.errors import ConfigError, EngineDead, InvalidRequest
+from thranite.outputs import RequestOutput
+from thranite.parallel import rank_child
+from thranite.request import EngineRequest
+from thranite.sampling_params import TokenParams
+
+PROMPTS: list[Any] = [{"prompt_token_ids": [(i * i + salt) % 131 for i in range(40 + salt)]} for salt in range(5)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return rank_model(tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(autouse=True)
+def paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks import what the tests do."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+
+
+def make(model: str, size: int, **options: Any) -> LLM:
+    return LLM(model, tensor_parallel_size=size, **{**OPTIONS, **options})
+
+
+@pytest.fixture(scope="module")
+def pair(model: str) -> Iterator[LLM]:
+    llm = make(model, 2, kv_cache_memory_bytes=2**17)
+    yield llm
+    llm.close()
+
+
+def params(**changes: Any) -> SamplingParams:
+    fields = {"max_tokens": 20, "temperature": 0.0, "ignore_eos": True, "detokenize": False}
+    return SamplingParams(**{**fields, **changes})
+
+
+MIXED = [
+    params(logprobs=2, prompt_logprobs=1),
+    params(temperature=0.9, seed=3, n=3, top_p=0.8),
+    params(temperature=1.0, seed=5, top_k=7, repetition_penalty=1.2, presence_penalty=0.3, logit_bias={7: 2.0}),
+    params(temperature=1.0, seed=6, min_p=0.05, allowed_token_ids=list(range(40))),
+    params(temperature=0.5, seed=7, min_tokens=5, stop_token_ids=[9, 10]),
+]
+
+
+def facts(outputs: list[RequestOutput]) -> list[Any]:
+    """Everything but floats."""
+    found: list[Any] = []
+    for output in outputs:
+        found.append([(o.token_ids, o.finish_reason, o.stop_reason) for o in output.outputs])
+        for score in [s for s in output.prompt_logprobs or () if s] + [
+            s for o in output.outputs for s in o.logprobs or ()
+        ]:
+            found.append((score.token_id, score.rank, [token for token, _ in score.top]))
+    return found
+
+
+def test_every_feature_as_over_one_rank(pair: LLM, model: str) -> None:
+    """Chunked prompts, the prefix cache, forks, penalties, logprobs, and a cache so small that sequences are
+    preempted."""
+    alone = make(model, 1, kv_cache_memory_bytes=2**18)
+    for _ in range(2):  # the second time from the prefix cache
+        want, got = alone.generate(PROMPTS, MIXED), pair.generate(PROMPTS, MIXED)
+        assert facts(got) == facts(want)
+        for mine, theirs in zip(got[0].outputs[0].logprobs or (), want[0].outputs[0].logprobs or (), strict=True):
+            assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+    long = params(max_tokens=120)
+    assert facts(pair.generate(PROMPTS * 2, long)) == facts(alone.generate(PROMPTS * 2, long))
+    assert pair.engine.stats().preemptions_total > 0
+    assert pair.engine.stats().prefix_cache_hits_total > 0
+    with pytest.raises(InvalidRequest):
+        pair.generate({"prompt_token_ids": [5000]}, params())
+    assert facts(pair.generate(PROMPTS, MIXED)) == facts(alone.generate(PROMPTS, MIXED))
+    alone.close()
+
+
+def test_late_bitmasks_reach_every_rank(pair: LLM, model: str) -> None:
+    """Bad words of several tokens need a mask that is made on the host after each token."""
+    alone = make(model, 1)
+
+    def draw(llm: LLM, bad_words: tuple[tuple[int, ...], ...]) -> list[int]:
+        request = EngineRequest("r", tuple(range(30)), TokenParams(20, seed=1, bad_words=bad_words))
+        return tokens(finish(llm.engine, [request])["r", 0])
+
+    free = draw(alone, ())
+    banned = (tuple(free[4:6]), tuple(free[9:11]))
+    assert draw(pair, banned) == draw(alone, banned) != free
+    alone.close()
+
+
+def after(seconds: float, action: Any) -> threading.Timer:
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    return timer
+
+
+def generate_for_ever(llm: LLM) -> None:
+    while True:
+        llm.generate(PROMPTS, params(max_tokens=400))
+
+
+def lose_a_rank(llm: LLM, said: str, action: Any, within: float) -> None:
+    """`action` strikes in mid-generation; the cause is raised in time, and again by whoever goes on."""
+    struck: list[float] = []
+
+    def strike() -> None:
+        struck.append(time.monotonic())
+        action(rank_pids(os.getpid())[0])
+
+    after(0.5, strike)
+    with pytest.raises(EngineDead, match=said):
+        generate_for_ever(llm)
+    assert time.monotonic() - struck[0] < within
+    with pytest.raises(EngineDead, match=said):
+        llm.generate(PROMPTS, params())
+    assert rank_pids(os.getpid()) == []
+
+
+def test_a_stopped_rank_is_a_hang(pair: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last test of the pair. The stall rule gives a step at least 10 s; here 3."""
+    monkeypatch.setattr("thranite.engine.step_time.MIN_ALLOWED_SECONDS", 3.0)
+    said = r"the engine hangs: no step finished for .*; rank 1 \(pid \d+, cpu\) gives no sign of life"
+    lose_a_rank(pair, said, lambda pid: os.kill(pid, signal.SIGSTOP), within=3.0 + 5.0)
+
+
+def test_a_killed_rank(model: str) -> None:
+    llm = make(model, 2)
+    threads = torch.get_num_threads()
+    lose_a_rank(llm, r"rank 1 \(pid \d+, cpu\) was killed by SIGKILL", lambda pid: os.kill(pid, signal.SIGKILL), 5.0)
+    llm.close()
+    assert torch.get_num_threads() == threads == 1
+
+
+def test_a_rank_that_raises(model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(rank_child, "RANK_COMMAND", FAILING_COMMAND)
+    llm = make(model, 2)
+    began = time.monotonic()
+    with pytest.raises(EngineDead, match=r"rank 1 \(pid \d+, cpu\) failed: ValueError: this rank has had enough"):
+        llm.generate(PROMPTS, params(max_tokens=60))
+    assert time.monotonic() - began < 5.0
+    assert "ValueError: this rank has had enough" in capfd.readouterr().err  # with its traceback
+    llm.close()
+
+
+def test_impossible_sizes_are_refused_before_anything_starts(model: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="1, 2, 4, 8"):
+        make(model, 3)
+    smollm2 = rank_model(tmp_path, num_attention_heads=9, num_key_value_heads=3, hidden_size=576)
+    for size in (2, 4):
+        with pytest.raises(ConfigError, match="can be split into: 1, 3"):
+            make(smollm2, size)
+    assert rank_pids(os.getpid()) == []
