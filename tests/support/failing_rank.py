@@ -1,14 +1,12 @@
-"""Real ranks of which each further one raises at a step: `python -m tests.support.failing_rank …fds` is such a rank,
-`python -m tests.support.failing_rank engine …` an engine process whose ranks are."""
+"""`python -m tests.support.failing_rank …fds`: a real rank that raises at a step."""
 
 from __future__ import annotations
 
 import sys
 
 from thranite.engine.plan import Bitmasks, Executor, StepPlan, StepResult
-from thranite.parallel import rank_child
 from thranite.parallel.rank_messages import RankStart
-from thranite.parallel.rank_process import StageName, build_executor
+from thranite.parallel.rank_process import StageName, build_executor, main
 
 STEP = 20
 FAILING_COMMAND = (sys.executable, "-m", "tests.support.failing_rank")
@@ -40,12 +38,4 @@ def build(start: RankStart, progress: StageName) -> Executor:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "engine":
-        from thranite.engine.served import build_served_engine
-        from thranite.supervisor.engine_process import main as run_engine
-
-        rank_child.RANK_COMMAND = FAILING_COMMAND
-        sys.exit(run_engine(sys.argv[2:], build_served_engine))
-    from thranite.parallel.rank_process import main as run_rank
-
-    sys.exit(run_rank(sys.argv[1:], build))
+    sys.exit(main(sys.argv[1:], build))

@@ -17,7 +17,7 @@ from thranite.supervisor.main import serve
 if __name__ == "__main__":
     behaviour, options = sys.argv[1], json.loads(sys.argv[2])
     fake = (sys.executable, "-m", "tests.support.fake_engine_process", behaviour)
-    failing = (sys.executable, "-m", "tests.support.failing_rank", "engine")
+    failing = (sys.executable, "-m", "tests.support.failing_engine_process")
     engines = {"null": ChildCommands().engine, "failing-rank": failing}
     commands = ChildCommands(engine=engines.get(behaviour, fake))
     serve_options = {"host": "127.0.0.1", "admin_host": "127.0.0.1", "port": 0, "admin_port": 0} | options["serve"]

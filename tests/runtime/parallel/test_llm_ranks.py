@@ -162,6 +162,15 @@ def test_a_rank_that_raises(model: str, monkeypatch: pytest.MonkeyPatch, capfd: 
     llm.close()
 
 
+def test_the_null_device_pretends_its_ranks_too(model: str) -> None:
+    llm = make(model, 2, device="null", load_format="auto")
+    [output] = llm.generate(PROMPTS[:1], params())
+    assert len(output.outputs[0].token_ids) == 20
+    assert rank_pids(os.getpid()) == []
+    with pytest.raises(ConfigError, match="1, 2, 4, 8"):
+        make(model, 3, device="null")
+
+
 def test_impossible_sizes_are_refused_before_anything_starts(model: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1, 2, 4, 8"):
         make(model, 3)

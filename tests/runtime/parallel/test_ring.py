@@ -36,7 +36,8 @@ def ring(
     try:
         yield writer, ends
     finally:
-        for end in (writer, *ends):
+        writer.close()
+        for end in ends:
             end.close()
         for fd in (memory, *(fd for pipe in pipes for fd in pipe)):
             os.close(fd)

@@ -18,6 +18,7 @@ from tests.support.running_server import RunningServer, running_server, wait_for
 from thranite.errors import ExitCode
 
 STALL_SECONDS = 3.0
+SERVE: dict[str, Any] = {"stall_timeout": STALL_SECONDS, "served_model_name": ["tiny"]}
 
 
 def engine(directory: Path) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def strike(server: RunningServer, number: signal.Signals | None, within: float) 
 )
 def test_a_lost_rank(number: signal.Signals | None, code: ExitCode, cause: str, tmp_path: Path) -> None:
     behaviour = "failing-rank" if number is None else "null"
-    with running_server(tmp_path, behaviour, engine(tmp_path), stall_timeout=STALL_SECONDS) as server:
+    with running_server(tmp_path, behaviour, engine(tmp_path), **SERVE) as server:
         server.wait_ready()
         answer = server.api.post("/v1/completions", json=body(5)).json()
         assert answer["usage"]["completion_tokens"] == 5
