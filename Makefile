@@ -105,17 +105,18 @@ bench: $(STAMP)  ## the engine's offline workloads on this machine's GPU
 bench-cpu: $(STAMP) model  ## this engine and transformers side by side on the CPU
 	$(BIN)/thranite bench cpu "$$($(BIN)/python -m dev.fetch_smollm2)" $(ARGS)
 
-# On a machine that has torch already and installs nothing: make gpu-test PYTHON=python3
+# On a machine that has torch already and installs nothing: make gpu-test PYTHON=python3. ROWS takes a part:
+# ROWS="kernels" or any other expression of pytest's -k; make gpu-bench ROWS=llama-8b/mixed,qwen3-0.6b/decode1.
 SOURCES := operator:runtime:kernels
 GPU_TESTS = tests/kernels $(shell grep -rlE 'mark\.gpu' tests/runtime --include='test_*.py')
 
 .PHONY: gpu-test
 gpu-test:  ## the tests that need a CUDA GPU, with $(PYTHON) as it is
-	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m pytest -m gpu $(GPU_TESTS)
+	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m pytest -m gpu $(if $(ROWS),-k "$(ROWS)") $(GPU_TESTS)
 
 .PHONY: gpu-bench
 gpu-bench:  ## the offline benchmark, with $(PYTHON) as it is
-	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline $(ARGS)
+	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
 
 .PHONY: clean
 clean:  ## remove the venv and every cache in the checkout

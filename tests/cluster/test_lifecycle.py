@@ -170,3 +170,10 @@ def test_what_is_missing_is_said_politely() -> None:
     done = subprocess.run([*nobody, *COMMAND, "up"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: a local cluster cannot run on this machine:\n  it needs root")
+
+
+def test_a_patience_that_is_no_number_is_refused() -> None:
+    wrong = {**os.environ, "THRANITE_CLUSTER_PATIENCE": "very"}
+    done = subprocess.run([*COMMAND, "up", "--name", NAME], env=wrong, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "THRANITE_CLUSTER_PATIENCE must be a number from 1 to 1000, not 'very'" in done.stderr

@@ -10,6 +10,7 @@ from typing import Any
 
 from .pki import CLUSTER_CA, Pki
 from .plan import API_PORT
+from .shell import patience
 
 Object = dict[str, Any]
 APPLY = "application/apply-patch+yaml"
@@ -42,8 +43,8 @@ class Api:
         self._address = (host, port)
         self._connection = self._connect(30)
 
-    def _connect(self, timeout: float | None) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(*self._address, context=self._context, timeout=timeout)
+    def _connect(self, timeout: float) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(*self._address, context=self._context, timeout=timeout * patience())
 
     def call(self, method: str, path: str, body: Object | None = None, content: str = "application/json") -> Object:
         text = json.dumps(body) if body is not None else None

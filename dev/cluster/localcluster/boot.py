@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -131,7 +132,10 @@ class Cluster:
         wait_until(lambda: _checked(kubelet) and self._is_ready(api, name), 60, f"{name} Ready")
 
     def _is_ready(self, api: Api, name: str) -> bool:
-        found: list[Object] = api.call("GET", f"/api/v1/nodes?fieldSelector=metadata.name={name}")["items"]
+        try:
+            found: list[Object] = api.call("GET", f"/api/v1/nodes?fieldSelector=metadata.name={name}")["items"]
+        except (OSError, http.client.HTTPException):  # a slow answer is asked for again
+            return False
         if not found:
             return False
         status = found[0]["status"]

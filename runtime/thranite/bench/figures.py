@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from thranite.bench.floors import REFERENCE_GPU
+from thranite.bench.step_parts import StepParts
 from thranite.bench.workloads import Workload
 
 TABLE_WIDTH = 132
@@ -15,7 +16,10 @@ TABLE_WIDTH = 132
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`seconds` of each run. `floor_seconds` and `vllm` (in the workload's metric): None off the reference GPU."""
+    """`seconds` of each run. `floor_seconds` and `vllm` (in the workload's metric): None off the reference GPU.
+
+    `compiled`: kernels that Triton compiled during the runs; 0 is what a ready engine owes.
+    """
 
     model: str
     workload: Workload
@@ -23,6 +27,8 @@ class Figures:
     start_seconds: float
     floor_seconds: float | None
     vllm: float | None
+    compiled: int = 0
+    parts: StepParts | None = None
 
     @property
     def median_seconds(self) -> float:
@@ -49,6 +55,11 @@ class Figures:
         return max(self.seconds) / min(self.seconds) - 1
 
     @property
+    def first_ratio(self) -> float:
+        """First run over the median: above 1, something was not ready."""
+        return self.seconds[0] / self.median_seconds
+
+    @property
     def floor_ratio(self) -> float | None:
         """1 is as fast as memory and arithmetic allow."""
         return None if self.floor_seconds is None else self.floor_seconds / self.median_seconds
@@ -66,6 +77,7 @@ class Figures:
         return (
             f"{self.model} {self.workload.name}: {self.median_seconds:.2f} s, {self.output_rate:,.0f} output tok/s, "
             f"{self.total_rate:,.0f} total tok/s, {self.step_ms:.2f} ms/step"
+            + (f"\n  {self.parts.line()}" if self.parts else "")
         )
 
     def record(self) -> dict[str, Any]:
@@ -78,6 +90,9 @@ class Figures:
             "seconds": list(self.seconds),
             "median_seconds": self.median_seconds,
             "spread": self.spread,
+            "first_ratio": self.first_ratio,
+            "compiled_kernels": self.compiled,
+            "step_parts": None if self.parts is None else asdict(self.parts),
             "output_tokens_per_second": self.output_rate,
             "total_tokens_per_second": self.total_rate,
             "ms_per_step": self.step_ms,
@@ -95,15 +110,37 @@ def show(figures: Sequence[Figures], machine: Mapping[str, str]) -> None:
     table = Table(title=", ".join(f"{key} {value}" for key, value in machine.items()))
     for name in ("model", "workload", "requests", "in", "out"):
         table.add_column(name, justify="left" if name in ("model", "workload") else "right")
-    for name in ("seconds", "spread", "output tok/s", "total tok/s", "ms/step", "of floor*", "of vLLM*"):
+    for name in ("seconds", "first", "spread", "output tok/s", "total tok/s", "ms/step", "of floor*", "of vLLM*"):
         table.add_column(name, justify="right")
     for item in figures:
         work = item.workload
         sizes = (str(work.count), f"{work.prompt_tokens:,}", f"{work.output_tokens:,}")
-        times = (f"{item.median_seconds:.2f}", f"{item.spread:.1%}", f"{item.output_rate:,.0f}")
-        rates = (f"{item.total_rate:,.0f}", f"{item.step_ms:.2f}")
+        times = (f"{item.median_seconds:.2f}", f"{item.first_ratio - 1:+.1%}", f"{item.spread:.1%}")
+        rates = (f"{item.output_rate:,.0f}", f"{item.total_rate:,.0f}", f"{item.step_ms:.2f}")
         ratios = ("–" if ratio is None else f"{ratio:.2f}" for ratio in (item.floor_ratio, item.vllm_ratio))
         table.add_row(item.model, work.name, *sizes, *times, *rates, *ratios)
     console = Console(width=max(Console().width, TABLE_WIDTH))  # wrapped by a narrow terminal rather than cut off
     console.print(table)
+    if compiled := sum(item.compiled for item in figures):
+        console.print(f"{compiled} kernels were compiled after Ready: see above")
+    show_parts(figures)
     console.print(f"* speed relative to the floor's and vLLM's on the reference GPU, an {REFERENCE_GPU}")
+
+
+def show_parts(figures: Sequence[Figures]) -> None:
+    """Milliseconds a step by part, of the rows that were profiled."""
+    from rich.console import Console
+    from rich.table import Table
+
+    profiled = [(item, item.parts) for item in figures if item.parts is not None]
+    if not profiled:
+        return
+    names = ("wall", "attention", "gemm", "sampler", "other", "idle", "host")
+    table = Table(title="milliseconds a step; the host's time lies beside the device's")
+    table.add_column("model")
+    table.add_column("workload")
+    for name in names:
+        table.add_column(name, justify="right")
+    for item, parts in profiled:
+        table.add_row(item.model, item.workload.name, *(f"{getattr(parts, name):.3f}" for name in names))
+    Console(width=max(Console().width, TABLE_WIDTH)).print(table)

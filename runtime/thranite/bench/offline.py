@@ -1,6 +1,8 @@
 """Run the reference workloads on random weights: tokens a second, step times, and how far they are from the floor.
 
-MODEL is llama-8b, qwen3-0.6b (shapes that need no files) or a model directory; several run one after another.
+MODEL is llama-8b, qwen3-0.6b (shapes that need no files) or a model directory; several run one after another. Nothing
+warms the engine up: the first run after Ready counts. On a GPU one more, shortened run under a profiler tells where a
+step's time goes.
 """
 
 from __future__ import annotations
@@ -18,16 +20,14 @@ from typing import TYPE_CHECKING, Any
 from thranite.bench.figures import Figures, show
 from thranite.bench.floors import REFERENCE_GPU, VLLM, floor_seconds
 from thranite.bench.shapes import SHAPES, write_model_directory
+from thranite.bench.step_parts import StepParts, profile_run
 from thranite.bench.workloads import WORKLOADS, Workload
 from thranite.errors import ThraniteError
 from thranite.loader.model_config import read_model_config
 from thranite.models.registry import load_spec
-from thranite.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from thranite.llm import LLM
-
-TEMPERATURE = 0.6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workload", action="append", choices=list(WORKLOADS), help="repeatable (default: all of them)"
     )
+    parser.add_argument(
+        "--rows", type=_rows, metavar="MODEL/WORKLOAD,…", help="only these rows, in place of MODEL and --workload"
+    )
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write a trace of each row for chrome://tracing")
     parser.add_argument("--runs", type=int, default=3, help="runs a workload; the median counts (default: 3)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     engine = parser.add_argument_group("engine")
+    engine.add_argument("--max-model-len", type=int, help="default: what the workloads need")
+    add_engine_arguments(engine)
+
+
+def add_engine_arguments(engine: argparse._ArgumentGroup) -> None:
+    """What `load` takes, but for the model's length."""
     engine.add_argument("--device", choices=("auto", "cuda", "cpu", "null"), default="auto")
     engine.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     engine.add_argument("--load-format", choices=("auto", "dummy"), default="dummy", help="default: random weights")
     engine.add_argument("--tensor-parallel-size", type=int, default=1)
     engine.add_argument("--gpu-memory-utilization", type=float, default=0.9)
-    engine.add_argument("--max-model-len", type=int, help="default: what the workloads need")
     engine.add_argument("--max-num-seqs", type=int)
     engine.add_argument("--max-num-batched-tokens", type=int)
     engine.add_argument("--enforce-eager", action="store_true", help="without CUDA graphs")
@@ -56,13 +65,27 @@ ENGINE_OPTIONS = (
 )  # fmt: skip
 
 
+def _rows(text: str) -> dict[str, list[str]]:
+    """Workloads by model."""
+    found: dict[str, list[str]] = {}
+    for row in text.split(","):
+        model, slash, workload = row.strip().rpartition("/")
+        if not slash or workload not in WORKLOADS:
+            known = ", ".join(WORKLOADS)
+            raise argparse.ArgumentTypeError(f"{row!r} is not MODEL/WORKLOAD with one of the workloads {known}")
+        found.setdefault(model, []).append(workload)
+    return found
+
+
 def run(args: argparse.Namespace) -> int:
-    workloads = [WORKLOADS[name] for name in args.workload or WORKLOADS]
+    rows = args.rows or {model: args.workload or list(WORKLOADS) for model in args.model}
     figures: list[Figures] = []
+    if args.profile:
+        args.profile.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="thranite-bench-") as scratch:
-        for model in args.model:
+        for model, names in rows.items():
             directory = write_model_directory(model, Path(scratch)) if model in SHAPES else Path(model)
-            figures += measure_model(model, directory, workloads, args)
+            figures += measure_model(model, directory, [WORKLOADS[name] for name in names], args)
     if args.json:
         print(json.dumps({"machine": machine(args.device), "figures": [f.record() for f in figures]}, indent=2))
     else:
@@ -74,24 +97,18 @@ def measure_model(
     model: str, directory: Path, workloads: Sequence[Workload], args: argparse.Namespace
 ) -> list[Figures]:
     """Load once, run every workload."""
-    from thranite.llm import LLM
-
-    options: dict[str, Any] = {name: getattr(args, name) for name in ENGINE_OPTIONS}
-    options["max_model_len"] = args.max_model_len or max(workload.longest_sequence for workload in workloads)
-    started = time.perf_counter()
-    llm = LLM(str(directory), skip_tokenizer_init=True, **options)
-    start_seconds = time.perf_counter() - started
+    llm, start_seconds = load(directory, args, max(workload.longest_sequence for workload in workloads))
     on_reference = REFERENCE_GPU in machine(args.device)["device"]
     spec = load_spec(read_model_config(str(directory), None).config, dtype=llm.info.dtype)
     measured = []
     try:
-        warm_up(llm)
         for workload in workloads:
-            seconds = [time_run(llm, workload, number) for number in range(args.runs)]
+            seconds, compiled = time_runs(llm, workload, args.runs)
             gpus = args.tensor_parallel_size
             vllm = VLLM.get((gpus, model, workload.name)) if on_reference else None
             floor = floor_seconds(spec, workload, gpus) if on_reference else None
-            measured.append(Figures(model, workload, tuple(seconds), start_seconds, floor, vllm))
+            parts = step_parts(llm, model, workload, args)
+            measured.append(Figures(model, workload, seconds, start_seconds, floor, vllm, compiled, parts))
             print(measured[-1].line(), file=sys.stderr, flush=True)
     finally:
         llm.close()
@@ -99,16 +116,43 @@ def measure_model(
     return measured
 
 
-def warm_up(llm: LLM) -> None:
-    """One tiny request: what is set up at the first use is set up before the clock runs."""
-    llm.generate({"prompt_token_ids": list(range(10, 20))}, _params(4))
+def load(directory: Path, args: argparse.Namespace, longest_sequence: int) -> tuple[LLM, float]:
+    """The engine, ready, and the seconds that it took."""
+    from thranite.llm import LLM
+
+    options: dict[str, Any] = {name: getattr(args, name) for name in ENGINE_OPTIONS}
+    options["max_model_len"] = args.max_model_len or longest_sequence
+    started = time.perf_counter()
+    llm = LLM(str(directory), skip_tokenizer_init=True, **options)
+    return llm, time.perf_counter() - started
+
+
+def time_runs(llm: LLM, workload: Workload, runs: int) -> tuple[tuple[float, ...], int]:
+    """Seconds of each run, and how many kernels Triton compiled meanwhile."""
+    from thranite_kernels.compilations import Compilations
+
+    with Compilations() as compiled:
+        seconds = tuple(time_run(llm, workload, number) for number in range(runs))
+    for kernel in compiled.kernels:
+        print(f"{workload.name}: compiled after Ready: {kernel}", file=sys.stderr)
+    return seconds, len(compiled.kernels)
+
+
+def step_parts(llm: LLM, model: str, workload: Workload, args: argparse.Namespace) -> StepParts | None:
+    """None where there is no GPU to look at."""
+    import torch
+
+    if args.device in ("cpu", "null") or not torch.cuda.is_available():
+        return None
+    trace = args.profile / f"{Path(model).name}-{workload.name}.json" if args.profile else None
+    return profile_run(llm, workload, args.runs, trace)
 
 
 def time_run(llm: LLM, workload: Workload, run: int) -> float:
     """Seconds from handing all requests over until the last result."""
     requests = workload.requests(run, llm.info.vocab_size)
     prompts: list[Any] = [{"prompt_token_ids": request.prompt_token_ids} for request in requests]
-    params = [_params(request.output_tokens) for request in requests]
+    params = [workload.sampling(request.output_tokens, index) for index, request in enumerate(requests)]
     started = time.perf_counter()
     outputs = llm.generate(prompts, params)
     seconds = time.perf_counter() - started
@@ -117,10 +161,6 @@ def time_run(llm: LLM, workload: Workload, run: int) -> float:
         if produced != request.output_tokens:
             raise ThraniteError(f"{workload.name}: {produced} tokens came where {request.output_tokens} were asked for")
     return seconds
-
-
-def _params(output_tokens: int) -> SamplingParams:
-    return SamplingParams(temperature=TEMPERATURE, ignore_eos=True, max_tokens=output_tokens, detokenize=False)
 
 
 def machine(device: str) -> dict[str, str]:

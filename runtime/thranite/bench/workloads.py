@@ -10,10 +10,30 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
+
+from thranite.sampling_params import SamplingParams
 
 Metric = Literal["output tok/s", "total tok/s", "ms/step"]
 FIRST_ID, LAST_ID = 10, 100_000  # ids are drawn from FIRST_ID … min(vocabulary, LAST_ID) - 1
+TEMPERATURE = 0.6
+
+
+def _plain(index: int) -> dict[str, Any]:
+    return {"temperature": TEMPERATURE}
+
+
+def _every_option(index: int) -> dict[str, Any]:
+    """Truncation, penalty, seed and log-probabilities in every row; every fourth row is greedy."""
+    return {
+        "temperature": 0.0 if index % 4 == 0 else TEMPERATURE,
+        "top_p": 0.9,
+        "top_k": 50,
+        "min_p": 0.05,
+        "repetition_penalty": 1.1,
+        "seed": index,
+        "logprobs": 5,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +44,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Workload:
-    """`lengths` are (prompt, output) tokens of each request; `metric` is what the workload is judged by."""
+    """`lengths` are (prompt, output) tokens of each request; `metric` is what the workload is judged by.
+
+    `options`: sampling parameters of the request with that index.
+    """
 
     name: str
     metric: Metric
     count: int
     draw_lengths: Callable[[random.Random], tuple[int, int]]
+    options: Callable[[int], dict[str, Any]] = _plain
 
     @cached_property
     def lengths(self) -> tuple[tuple[int, int], ...]:
@@ -58,6 +82,10 @@ class Workload:
         ids = range(FIRST_ID, min(vocab_size, LAST_ID))
         return [Request(text.choices(ids, k=prompt), output) for prompt, output in self.lengths]
 
+    def sampling(self, output_tokens: int, index: int) -> SamplingParams:
+        """Of the request with that index: exactly `output_tokens` come."""
+        return SamplingParams(ignore_eos=True, max_tokens=output_tokens, detokenize=False, **self.options(index))
+
 
 def _mixed(size: random.Random) -> tuple[int, int]:
     prompt = size.randint(100, 1024)
@@ -72,6 +100,7 @@ WORKLOADS = {
         Workload("prefill", "total tok/s", 256, lambda size: (2048, 32)),
         Workload("decode1", "ms/step", 1, lambda size: (128, 256)),
         Workload("decode64", "ms/step", 64, lambda size: (128, 256)),
+        Workload("decode64-options", "ms/step", 64, lambda size: (128, 256), _every_option),
         Workload("long", "total tok/s", 16, lambda size: (16_000, 64)),
     )
 }

@@ -1,7 +1,7 @@
 """Measure the engine in this process.
 
-`offline` runs the reference workloads and reports tokens a second; `cpu` compares this engine with transformers on
-the same machine and threads.
+`offline` runs the reference workloads and reports tokens a second; `context` tells what a longer context costs; `cpu`
+compares this engine with transformers on the same machine and threads.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 
 KINDS = {
     "offline": "throughput and step times of the reference workloads",
+    "context": "how a decode step's time grows with the context",
     "cpu": "this engine and transformers side by side on the CPU",
 }
 

@@ -40,6 +40,15 @@ def test_a_run_hands_over_every_request_with_the_reference_sampling() -> None:
     assert {(p.temperature, p.ignore_eos, p.detokenize, p.n) for _, p in llm.seen} == {(0.6, True, False, 1)}
 
 
+def test_options_are_mixed_with_greedy_rows() -> None:
+    llm = CountingLLM()
+    offline.time_run(cast(Any, llm), WORKLOADS["decode64-options"], 0)
+    params = [p for _, p in llm.seen]
+    assert [p.temperature for p in params[:5]] == [0.0, 0.6, 0.6, 0.6, 0.0]
+    assert {(p.top_p, p.top_k, p.min_p, p.repetition_penalty, p.logprobs) for p in params} == {(0.9, 50, 0.05, 1.1, 5)}
+    assert len({p.seed for p in params}) == 64
+
+
 def test_missing_tokens_are_an_error_not_a_fast_run() -> None:
     with pytest.raises(ThraniteError, match="tokens came where"):
         offline.time_run(cast(Any, CountingLLM(short=1)), TINY, 0)
@@ -58,6 +67,18 @@ def test_figures() -> None:
     assert throughput.vllm_ratio == pytest.approx(1.40797)
 
 
+def test_rows_choose_workloads_by_model() -> None:
+    args = parsed("--rows", "llama-8b/mixed,some/where/decode1,llama-8b/decode64")
+    assert args.rows == {"llama-8b": ["mixed", "decode64"], "some/where": ["decode1"]}
+
+
+@pytest.mark.parametrize("rows", ["mixed", "llama-8b/fast", "llama-8b/mixed,"])
+def test_a_row_that_is_none_is_named(rows: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--rows", rows)
+    assert "is not MODEL/WORKLOAD with one of the workloads mixed, mixed1k" in capsys.readouterr().err
+
+
 def parsed(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     offline.add_arguments(parser)
@@ -74,6 +95,7 @@ def test_the_null_device_runs_a_workload(
     printed = capsys.readouterr()
     assert "llama-8b tiny: " in printed.err
     if form == "table":
+        assert "compiled after Ready" not in printed.out
         assert "llama-8b" in printed.out
         assert f"{TINY.prompt_tokens:,}" in printed.out
         return
@@ -83,5 +105,7 @@ def test_the_null_device_runs_a_workload(
     [figures] = record["figures"]
     assert (figures["floor_ratio"], figures["vllm_ratio"]) == (None, None)  # this is not the reference GPU
     assert len(figures["seconds"]) == 2
+    assert (figures["compiled_kernels"], figures["step_parts"]) == (0, None)
+    assert figures["first_ratio"] == pytest.approx(figures["seconds"][0] / figures["median_seconds"])
     assert (figures["prompt_tokens"], figures["output_tokens"]) == (TINY.prompt_tokens, TINY.output_tokens)
     assert figures["output_tokens_per_second"] == pytest.approx(TINY.output_tokens / figures["median_seconds"])
