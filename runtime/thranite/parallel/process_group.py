@@ -34,18 +34,18 @@ class GroupCommunicator:
         self._gather.asyncOp = False
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        self._backend.allreduce([x], self._sum).wait()
+        _wait(self._backend.allreduce([x], self._sum))
         return x
 
     def all_gather(self, x: Tensor) -> Tensor:
         rows, columns = x.shape
         gathered = x.new_empty(self.size * rows, columns)
-        self._backend._allgather_base(gathered, x, self._gather).wait()
+        _wait(self._backend._allgather_base(gathered, x, self._gather))
         return gathered.view(self.size, rows, columns).transpose(0, 1).reshape(rows, -1)
 
     def least(self, values: Sequence[int]) -> list[int]:
         numbers = torch.tensor(list(values), dtype=torch.int64, device=self._device)
-        self._backend.allreduce([numbers], self._least).wait()
+        _wait(self._backend.allreduce([numbers], self._least))
         agreed: list[int] = numbers.tolist()
         return agreed
 
@@ -77,6 +77,12 @@ def join(rank: int, size: int, store_path: str, device: torch.device) -> GroupCo
     communicator = GroupCommunicator(backend, device)
     communicator.least([0])
     return communicator
+
+
+def _wait(work: Any) -> None:
+    """For gloo; a collective on the current stream may return no work to wait for."""
+    if work is not None:
+        work.wait()
 
 
 def _reduce_options(operation: dist.ReduceOp.RedOpType) -> dist.AllreduceOptions:

@@ -11,7 +11,7 @@ import torch
 
 from thranite.config import EngineConfig
 from thranite.engine.progress import Progress
-from thranite.errors import ConfigError, ThraniteError
+from thranite.errors import ThraniteError
 from thranite.models.partition import possible_sizes
 from thranite.models.spec import ModelSpec
 from thranite.parallel.executor import ParallelExecutor
@@ -19,6 +19,7 @@ from thranite.parallel.place import RankPlace
 from thranite.parallel.rank_messages import RankStart
 from thranite.parallel.ranks import Ranks, RankWatcher, rendezvous
 from thranite.parallel.step_clock import StepClock
+from thranite.runner.device import check_gpus, uses_gpus
 
 if TYPE_CHECKING:
     from thranite.engine.plan import Executor
@@ -32,9 +33,9 @@ def build_ranks(
 ) -> tuple[Executor, ModelSpec, MemoryPlan]:
     """As `thranite.engine.build.build_device`, over `config.tensor_parallel_size` ranks."""
     size = config.tensor_parallel_size
-    on_gpus = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    on_gpus = uses_gpus(config.device)
     if on_gpus:
-        check_gpus(spec, size, torch.cuda.device_count())
+        check_gpus(size, possible_sizes(spec))
     threads_before = torch.get_num_threads()
     threads = None if on_gpus else max(threads_before // size, 1)
     progress.stage("start ranks")
@@ -76,13 +77,3 @@ def _build_own(
         raise failure from error
     ranks.forget_rendezvous()
     return built
-
-
-def check_gpus(spec: ModelSpec, size: int, gpus: int) -> None:
-    """Raise ConfigError if there are fewer GPUs than ranks."""
-    if size > gpus:
-        fitting = [str(possible) for possible in possible_sizes(spec) if possible <= gpus]
-        raise ConfigError(
-            f"--tensor-parallel-size {size}: torch sees {gpus} GPU{'' if gpus == 1 else 's'}",
-            f"possible here: {', '.join(fitting)}" if fitting else "check the driver and NVIDIA_VISIBLE_DEVICES",
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from thranite.config import Device
@@ -22,6 +24,22 @@ def pick_device(device: Device, rank: int = 0, size: int = 1) -> torch.device:
             torch.cuda.set_device(rank)
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def uses_gpus(device: str) -> bool:
+    """Whether `pick_device` will."""
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
+def check_gpus(size: int, possible: Sequence[int] = ()) -> None:
+    """Raise ConfigError if there are fewer GPUs than ranks. `possible`: sizes that the model can be split into."""
+    gpus = torch.cuda.device_count()
+    if size > gpus:
+        fitting = [str(count) for count in possible if count <= gpus]
+        raise ConfigError(
+            f"--tensor-parallel-size {size}: torch sees {gpus} GPU{'' if gpus == 1 else 's'}",
+            f"possible here: {', '.join(fitting)}" if fitting else "check the driver and NVIDIA_VISIBLE_DEVICES",
+        )
 
 
 def device_memory(device: torch.device) -> DeviceMemory:
