@@ -1,11 +1,15 @@
-"""What a model asks of the other tensor-parallel ranks. Every rank makes the same calls in the same order."""
+"""What a model asks of the other tensor-parallel ranks. Every rank makes the same calls in the same order.
+
+No torch here: what starts and watches ranks runs without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Communicator(Protocol):
