@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+
+import torch
 
 from thranite.engine.plan import Bitmasks, Executor, StepPlan, StepResult
 from thranite.parallel.rank_messages import RankStart
@@ -20,6 +23,8 @@ class FailingExecutor:
 
     def launch(self, plan: StepPlan) -> None:
         if plan.step >= STEP:
+            if torch.cuda.is_initialized():
+                torch.zeros(1, device="cuda")[torch.tensor([7], device="cuda")].cpu()  # an assertion on the device
             raise ValueError("this rank has had enough")
         self._real.launch(plan)
 
@@ -33,8 +38,8 @@ class FailingExecutor:
         self._real.close()
 
 
-def build(start: RankStart, progress: StageName) -> Executor:
-    return FailingExecutor(build_executor(start, progress))
+def build(start: RankStart, progress: StageName, arrived: Callable[[], None]) -> Executor:
+    return FailingExecutor(build_executor(start, progress, arrived))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 from thranite.engine.plan import Bitmasks, Executor, StepPlan, StepResult
 from thranite.errors import DoesNotFit
@@ -42,7 +43,7 @@ class FakeRank:
         return
 
 
-def build(start: RankStart, progress: StageName) -> Executor:
+def build(start: RankStart, progress: StageName, arrived: Callable[[], None]) -> Executor:
     progress.stage("load weights")
     behaviour = sys.argv[1]
     if behaviour == "does-not-fit":
@@ -51,6 +52,7 @@ def build(start: RankStart, progress: StageName) -> Executor:
         raise RuntimeError("the disk is on fire")
     if behaviour == "die-loading":
         os.kill(os.getpid(), signal.SIGKILL)
+    arrived()
     return FakeRank(behaviour if start.rank == 2 else "ok")
 
 

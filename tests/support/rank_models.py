@@ -9,11 +9,11 @@ from typing import Any
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
-    "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 131,
-    "max_position_embeddings": 512, "torch_dtype": "float32",
+    "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 131,
+    "max_position_embeddings": 512, "torch_dtype": "float32", "eos_token_id": None,
 }  # fmt: skip
 OPTIONS: dict[str, Any] = {
-    "load_format": "dummy", "device": "cpu", "skip_tokenizer_init": True, "max_num_seqs": 8, "block_size": 16,
+    "load_format": "dummy", "skip_tokenizer_init": True, "max_num_seqs": 8, "block_size": 16,
     "max_num_batched_tokens": 64,
 }  # fmt: skip
 

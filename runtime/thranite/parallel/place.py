@@ -12,14 +12,19 @@ if TYPE_CHECKING:
     import torch
 
 
+def _nothing(*_: object) -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class RankPlace:
-    """`store`: the file through which the ranks meet. `joined`: called with the communicator once they have."""
+    """`store`: the file through which the ranks meet. Called on the way: `arrived` before they do, `joined` after."""
 
     rank: int = 0
     size: int = 1
     store: str = ""
-    joined: Callable[[Communicator], None] | None = None
+    arrived: Callable[[], None] = _nothing
+    joined: Callable[[Communicator], None] = _nothing
 
     def join(self, device: torch.device) -> Communicator:
         """Waits for all ranks."""
@@ -27,7 +32,7 @@ class RankPlace:
             return ALONE
         from thranite.parallel.process_group import join
 
+        self.arrived()
         communicator = join(self.rank, self.size, self.store, device)
-        if self.joined is not None:
-            self.joined(communicator)
+        self.joined(communicator)
         return communicator

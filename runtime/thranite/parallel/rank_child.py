@@ -15,7 +15,7 @@ from thranite.errors import EngineDead, ThraniteError
 from thranite.parallel.exits import describe_exit
 from thranite.parallel.rank_messages import FromRank, RankDevice, RankFailed, RankReady, RankStart, decode
 
-RANK_COMMAND = (sys.executable, "-m", "thranite.parallel.rank_process")
+RANK_COMMAND: tuple[str, ...] = (sys.executable, "-m", "thranite.parallel.rank_process")
 SILENT_SECONDS = 2.0  # a living rank beats four times a second
 EXIT_SECONDS = 1.0
 
@@ -33,7 +33,7 @@ class RankChild:
 
     def __init__(self, start: RankStart, ring: RingEnds, command: Sequence[str] = RANK_COMMAND) -> None:
         self.rank = start.rank
-        self.ready = False
+        self.arrived = self.ready = False
         self.failed: RankFailed | None = None
         self.device = f"{start.config.device}:{start.rank}"
         self._buffer = b""
@@ -70,7 +70,7 @@ class RankChild:
     def _take(self, message: FromRank) -> None:
         match message:
             case RankDevice(name):
-                self.device = name
+                self.device, self.arrived = name, True
             case RankReady():
                 self.ready = True
             case RankFailed():

@@ -32,7 +32,7 @@ class RankStart:
 
 @dataclass(frozen=True, slots=True)
 class RankDevice:
-    """The device a rank runs on."""
+    """The device a rank runs on. It is about to meet the others."""
 
     name: str
 

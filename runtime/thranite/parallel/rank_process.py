@@ -33,7 +33,7 @@ IDLE_SECONDS = 0.05  # without a frame for so long, steps under way are waited f
 GPU_SPIN_SECONDS = 0.0001  # a step's frames come faster than a sleeper wakes
 PR_SET_PDEATHSIG = 1
 
-BuildExecutor = Callable[[RankStart, "StageName"], Executor]
+BuildExecutor = Callable[[RankStart, "StageName", Callable[[], None]], Executor]
 
 
 class StageName:
@@ -70,12 +70,11 @@ def main(argv: Sequence[str], build: BuildExecutor | None = None) -> int:
 def _run(start: RankStart, control: socket.socket, ring: RingReader, build: BuildExecutor) -> int:
     progress = StageName()
     try:
-        executor = build(start, progress)
+        executor = build(start, progress, lambda: _send(control, RankDevice(device_name())))
     except Exception as error:  # noqa: BLE001 - every failure is reported to rank 0
         return _report(control, progress.name, error)
     gc.collect()
     gc.freeze()  # what startup made stays: later collections need not look at it
-    _send(control, RankDevice(device_name()))
     _send(control, RankReady())
     try:
         follow(executor, ring)
@@ -109,8 +108,9 @@ def follow(executor: Executor, ring: RingReader) -> None:
         ring.handled()
 
 
-def build_executor(start: RankStart, progress: StageName) -> Executor:
-    """This rank's part of the model, in step with the others' building of theirs."""
+def build_executor(start: RankStart, progress: StageName, arrived: Callable[[], None]) -> Executor:
+    """This rank's part of the model, in step with the others' building of theirs. `arrived` tells rank 0 of the device
+    when this rank is about to meet the others."""
     import torch
 
     from thranite.engine.build import build_device, read_spec
@@ -119,7 +119,7 @@ def build_executor(start: RankStart, progress: StageName) -> Executor:
     if start.threads is not None:
         torch.set_num_threads(start.threads)
     directory = Path(start.directory)
-    place = RankPlace(start.rank, start.size, start.store)
+    place = RankPlace(start.rank, start.size, start.store, arrived)
     executor, _, _ = build_device(directory, read_spec(directory, start.config), start.config, progress, place)
     return executor
 

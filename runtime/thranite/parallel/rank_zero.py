@@ -64,7 +64,7 @@ def _build_own(
     """Rank 0's part; whatever fails on any rank ends all."""
     from thranite.engine.build import build_device
 
-    place = RankPlace(0, start.size, start.store, ranks.join)
+    place = RankPlace(0, start.size, start.store, ranks.wait_arrived, ranks.join)
     try:
         built = build_device(Path(start.directory), spec, config, progress, place)
         progress.stage("wait for ranks")

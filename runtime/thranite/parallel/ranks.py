@@ -66,6 +66,7 @@ class Ranks:
         self._reading = [reading for reading, _ in pipes]
         self.ring = RingWriter(self._memory_fd, [writing for _, writing in pipes])
         self._children: list[RankChild] = []
+        self._arrived = threading.Event()  # all are about to meet, or one has failed
         self._settled = threading.Event()  # all are ready, or one has failed
         self._found = threading.Event()  # the failure is known and the others are dead
         self._closing = threading.Event()
@@ -74,6 +75,11 @@ class Ranks:
         self._thread.start()
 
     # --- for rank 0's own thread
+
+    def wait_arrived(self) -> None:
+        """Until every rank is about to meet the others: that wait could not be broken off. Raises what ended one."""
+        self._arrived.wait()
+        self.check()
 
     def wait_ready(self) -> None:
         """Until every rank waits for steps. Raises what ended one."""
@@ -138,6 +144,8 @@ class Ranks:
                     if not child.read() or child.failed is not None:
                         self._lose(child.cause())
                         return
+                if all(child.arrived for child in self._children):
+                    self._arrived.set()
                 if all(child.ready for child in self._children):
                     self._settled.set()
                     self._look()
@@ -179,6 +187,7 @@ class Ranks:
         if self.communicator is not None:
             self.communicator.abort()
         self._found.set()
+        self._arrived.set()
         self._settled.set()
         if self._watcher is not None:
             self._watcher.lost(error)

@@ -22,7 +22,7 @@ SERVE: dict[str, Any] = {"stall_timeout": STALL_SECONDS, "served_model_name": ["
 
 
 def engine(directory: Path) -> dict[str, Any]:
-    return OPTIONS | {"model": rank_model(directory / "model"), "tensor_parallel_size": 2}
+    return OPTIONS | {"device": "cpu", "model": rank_model(directory / "model"), "tensor_parallel_size": 2}
 
 
 def strike(server: RunningServer, number: signal.Signals | None, within: float) -> list[str]:
@@ -71,7 +71,21 @@ def test_a_lost_rank(number: signal.Signals | None, code: ExitCode, cause: str, 
 
 
 def test_a_rank_that_cannot_load_is_the_startups_failure(tmp_path: Path) -> None:
-    broken = engine(tmp_path) | {"kv_cache_memory_bytes": 2**10}
-    with running_server(tmp_path, "null", broken) as server:
-        assert server.exit_code() == ExitCode.DOES_NOT_FIT
-        assert "--kv-cache-memory-bytes" in server.termination_log()
+    with running_server(tmp_path, "broken-rank", engine(tmp_path)) as server:
+        assert server.exit_code() == ExitCode.FAILURE
+        assert "rank 1" in server.termination_log()
+        assert "failed in stage 'load weights': RuntimeError: the disk is on fire" in server.termination_log()
+
+
+def test_ranks_end_with_a_drained_server(tmp_path: Path) -> None:
+    with running_server(tmp_path, "null", engine(tmp_path), **SERVE) as server:
+        server.wait_ready()
+        [rank] = rank_pids(server.engine_pid())
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(stream, server.api_url, 100)
+            wait_for(lambda: server.metric("thranite_requests_running") == 1, "the stream is running")
+            server.process.send_signal(signal.SIGTERM)
+            assert future.result()[-1]["choices"][0]["finish_reason"] == "length"
+        assert server.exit_code() == ExitCode.OK
+        assert server.termination_log() == ""
+        assert not Path(f"/proc/{rank}").exists()
