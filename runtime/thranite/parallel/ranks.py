@@ -184,6 +184,7 @@ class Ranks:
         logger.error("%s", error)
         self.failure = error
         self._kill(self._children)
+        self.forget_rendezvous()
         if self.communicator is not None:
             self.communicator.abort()
         self._found.set()
