@@ -104,7 +104,8 @@ bench-cpu: $(STAMP) model  ## this engine and transformers side by side on the C
 # On a machine that has torch already and installs nothing: make gpu-test PYTHON=python3. ROWS takes a part:
 # ROWS="kernels" or any other expression of pytest's -k; make gpu-bench ROWS=llama-8b/mixed,qwen3-0.6b/decode1.
 SOURCES := operator:runtime:kernels
-GPU_TESTS = tests/kernels $(shell grep -rlE 'mark\.gpu' tests/runtime --include='test_*.py')
+GPU_TESTS = tests/kernels $(shell grep -rlwE 'mark\.gpu' tests/runtime --include='test_*.py')
+GPU2_TESTS = $(shell grep -rlwE 'mark\.gpu2' tests/runtime --include='test_*.py')
 
 .PHONY: gpu-test
 gpu-test:  ## the tests that need a CUDA GPU, with $(PYTHON) as it is
@@ -113,6 +114,16 @@ gpu-test:  ## the tests that need a CUDA GPU, with $(PYTHON) as it is
 .PHONY: gpu-bench
 gpu-bench:  ## the offline benchmark, with $(PYTHON) as it is
 	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
+
+.PHONY: gpu2-test
+gpu2-test:  ## the tests that need two CUDA GPUs, with $(PYTHON) as it is
+	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m pytest -m gpu2 $(if $(ROWS),-k "$(ROWS)") $(GPU2_TESTS)
+
+.PHONY: gpu2-bench
+gpu2-bench:  ## the ranks' sum alone, then llama-8b's workloads over two GPUs, with $(PYTHON) as it is
+	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench all-reduce --device cuda
+	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline --tensor-parallel-size 2 \
+		$(if $(ROWS),--rows $(ROWS),$(if $(ARGS),,llama-8b)) $(ARGS)
 
 .PHONY: clean
 clean:  ## remove the venv and every cache in the checkout

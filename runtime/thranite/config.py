@@ -29,15 +29,17 @@ class EngineConfig:
     model: str = field(metadata={"help": "model directory, or a Hugging Face hub id"})
     tokenizer: str | None = option(None, "tokenizer directory or hub id, if not the model's own")
     revision: str | None = option(None, "branch, tag or commit of a hub model")
-    tensor_parallel_size: int = option(1, "GPUs over which each layer is split")
+    tensor_parallel_size: int = option(
+        1, "GPUs over which each layer is split, one process each; must divide the model's heads"
+    )
     max_model_len: int | None = option(
         None, "longest prompt plus output, in tokens (default: the model's, or what fits)"
     )
     dtype: DType = option("auto", "type of weights and activations; auto is the checkpoint's (float32 on the CPU)")
     load_format: LoadFormat = option("auto", "dummy draws random-normal weights; config.json is enough")
     device: Device = option("auto", "null makes tokens up at a set pace, for load tests")
-    gpu_memory_utilization: float = option(0.9, "share of the device's memory for weights, activations and KV cache")
-    kv_cache_memory_bytes: int | None = option(None, "bytes of KV cache, instead of what memory leaves")
+    gpu_memory_utilization: float = option(0.9, "share of each device's memory for weights, activations and KV cache")
+    kv_cache_memory_bytes: int | None = option(None, "bytes of KV cache on each device, instead of what memory leaves")
     kv_cache_dtype: DType = option("auto", "type of stored keys and values; auto is the model's")
     block_size: int | None = option(None, "tokens a KV block (default: 64 on GPUs, 32 on the CPU)")
     enable_prefix_caching: bool = option(

@@ -10,12 +10,13 @@ from thranite.config import EngineConfig
 from thranite.engine.client import EngineInfo
 from thranite.engine.progress import Progress
 from thranite.errors import DoesNotFit
+from thranite.parallel.ranks import RankWatcher
 from thranite.supervisor.engine_process import main
 
 STEP_SECONDS = 0.02
 
 
-def build(config: EngineConfig, progress: Progress) -> tuple[FakeEngine, EngineInfo]:
+def build(config: EngineConfig, progress: Progress, watcher: RankWatcher) -> tuple[FakeEngine, EngineInfo]:
     progress.stage("load weights")
     behaviour = sys.argv[1]
     if behaviour == "does-not-fit":

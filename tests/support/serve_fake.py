@@ -1,6 +1,7 @@
 """`python -m tests.support.serve_fake BEHAVIOUR JSON`: `serve` with options from JSON.
 
-BEHAVIOUR is a FakeEngine's, or `null` for the real engine on the null device.
+BEHAVIOUR is a FakeEngine's; `null` for the real engine, on the null device unless JSON says another; or `failing-rank`
+or `broken-rank` for the real engine with ranks that fail in a step or while loading.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from thranite.supervisor.main import serve
 if __name__ == "__main__":
     behaviour, options = sys.argv[1], json.loads(sys.argv[2])
     fake = (sys.executable, "-m", "tests.support.fake_engine_process", behaviour)
-    commands = ChildCommands() if behaviour == "null" else ChildCommands(engine=fake)
+    failing = (sys.executable, "-m", "tests.support.failing_engine_process")
+    engines = {
+        "null": ChildCommands().engine,
+        "failing-rank": (*failing, "step"),
+        "broken-rank": (*failing, "load"),
+    }
+    commands = ChildCommands(engine=engines.get(behaviour, fake))
     serve_options = {"host": "127.0.0.1", "admin_host": "127.0.0.1", "port": 0, "admin_port": 0} | options["serve"]
     sys.exit(serve(EngineConfig(**options["engine"]), ServeConfig(**serve_options), commands))

@@ -18,6 +18,7 @@ from thranite.loader.gpus import GPU_GIB, gpu, gpu_of
 from thranite.loader.model_config import read_model_config
 from thranite.loader.plan import plan_memory
 from thranite.loader.plan_report import render
+from thranite.models.partition import check_size
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
 
@@ -39,12 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config, asked = build(EngineConfig, args, os.environ), build(CheckConfig, args, os.environ)
-    if config.tensor_parallel_size > 1:
-        raise ConfigError(
-            f"--tensor-parallel-size {config.tensor_parallel_size}: splitting a model over GPUs is not available yet",
-            "check with --tensor-parallel-size 1",
-        )
     spec = read_spec(config)
+    check_size(spec, config.tensor_parallel_size)
     if (device := _device(config, asked)) is not None:
         print(render(plan_memory(spec, config, device)))
         return ExitCode.OK
@@ -78,6 +75,8 @@ def _device(config: EngineConfig, asked: CheckConfig) -> DeviceMemory | None:
 def _print_table(spec: ModelSpec, config: EngineConfig) -> int:
     """One line a GPU. DOES_NOT_FIT if none holds the model."""
     print(f"{config.model}: {spec.architecture}, {spec.num_parameters / 1e9:.2f} billion parameters, {spec.dtype}")
+    if config.tensor_parallel_size > 1:
+        print(f"split over {config.tensor_parallel_size} GPUs; figures are for each")
     print(f"{'GPU':<12}{'memory':>12}{'KV cache':>12}{'longest':>10}{'at once':>9}")
     fits = False
     for name in GPU_GIB:

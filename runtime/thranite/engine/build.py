@@ -5,6 +5,7 @@ torch is imported only once a real device is wanted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,38 +17,47 @@ from thranite.engine.null_executor import NullExecutor, NullPace
 from thranite.engine.plan import Executor
 from thranite.engine.progress import Progress
 from thranite.engine.settings import EngineSettings
-from thranite.errors import ConfigError
-from thranite.loader.device_memory import DeviceMemory, host_memory, null_memory
+from thranite.loader.device_memory import host_memory, null_memory
 from thranite.loader.hub import resolve_model
 from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
 from thranite.loader.model_config import read_model_config
 from thranite.loader.plan import MemoryPlan, plan_memory
 from thranite.loader.plan_report import render
+from thranite.models.partition import check_size
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from thranite.models.decoder import Decoder
+    from thranite.parallel.place import RankPlace
+    from thranite.parallel.ranks import RankWatcher
 
 
-def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, EngineInfo]:
-    """Raises StartupError with what to do if the model cannot be served as asked."""
-    if config.tensor_parallel_size > 1:
-        raise ConfigError(
-            f"--tensor-parallel-size {config.tensor_parallel_size}: this version serves a model on one GPU",
-            "pass --tensor-parallel-size 1",
-        )
+def build_engine(
+    config: EngineConfig, progress: Progress, watcher: RankWatcher | None = None
+) -> tuple[Engine, EngineInfo]:
+    """Raises StartupError with what to do if the model cannot be served as asked.
+
+    `watcher` is told of lost ranks; without one, the engine's steps raise EngineDead.
+    """
     progress.stage("find model")
     directory = resolve_model(config.model, revision=config.revision)
     spec = read_spec(directory, config)
+    check_size(spec, config.tensor_parallel_size)
     progress.stage("plan memory")
     if config.device == "null":
         plan = plan_memory(spec, config, null_memory())
         executor: Executor = NullExecutor(
             engine_settings(spec, plan, config), NullPace.of(config), eos_token_ids=spec.eos_token_ids
         )
+    elif config.tensor_parallel_size > 1:
+        from thranite.parallel.rank_zero import build_ranks
+
+        executor, spec, plan = build_ranks(directory, spec, config, progress, watcher)
     else:
-        executor, spec, plan = _build_device(directory, spec, config, progress)
+        from thranite.parallel.place import RankPlace
+
+        executor, spec, plan = build_device(directory, spec, config, progress, RankPlace())
     progress.note(render(plan))
     settings = engine_settings(spec, plan, config)
     return Engine(settings, executor), engine_info(spec, plan, config)
@@ -64,16 +74,20 @@ def read_spec(directory: Path, config: EngineConfig, max_model_len: int | None =
     )
 
 
-def _build_device(
-    directory: Path, spec: ModelSpec, config: EngineConfig, progress: Progress
+def build_device(
+    directory: Path, spec: ModelSpec, config: EngineConfig, progress: Progress, place: RankPlace
 ) -> tuple[Executor, ModelSpec, MemoryPlan]:
+    """One rank's device with its part of the model. All ranks do this at once and agree on one plan."""
     from thranite.attention.base import TORCH_DTYPES
     from thranite.loader.checkpoint import load_model
     from thranite.runner.device import device_memory, pick_device
     from thranite.runner.executor import TorchExecutor
 
-    device = pick_device(config.device)
-    memory: DeviceMemory = device_memory(device) if device.type == "cuda" else host_memory()
+    device = pick_device(config.device, place.rank, place.size)
+    memory = device_memory(device) if device.type == "cuda" else host_memory()
+    communicator = place.join(device)
+    total, available = communicator.least([memory.total_bytes, memory.available_bytes])
+    memory = replace(memory, total_bytes=total, available_bytes=available)
     plan = plan_memory(spec, config, memory)
     spec = read_spec(directory, config, plan.max_model_len)
     progress.stage("load weights")
@@ -84,13 +98,14 @@ def _build_device(
         device=device,
         load_format=config.load_format,
         progress=progress.advance,
+        communicator=communicator,
     )
     if device.type == "cuda":
         executor, plan = _build_cuda(model, spec, config, plan, progress)
         return executor, spec, plan
     progress.stage("allocate KV cache")
     settings = engine_settings(spec, plan, config)
-    return TorchExecutor(model, spec, settings, device, PROMPT_LOGPROB_ROWS), spec, plan
+    return TorchExecutor(model, model.rank_spec, settings, device, PROMPT_LOGPROB_ROWS), spec, plan
 
 
 def _build_cuda(
@@ -105,10 +120,11 @@ def _build_cuda(
     device = torch.device("cuda", torch.cuda.current_device())
 
     def make(settings: EngineSettings) -> CudaExecutor:
-        return CudaExecutor(model, spec, settings, device, PROMPT_LOGPROB_ROWS, eager=config.enforce_eager)
+        return CudaExecutor(model, model.rank_spec, settings, device, PROMPT_LOGPROB_ROWS, eager=config.enforce_eager)
 
     progress.stage("measure activations")
     measured = measure_activations(make, engine_settings(spec, plan, config), device)
+    measured = -model.communicator.least([-measured])[0]
     plan = plan_memory(spec, config, plan.device, measured_activation_bytes=measured)
     progress.stage("allocate KV cache")
     executor = make(engine_settings(spec, plan, config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from thranite.config import EngineConfig
 from thranite.engine.build import build_engine
@@ -10,10 +11,13 @@ from thranite.engine.client import EngineInfo
 from thranite.engine.engine import Engine
 from thranite.engine.progress import Progress
 
+if TYPE_CHECKING:
+    from thranite.parallel.ranks import RankWatcher
 
-def build_served_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, EngineInfo]:
+
+def build_served_engine(config: EngineConfig, progress: Progress, watcher: RankWatcher) -> tuple[Engine, EngineInfo]:
     """`build_engine`, with the vocabulary read for grammars: it takes about a second for 100,000 tokens."""
-    engine, info = build_engine(config, progress)
+    engine, info = build_engine(config, progress, watcher)
     grammars = engine.settings.grammars
     if grammars is not None and find_spec("llguidance") is not None:
         progress.stage("read vocabulary")

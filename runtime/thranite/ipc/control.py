@@ -100,12 +100,14 @@ class StartupFailed(_Message, tag=19, frozen=True, array_like=True):
 class Heartbeat(_Message, tag=20, frozen=True, array_like=True):
     """The engine's I/O thread says how its step loop is.
 
-    `busy_seconds`: since work is there and no step finished (0: idle); `allowed_seconds`: how long that may last.
+    `busy_seconds`: since work is there and no step finished (0: idle); `allowed_seconds`: how long that may last;
+    `behind`: the tensor-parallel rank that gives no sign of life, if one does not.
     """
 
     steps: int
     busy_seconds: float
     allowed_seconds: float
+    behind: str | None = None
 
 
 class ServerBeat(_Message, tag=21, frozen=True, array_like=True):

@@ -1,43 +1,41 @@
-"""Linears: one weight each, stacked by rows from the shards a checkpoint names (q, k and v; gate and up)."""
+"""Linears: one weight each, stacked by rows from the shards a checkpoint names (q, k and v; gate and up).
+
+Over tensor-parallel ranks a linear is cut by its outputs (each rank computes the results of its own rows) or by its
+inputs (each rank computes a part of every result, and their sum is the result).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from thranite.layers.communicator import ALONE, Communicator
 from thranite.layers.dense import dense
-
-
-class Split(StrEnum):
-    """Along which side of a weight tensor parallelism would cut a shard; a bias is cut only with the output."""
-
-    OUTPUT = "output"
-    INPUT = "input"
+from thranite.models.partition import Cut
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Rows `start` to `start + size` of a stacked weight, and of its bias."""
+    """Rows from `start` on of a stacked weight, and of its bias, hold the rows `rows` of a checkpoint's tensor."""
 
     name: str
     start: int
-    size: int
-    split: Split
+    rows: Cut
 
 
 class LinearMethod(Protocol):
     """How a linear keeps its weights and multiplies by them."""
 
     def create_weights(self, linear: Linear, dtype: torch.dtype, device: torch.device) -> None:
-        """Register the linear's parameters, uninitialised."""
+        """Register the linear's parameters, uninitialised but for zeros in rows that no shard fills."""
 
     def load_shard(self, linear: Linear, shard: Shard, parameter: str, source: Tensor) -> None:
-        """Copy a checkpoint's tensor ("weight" or "bias" of `shard`) to its place, converting its type."""
+        """Copy this rank's part of a checkpoint's tensor ("weight" or "bias" of `shard`) to its place, converting its
+        type."""
 
     def apply(self, linear: Linear, x: Tensor) -> Tensor:
         """x [T, in_features] → [T, out_features]."""
@@ -48,50 +46,64 @@ class UnquantizedMethod:
 
     def create_weights(self, linear: Linear, dtype: torch.dtype, device: torch.device) -> None:
         weight = torch.empty(linear.out_features, linear.in_features, dtype=dtype, device=device)
-        linear.weight = nn.Parameter(weight, requires_grad=False)
         bias = torch.empty(linear.out_features, dtype=dtype, device=device) if linear.has_bias else None
+        for parameter in (weight, bias):
+            if parameter is not None:
+                parameter[linear.filled_rows :].zero_()
+        linear.weight = nn.Parameter(weight, requires_grad=False)
         linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def load_shard(self, linear: Linear, shard: Shard, parameter: str, source: Tensor) -> None:
         target = linear.get_parameter(parameter)
-        target.narrow(0, shard.start, shard.size).copy_(source)
+        target.narrow(0, shard.start, shard.rows.size).copy_(source)
 
     def apply(self, linear: Linear, x: Tensor) -> Tensor:
         return dense(x, linear.weight, linear.bias)
 
 
 class Linear(nn.Module):
-    """y = x Wᵀ + b. `shards`: (name, rows) in the order of the stacked rows."""
+    """y = x Wᵀ + b. `shards`: (name, rows) in the order of the stacked rows.
+
+    `inputs`: the columns of the checkpoint's weight that this rank holds; if not all of them, y is summed over the
+    ranks and rank 0 alone adds the bias. `padded_rows`: rows of the weight, if more than the shards fill.
+    """
 
     weight: Tensor
     bias: Tensor | None
 
     def __init__(
         self,
-        in_features: int,
-        shards: Sequence[tuple[str, int]],
+        inputs: Cut,
+        shards: Sequence[tuple[str, Cut]],
         *,
         bias: bool,
-        split: Split,
         dtype: torch.dtype,
         device: torch.device,
         method: LinearMethod,
+        communicator: Communicator = ALONE,
+        padded_rows: int = 0,
     ) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = sum(size for _, size in shards)
+        self.inputs, self.communicator = inputs, communicator
+        self.in_features = inputs.size
+        self.filled_rows = sum(rows.size for _, rows in shards)
+        self.out_features = max(self.filled_rows, padded_rows)
+        self.partial = inputs.size < inputs.total
         self.has_bias = bias
         self.shards: dict[str, Shard] = {}
         start = 0
-        for name, size in shards:
-            self.shards[name] = Shard(name, start, size, split)
-            start += size
+        for name, rows in shards:
+            self.shards[name] = Shard(name, start, rows)
+            start += rows.size
         self.method = method
         method.create_weights(self, dtype, device)
 
     def load_shard(self, shard: str, parameter: str, source: Tensor) -> None:
-        """Put a checkpoint's tensor ("weight" or "bias" of `shard`) in its place."""
+        """Put this rank's part of a checkpoint's tensor ("weight" or "bias" of `shard`) in its place."""
+        if parameter == "bias" and self.partial and self.communicator.rank > 0:
+            source = torch.zeros_like(source)
         self.method.load_shard(self, self.shards[shard], parameter, source)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.method.apply(self, x)
+        y = self.method.apply(self, x)
+        return self.communicator.all_reduce(y) if self.partial else y

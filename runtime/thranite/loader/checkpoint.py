@@ -1,4 +1,7 @@
-"""Safetensors into a `Decoder`: names and shapes are checked before a byte is read, then tensor by tensor in place."""
+"""Safetensors into a `Decoder`: names and shapes are checked before a byte is read, then tensor by tensor in place.
+
+Files are mapped, so of a tensor that is split over ranks each reads its own part.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ import torch
 from safetensors import safe_open
 
 from thranite.errors import CheckpointError
+from thranite.layers.communicator import ALONE, Communicator
 from thranite.loader.safetensors_files import TensorEntry, find_files, read_header
 from thranite.models.decoder import Decoder
+from thranite.models.dummy_weights import draw_dummy_weights
 from thranite.models.spec import ModelSpec
-from thranite.models.weights import Target, canonical_name, draw_dummy_weights, weight_targets
+from thranite.models.weights import Target, canonical_name, weight_targets
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
@@ -28,6 +33,11 @@ class Transfer:
     entry: TensorEntry
     target: Target
 
+    @property
+    def num_bytes(self) -> int:
+        """What is read of it here."""
+        return round(self.entry.num_bytes * self.target.share)
+
 
 def load_model(
     spec: ModelSpec,
@@ -38,10 +48,12 @@ def load_model(
     load_format: str = "auto",
     progress: Progress | None = None,
     seed: int = 0,
+    communicator: Communicator = ALONE,
 ) -> Decoder:
-    """Build the decoder on `device` and fill it: from `directory`, or with random weights for load_format "dummy"."""
+    """Build this rank's part of the decoder on `device` and fill it: from `directory`, or with random weights for
+    load_format "dummy"."""
     with torch.no_grad():
-        decoder = Decoder(spec, dtype, device)
+        decoder = Decoder(spec, dtype, device, communicator=communicator)
         if load_format == "dummy":
             draw_dummy_weights(decoder, seed)
         elif directory is None:
@@ -55,14 +67,14 @@ def load_weights(decoder: Decoder, directory: Path, progress: Progress | None = 
     """Copy every tensor of the checkpoint straight to its place."""
     files = {path: plan_file(decoder, path) for path in find_files(directory)}
     transfers = match(decoder, directory, [entry for entries in files.values() for entry in entries])
-    total = sum(transfer.entry.num_bytes for transfer in transfers)
+    total = sum(transfer.num_bytes for transfer in transfers)
     done = 0
     for path in files:
         for part in mapped_parts([t for t in transfers if t.entry.path == path]):
             with safe_open(path, framework="pt", device="cpu") as handle:
                 for transfer in part:
                     transfer.target.load(handle.get_tensor(transfer.entry.name))
-                    done += transfer.entry.num_bytes
+                    done += transfer.num_bytes
                     if progress is not None:
                         progress(done, total)
 
@@ -113,10 +125,10 @@ def mapped_parts(transfers: list[Transfer]) -> Iterator[list[Transfer]]:
     part: list[Transfer] = []
     size = 0
     for transfer in transfers:
-        if part and size + transfer.entry.num_bytes > MAPPED_BYTES:
+        if part and size + transfer.num_bytes > MAPPED_BYTES:
             yield part
             part, size = [], 0
         part.append(transfer)
-        size += transfer.entry.num_bytes
+        size += transfer.num_bytes
     if part:
         yield part

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from thranite.config import EngineConfig
 from thranite.engine.kv_groups import KVLayout, plan_kv_layout
 from thranite.loader.device_memory import GIB, DeviceKind, DeviceMemory
+from thranite.models.partition import rank_parameters, rank_spec
 from thranite.models.spec import DTYPE_BYTES, ModelSpec
 
 # Rows of logits a slice of prompt logprobs holds at once; the runner cuts by it and the plan counts it.
@@ -37,7 +38,7 @@ LARGE_GPU_NUM_SEQS = 1024
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeeds:
-    """Options resolved for a kind of device, and the bytes that follow from them before any KV cache."""
+    """Options resolved for a kind of device, and the bytes on each rank that follow from them before any KV cache."""
 
     dtype: str
     kv_cache_dtype: str
@@ -64,17 +65,19 @@ def memory_needs(
     seqs = config.max_num_seqs or (LARGE_GPU_NUM_SEQS if large else defaults.max_num_seqs)
     tokens = config.max_num_batched_tokens or defaults.max_num_batched_tokens
     pretended = device.kind == "null"
-    estimate = 0 if pretended else activation_estimate(spec, dtype, seqs, tokens)
+    ranks = config.tensor_parallel_size
+    part = rank_spec(spec, ranks)
+    estimate = 0 if pretended else activation_estimate(part, dtype, seqs, tokens, ranks)
     measured = measured_activation_bytes is not None
     return MemoryNeeds(
         dtype=dtype,
         kv_cache_dtype=kv_dtype,
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
-        weight_bytes=0 if pretended else spec.num_parameters * DTYPE_BYTES[dtype],
+        weight_bytes=0 if pretended else rank_parameters(spec, ranks) * DTYPE_BYTES[dtype],
         activation_bytes=estimate if measured_activation_bytes is None else measured_activation_bytes,
         reserve_bytes=CUDA_RESERVE if device.kind == "cuda" and not measured else 0,
-        layout=plan_kv_layout(spec, config.block_size or defaults.block_size, kv_dtype),
+        layout=plan_kv_layout(part, config.block_size or defaults.block_size, kv_dtype),
     )
 
 
@@ -85,8 +88,13 @@ def resolve_dtype(spec: ModelSpec, config: EngineConfig, kind: DeviceKind) -> st
     return "float32" if kind == "cpu" else spec.dtype
 
 
-def activation_estimate(spec: ModelSpec, dtype: str, max_num_seqs: int, max_num_batched_tokens: int) -> int:
-    """Peak bytes of one step: the widest layer's temporaries, then logits of all rows and a prompt-logprob slice."""
+def activation_estimate(
+    spec: ModelSpec, dtype: str, max_num_seqs: int, max_num_batched_tokens: int, ranks: int = 1
+) -> int:
+    """Peak bytes of one step: the widest layer's temporaries, then logits of all rows and a prompt-logprob slice.
+
+    `spec`: of one rank. Logits that are gathered from several exist once more, in the ranks' order.
+    """
     widest = 0
     for layer in spec.layers:
         q, kv = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
@@ -94,4 +102,5 @@ def activation_estimate(spec: ModelSpec, dtype: str, max_num_seqs: int, max_num_
         widest = max(widest, 2 * spec.hidden_size + max(2 * q + 2 * kv, 3 * layer.intermediate_size + spec.hidden_size))
     tokens = max_num_batched_tokens * widest * DTYPE_BYTES[dtype]
     rows = max_num_seqs + min(PROMPT_LOGPROB_ROWS, max_num_batched_tokens)
-    return tokens + LOGITS_COPIES * rows * spec.vocab_size * 4
+    copies = LOGITS_COPIES if ranks == 1 else LOGITS_COPIES + 1
+    return tokens + copies * rows * spec.vocab_size * 4

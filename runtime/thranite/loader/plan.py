@@ -3,6 +3,8 @@
     device total x utilization  =  weights + activations + reserve + KV cache
     KV cache                    =  pages x page bytes; page 0 belongs to nobody (NULL_BLOCK)
 
+Of a model split over tensor-parallel ranks, the plan is that of each rank's device. Ranks on the CPU share its memory.
+
 Pure: the same spec, options and device figures give the same plan. A plan that exists can serve at least one sequence
 of `max_model_len`; otherwise DoesNotFit shows the arithmetic.
 """
@@ -42,6 +44,7 @@ class MemoryPlan:
     layout: KVLayout
     num_blocks: int
     activations_measured: bool
+    tensor_parallel_size: int
     notes: tuple[str, ...]  # what was decided for the user, in sentences
 
     @property
@@ -99,6 +102,7 @@ def plan_memory(
         layout=needs.layout,
         num_blocks=num_blocks,
         activations_measured=measured_activation_bytes is not None,
+        tensor_parallel_size=config.tensor_parallel_size,
         notes=tuple(notes),
     )
 
@@ -121,7 +125,7 @@ def _budget(config: EngineConfig, device: DeviceMemory) -> int:
             raise busy_device(config, device, budget)
         return budget
     if device.kind == "cpu":
-        return int(device.available_bytes * config.gpu_memory_utilization)
+        return int(device.available_bytes * config.gpu_memory_utilization) // config.tensor_parallel_size
     return 0
 
 
@@ -143,6 +147,7 @@ def _num_blocks(config: EngineConfig, device: DeviceMemory, needs: MemoryNeeds, 
         one = needs.layout.blocks_for(wanted, needs.max_num_batched_tokens) + NULL_PAGES
         all_rows = one + (needs.max_num_seqs - 1) * needs.layout.blocks_for(wanted, 1)
         # A length asked for by hand may take more than the usual share.
-        cap = max(CPU_KV_BYTES // page, one) if config.max_model_len else CPU_KV_BYTES // page
+        cap = CPU_KV_BYTES // config.tensor_parallel_size // page
+        cap = max(cap, one) if config.max_model_len else cap
         return min(all_rows, cap, left // page)
     return left // page

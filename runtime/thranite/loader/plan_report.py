@@ -19,7 +19,7 @@ def _memory_rows(plan: MemoryPlan) -> list[tuple[str, str]]:
         return [("device", plan.device.name)]
     how = "measured" if plan.activations_measured else "estimate"
     rows = [
-        ("device", f"{plan.device.name}, {format_bytes(plan.device.total_bytes)}"),
+        ("device", f"{plan.device.name}, {format_bytes(plan.device.total_bytes)}{_ranks(plan)}"),
         ("budget", f"{format_bytes(plan.budget_bytes)}, {_share(plan)}"),
         ("weights", f"{format_bytes(plan.weight_bytes)} ({plan.dtype})"),
         (
@@ -30,6 +30,12 @@ def _memory_rows(plan: MemoryPlan) -> list[tuple[str, str]]:
     if plan.reserve_bytes:
         rows.append(("context, graphs", f"{format_bytes(plan.reserve_bytes)} (estimate)"))
     return rows
+
+
+def _ranks(plan: MemoryPlan) -> str:
+    if plan.tensor_parallel_size == 1:
+        return ""
+    return f"; one of {plan.tensor_parallel_size} ranks, and all figures are for each"
 
 
 def _share(plan: MemoryPlan) -> str:

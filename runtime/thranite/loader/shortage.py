@@ -6,6 +6,7 @@ from thranite.config import EngineConfig
 from thranite.errors import DoesNotFit
 from thranite.loader.device_memory import GIB, DeviceMemory, format_bytes
 from thranite.loader.memory_needs import MemoryNeeds
+from thranite.models.partition import possible_sizes, rank_parameters
 from thranite.models.spec import DTYPE_BYTES, ModelSpec
 
 
@@ -35,13 +36,15 @@ def too_small(
     pages = layout.blocks_for(wanted, needs.max_num_batched_tokens)
     one = (pages + 1) * layout.page_bytes
     have = num_blocks * layout.page_bytes
+    ranks = config.tensor_parallel_size
+    split = "" if ranks == 1 else f", split over {ranks} ranks; each:"
     lines = [
-        f"{config.model} ({spec.architecture}) does not fit {device.name}",
+        f"{config.model} ({spec.architecture}) does not fit {device.name}{split}",
         *_arithmetic(spec, config, device, needs, budget, have),
         f"  one sequence of {wanted:,} tokens needs {format_bytes(one)}: {pages:,} pages of "
         f"{layout.block_size} tokens and {format_bytes(layout.page_bytes)}, and the null page",
     ]
-    return DoesNotFit("\n".join(lines), "; or ".join(_advice(config, device, needs, one, have, largest)))
+    return DoesNotFit("\n".join(lines), "; or ".join(_advice(spec, config, device, needs, one, have, largest)))
 
 
 def _arithmetic(
@@ -51,9 +54,12 @@ def _arithmetic(
         return [f"  KV cache {format_bytes(have)}"]
     base = device.total_bytes if device.kind == "cuda" else device.available_bytes
     what = "memory" if device.kind == "cuda" else "free memory"
+    ranks = config.tensor_parallel_size
+    parameters = rank_parameters(spec, ranks) / 1e9
+    share = f" x {config.gpu_memory_utilization:g}" + (f" / {ranks}" if device.kind == "cpu" and ranks > 1 else "")
     rows = [
-        (f"{what} {format_bytes(base)} x {config.gpu_memory_utilization:g}", budget),
-        (f"- weights, {spec.num_parameters / 1e9:.2f} billion x {DTYPE_BYTES[needs.dtype]} bytes", needs.weight_bytes),
+        (f"{what} {format_bytes(base)}{share}", budget),
+        (f"- weights, {parameters:.2f} billion x {DTYPE_BYTES[needs.dtype]} bytes", needs.weight_bytes),
         (f"- activations of {needs.max_num_batched_tokens:,} tokens a step", needs.activation_bytes),
         ("- context and graphs", needs.reserve_bytes),
         ("= left for the KV cache", budget - needs.fixed_bytes),
@@ -66,7 +72,13 @@ def _arithmetic(
 
 
 def _advice(
-    config: EngineConfig, device: DeviceMemory, needs: MemoryNeeds, one: int, have: int, largest: int
+    spec: ModelSpec,
+    config: EngineConfig,
+    device: DeviceMemory,
+    needs: MemoryNeeds,
+    one: int,
+    have: int,
+    largest: int,
 ) -> list[str]:
     """What would make it fit, best first."""
     ways = [f"pass --max-model-len {largest} or less"] if largest > 0 else []
@@ -78,6 +90,9 @@ def _advice(
                     f"{max(needs.max_num_seqs // 2, 1)}")  # fmt: skip
     if DTYPE_BYTES[needs.dtype] > 2:
         ways.append("pass --dtype bfloat16")
+    wider = [size for size in possible_sizes(spec) if size > config.tensor_parallel_size]
+    if wider and device.kind == "cuda":
+        ways.append(f"pass --tensor-parallel-size {wider[0]}")
     total = (needs.fixed_bytes + one) / config.gpu_memory_utilization
     ways.append(f"use a {'GPU' if device.kind == 'cuda' else 'machine'} with {total / GIB:.0f} GiB of memory or more")
     return ways

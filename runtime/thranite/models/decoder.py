@@ -1,4 +1,8 @@
-"""The one decoder: everything it does is read from a `ModelSpec`, layer by layer."""
+"""The one decoder: everything it does is read from a `ModelSpec`, layer by layer.
+
+Over tensor-parallel ranks it holds its rank's part of every weight but the norms; what leaves a layer, hidden states
+and logits, is whole on every rank. (The cuts are Megatron-LM's: columns, then rows, one sum for each half of a layer.)
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,56 @@ from torch import Tensor, nn
 
 from thranite.attention.base import AttentionBackend, AttentionBatch
 from thranite.layers.activation import gated
+from thranite.layers.communicator import ALONE, Communicator
 from thranite.layers.dense import dense
 from thranite.layers.embedding import Embedding
-from thranite.layers.linear import Linear, LinearMethod, Split, UnquantizedMethod
+from thranite.layers.linear import Linear, LinearMethod, UnquantizedMethod
 from thranite.layers.norm import RMSNorm
+from thranite.models.partition import Cut, Rank, rank_spec, vocabulary_rows, whole
 from thranite.models.spec import LayerSpec, ModelSpec
 
 
 class Builder:
-    """Makes a model's parts with its type, device and linear method."""
+    """Makes a rank's share of a model's parts with its type, device and linear method."""
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, method: LinearMethod) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        dtype: torch.dtype,
+        device: torch.device,
+        method: LinearMethod,
+        communicator: Communicator = ALONE,
+    ) -> None:
         self.spec, self.dtype, self.device, self.method = spec, dtype, device, method
+        self.communicator = communicator
+        self.rank = Rank(communicator.rank, communicator.size)
 
-    def linear(self, inputs: int, *shards: tuple[str, int], bias: bool = False, split: Split = Split.OUTPUT) -> Linear:
-        return Linear(inputs, shards, bias=bias, split=split, dtype=self.dtype, device=self.device, method=self.method)
+    def linear(self, inputs: Cut, *shards: tuple[str, Cut], bias: bool = False, padded_rows: int = 0) -> Linear:
+        return Linear(
+            inputs,
+            shards,
+            bias=bias,
+            dtype=self.dtype,
+            device=self.device,
+            method=self.method,
+            communicator=self.communicator,
+            padded_rows=padded_rows,
+        )
+
+    def embedding(self) -> Embedding:
+        return Embedding(
+            self.spec.vocab_size,
+            self.spec.hidden_size,
+            self.spec.embedding_scale,
+            dtype=self.dtype,
+            device=self.device,
+            communicator=self.communicator,
+        )
+
+    def head(self) -> Linear:
+        rows = self.rank.vocabulary(self.spec.vocab_size)
+        held = vocabulary_rows(self.spec.vocab_size, self.rank.size)
+        return self.linear(whole(self.spec.hidden_size), ("lm_head", rows), padded_rows=held)
 
     def norm(self, size: int) -> RMSNorm:
         return RMSNorm(
@@ -34,10 +73,11 @@ class Attention(nn.Module):
 
     def __init__(self, build: Builder, layer: LayerSpec, index: int) -> None:
         super().__init__()
-        hidden, q, kv = build.spec.hidden_size, layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
+        hidden, q = whole(build.spec.hidden_size), build.rank.even(layer.num_heads * layer.head_dim)
+        kv = build.rank.kv(layer.num_kv_heads, layer.head_dim)
         self.index = index
         self.qkv = build.linear(hidden, ("q_proj", q), ("k_proj", kv), ("v_proj", kv), bias=layer.qkv_bias)
-        self.out = build.linear(q, ("o_proj", hidden), bias=layer.out_bias, split=Split.INPUT)
+        self.out = build.linear(q, ("o_proj", hidden), bias=layer.out_bias)
         self.q_norm = build.norm(layer.head_dim) if layer.qk_norm else None
         self.k_norm = build.norm(layer.head_dim) if layer.qk_norm else None
 
@@ -52,9 +92,9 @@ class MLP(nn.Module):
 
     def __init__(self, build: Builder, layer: LayerSpec) -> None:
         super().__init__()
-        hidden, inner = build.spec.hidden_size, layer.intermediate_size
+        hidden, inner = whole(build.spec.hidden_size), build.rank.even(layer.intermediate_size)
         self.gate_up = build.linear(hidden, ("gate_proj", inner), ("up_proj", inner), bias=layer.mlp_bias)
-        self.down = build.linear(inner, ("down_proj", hidden), bias=layer.mlp_bias, split=Split.INPUT)
+        self.down = build.linear(inner, ("down_proj", hidden), bias=layer.mlp_bias)
         self.activation = build.spec.activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,19 +124,28 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, layers, final norm, head. Call it under `torch.inference_mode`."""
+    """Embedding, layers, final norm, head. Call it under `torch.inference_mode`.
+
+    `spec` is the whole model; `rank_spec` what this rank's attention and KV cache see of it.
+    """
 
     def __init__(
-        self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, method: LinearMethod | None = None
+        self,
+        spec: ModelSpec,
+        dtype: torch.dtype,
+        device: torch.device,
+        method: LinearMethod | None = None,
+        communicator: Communicator = ALONE,
     ) -> None:
         super().__init__()
-        build = Builder(spec, dtype, device, method or UnquantizedMethod())
-        self.spec = spec
+        build = Builder(spec, dtype, device, method or UnquantizedMethod(), communicator)
+        self.spec, self.rank_spec = spec, rank_spec(spec, communicator.size)
         self.dtype = dtype
-        self.embedding = Embedding(spec.vocab_size, spec.hidden_size, spec.embedding_scale, dtype=dtype, device=device)
+        self.communicator = communicator
+        self.embedding = build.embedding()
         self.layers = nn.ModuleList(DecoderLayer(build, layer, i) for i, layer in enumerate(spec.layers))
         self.norm = build.norm(spec.hidden_size)
-        self.head = None if spec.tied_embeddings else build.linear(spec.hidden_size, ("lm_head", spec.vocab_size))
+        self.head = None if spec.tied_embeddings else build.head()
 
     def forward(self, input_ids: Tensor, batch: AttentionBatch, attention: AttentionBackend) -> Tensor:
         """input_ids int64 [T] → hidden states after the final norm [T, hidden]."""
@@ -112,6 +161,8 @@ class Decoder(nn.Module):
     def raw_logits(self, hidden: Tensor) -> Tensor:
         """[R, hidden] → [R, vocab] as the head's product gives them; in fp32 or better where a softcap follows."""
         rows = dense(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        if self.communicator.size > 1:
+            rows = self.communicator.all_gather(rows)[:, : self.spec.vocab_size].contiguous()
         cap = self.spec.final_softcap
         if cap is None:
             return rows

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 
-import torch
 from torch import Tensor
 
-from thranite.layers.linear import Linear
+from thranite.layers.embedding import Embedding
+from thranite.layers.linear import Linear, Shard
 from thranite.layers.norm import RMSNorm
 from thranite.models.decoder import Decoder, DecoderLayer
+from thranite.models.partition import Cut, whole
 
 # Gemma3ForConditionalGeneration: transformers before 4.52 wrote the first layout, later ones the second.
 TEXT_PREFIXES = (
@@ -23,11 +25,34 @@ FUSED_ARCHITECTURES = {"Phi3ForCausalLM"}
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A region of a checkpoint's tensor, a cut of each side, and how to put it in its place (converting its type)."""
+
+    region: tuple[Cut, ...]
+    load: Callable[[Tensor], object]
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The region, without a copy: of a mapped tensor nothing else is read."""
+        for side, cut in enumerate(self.region):
+            tensor = tensor.narrow(side, cut.first, cut.size)
+        return tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """A place in the model: the shape its tensor must have, and how to put it there (converting its type)."""
+    """Where a checkpoint's tensor of `shape` goes on this rank."""
 
     shape: tuple[int, ...]
-    load: Callable[[Tensor], object]
+    parts: tuple[Part, ...]
+
+    def load(self, tensor: Tensor) -> None:
+        for part in self.parts:
+            part.load(part.of(tensor))
+
+    @property
+    def share(self) -> float:
+        """Of the tensor's bytes, what this rank reads."""
+        return sum(prod(cut.size for cut in part.region) for part in self.parts) / max(prod(self.shape), 1)
 
 
 def canonical_name(decoder: Decoder, name: str) -> str | None:
@@ -46,8 +71,7 @@ def canonical_name(decoder: Decoder, name: str) -> str | None:
 
 def weight_targets(decoder: Decoder) -> dict[str, Target]:
     """Every tensor the decoder needs, by canonical name."""
-    embedding = decoder.embedding.weight
-    targets = {"model.embed_tokens.weight": Target(tuple(embedding.shape), embedding.copy_)}
+    targets = {"model.embed_tokens.weight": embedding_target(decoder.embedding)}
     targets["model.norm.weight"] = norm_target(decoder.norm)
     if decoder.head is not None:
         targets.update(shard_targets("", decoder.head))
@@ -88,40 +112,47 @@ def layer_norms(layer: DecoderLayer) -> dict[str, RMSNorm]:
     }
 
 
+def embedding_target(embedding: Embedding) -> Target:
+    region = (embedding.rows, whole(embedding.weight.shape[1]))
+    return Target(tuple(cut.total for cut in region), (Part(region, embedding.load),))
+
+
 def norm_target(norm: RMSNorm) -> Target:
-    return Target(norm.shape, norm.load)
+    return Target(norm.shape, (Part((whole(norm.shape[0]),), norm.load),))
 
 
 def shard_targets(prefix: str, linear: Linear) -> Iterator[tuple[str, Target]]:
     """Each shard of a linear is a tensor of its own."""
     for shard in linear.shards.values():
-        for parameter, shape in parameter_shapes(linear, shard.size):
-
-            def load(source: Tensor, shard: str = shard.name, parameter: str = parameter) -> None:
-                linear.load_shard(shard, parameter, source)
-
-            yield f"{prefix}{shard.name}.{parameter}", Target(shape, load)
+        for parameter in linear_parameters(linear):
+            part = shard_part(linear, shard, parameter, 0, shard.rows.total)
+            yield f"{prefix}{shard.name}.{parameter}", Target(tuple(cut.total for cut in part.region), (part,))
 
 
 def stacked_targets(name: str, linear: Linear) -> Iterator[tuple[str, Target]]:
     """The checkpoint stacks the shards as we do: one tensor for all."""
-    for parameter, shape in parameter_shapes(linear, linear.out_features):
-
-        def load(source: Tensor, parameter: str = parameter) -> None:
-            for shard in linear.shards.values():
-                linear.load_shard(shard.name, parameter, source.narrow(0, shard.start, shard.size))
-
-        yield f"{name}.{parameter}", Target(shape, load)
+    for parameter in linear_parameters(linear):
+        yield f"{name}.{parameter}", stacked_target(linear, parameter)
 
 
-def parameter_shapes(linear: Linear, rows: int) -> list[tuple[str, tuple[int, ...]]]:
-    shapes: list[tuple[str, tuple[int, ...]]] = [("weight", (rows, linear.in_features))]
-    return [*shapes, ("bias", (rows,))] if linear.has_bias else shapes
+def stacked_target(linear: Linear, parameter: str) -> Target:
+    total, before = sum(shard.rows.total for shard in linear.shards.values()), 0
+    parts = []
+    for shard in linear.shards.values():
+        parts.append(shard_part(linear, shard, parameter, before, total))
+        before += shard.rows.total
+    return Target(tuple(cut.total for cut in parts[0].region), tuple(parts))
 
 
-def draw_dummy_weights(decoder: Decoder, seed: int = 0) -> None:
-    """Random-normal weights, drawn where they lie: std 0.02, norms' multipliers around 1."""
-    generator = torch.Generator(device=decoder.embedding.weight.device).manual_seed(seed)
-    norms = {id(module.weight) for module in decoder.modules() if isinstance(module, RMSNorm)}
-    for parameter in decoder.parameters():
-        parameter.normal_(mean=float(id(parameter) in norms), std=0.02, generator=generator)
+def shard_part(linear: Linear, shard: Shard, parameter: str, before: int, total: int) -> Part:
+    """This rank's part of a shard whose rows stand behind `before` others in a tensor of `total` rows."""
+
+    def load(source: Tensor) -> None:
+        linear.load_shard(shard.name, parameter, source)
+
+    rows = Cut(before + shard.rows.first, shard.rows.size, total)
+    return Part((rows, linear.inputs) if parameter == "weight" else (rows,), load)
+
+
+def linear_parameters(linear: Linear) -> list[str]:
+    return ["weight", "bias"] if linear.has_bias else ["weight"]

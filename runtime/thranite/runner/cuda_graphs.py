@@ -65,13 +65,15 @@ class DecodeGraphs:
         """Capture every size, largest first; the first run of a size outside a graph compiles what it launches."""
         pool = torch.cuda.graph_pool_handle()
         scratch: dict[LayerKind, DecodePlan] | None = None
+        # Between ranks, torch's watchdog of collectives asks for events meanwhile, from its own thread.
+        mode = "global" if self._model.communicator.size == 1 else "thread_local"
         for size in reversed(self._sizes):
             plans = self._attention.decode_plans(size, self._device, scratch)
             scratch = scratch or plans
             self._forward(size, plans)
             torch.cuda.synchronize(self._device)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
                 output = self._forward(size, plans)
             self._captured[size] = _Captured(graph, output)
         self._drop_slow_sizes()
@@ -79,17 +81,18 @@ class DecodeGraphs:
     def _drop_slow_sizes(self) -> None:
         """Small batches whose padded neighbour is faster give way to it: cuBLAS is slower for 1 row than for 8 where
         the matrices are small (Qwen3-0.6B's products on an H200: 0.94 ms for 1 row, 0.70 ms for 8)."""
-        small = [size for size in self._sizes if size <= PADDED_WHEN_SLOWER]
+        small = [size for size in reversed(self._sizes) if size <= PADDED_WHEN_SLOWER]
+        nanoseconds = [round(self._replay_milliseconds(size) * 1e6) for size in small]
         best = float("inf")
-        for size in reversed(small):
-            seconds = self._replay_seconds(size)
-            if seconds < best:
-                best = seconds
+        # All ranks must run the same size for the same rows: they take the fastest rank's times.
+        for size, time in zip(small, self._model.communicator.least(nanoseconds), strict=True):
+            if time < best:
+                best = time
             else:
                 self._sizes.remove(size)
                 del self._captured[size]
 
-    def _replay_seconds(self, size: int) -> float:
+    def _replay_milliseconds(self, size: int) -> float:
         """Median time of a replay, all rows padding."""
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         times: list[float] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from thranite.config import Device
@@ -9,8 +11,8 @@ from thranite.errors import ConfigError
 from thranite.loader.device_memory import DeviceMemory
 
 
-def pick_device(device: Device) -> torch.device:
-    """auto: the first GPU if there is one, else the CPU."""
+def pick_device(device: Device, rank: int = 0, size: int = 1) -> torch.device:
+    """auto: a GPU if there is one, else the CPU. Each of several ranks takes the GPU of its number."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "--device cuda: torch sees no GPU",
@@ -18,8 +20,26 @@ def pick_device(device: Device) -> torch.device:
         )
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         torch.cuda.init()
+        if size > 1:
+            torch.cuda.set_device(rank)
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def uses_gpus(device: str) -> bool:
+    """Whether `pick_device` will."""
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
+def check_gpus(size: int, possible: Sequence[int] = ()) -> None:
+    """Raise ConfigError if there are fewer GPUs than ranks. `possible`: sizes that the model can be split into."""
+    gpus = torch.cuda.device_count()
+    if size > gpus:
+        fitting = [str(count) for count in possible if count <= gpus]
+        raise ConfigError(
+            f"--tensor-parallel-size {size}: torch sees {gpus} GPU{'' if gpus == 1 else 's'}",
+            f"possible here: {', '.join(fitting)}" if fitting else "check the driver and NVIDIA_VISIBLE_DEVICES",
+        )
 
 
 def device_memory(device: torch.device) -> DeviceMemory:

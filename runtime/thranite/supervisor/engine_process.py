@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,26 +20,32 @@ from queue import SimpleQueue
 from thranite.config import EngineConfig
 from thranite.engine.client import EngineInfo
 from thranite.engine.progress import Progress
-from thranite.errors import ExitCode, StartupError
+from thranite.errors import ExitCode, StartupError, ThraniteError
 from thranite.ipc import child, control, messages
 from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SteppingEngine
 from thranite.ipc.hub import CONTROL, Hub
 from thranite.ipc.stages import StageReporter
+from thranite.parallel.ranks import RankWatcher
 
 BACKLOG = 16
 DEFAULT_STEP_TOKENS = 8192  # upper guess for the stall rule where the budget is not set
 
-BuildEngine = Callable[[EngineConfig, Progress], tuple[SteppingEngine, EngineInfo]]
+OWN_CAUSE_SECONDS = 0.5  # what fails on every rank alike is told as the main thread's own failure
+
+BuildEngine = Callable[[EngineConfig, Progress, RankWatcher], tuple[SteppingEngine, EngineInfo]]
 
 
 class EngineProcess:
-    """Ties the loop to the sockets."""
+    """Ties the loop to the sockets. Implements `RankWatcher`."""
 
     def __init__(self, supervisor: socket.socket, start: control.StartEngine, build: BuildEngine) -> None:
         self._start, self._build = start, build
         self._inbox: SimpleQueue[tuple[int, Command]] = SimpleQueue()
         self._loop: EngineLoop | None = None
         self._info: EngineInfo | None = None
+        self._behind: str | None = None
+        self._ending = threading.Lock()  # taken for good by the thread that tells why this process fails
+        self._progress = StageReporter(lambda event: self._hub.post(CONTROL, event))
         self._hub = Hub(
             supervisor,
             on_payload=self._take,
@@ -49,16 +56,13 @@ class EngineProcess:
 
     def run(self) -> ExitCode:
         self._hub.start()
-        progress = StageReporter(lambda event: self._hub.post(CONTROL, event))
+        progress = self._progress
         try:
-            engine, self._info = self._build(self._start.config, progress)
+            engine, self._info = self._build(self._start.config, progress, self)
         except Exception as error:  # noqa: BLE001 - every failure is reported to the supervisor
             if not isinstance(error, StartupError):
                 traceback.print_exc()
-            failure = child.startup_failure(progress.name, error)
-            self._hub.post(CONTROL, failure)
-            self._hub.close()
-            return ExitCode(failure.exit_code)
+            return self._tell_failure(error)
         progress.finish()
         gc.collect()
         gc.freeze()  # what startup made stays: later collections need not look at it
@@ -75,13 +79,34 @@ class EngineProcess:
             engine.close()
         except Exception as error:  # noqa: BLE001 - the engine's state is unknown now: tell everybody and end
             traceback.print_exc()
+            return self._tell_failure(error)
+        self._hub.close()
+        return ExitCode.OK
+
+    def _tell_failure(self, error: Exception) -> ExitCode:
+        """Tell everybody why this process ends. Of two threads that fail the first does; the other waits here."""
+        self._ending.acquire()
+        if self._loop is None:
+            failure = child.startup_failure(self._progress.name, error)
+            self._hub.post(CONTROL, failure)
+            code = ExitCode(failure.exit_code)
+        else:
             cause = f"{type(error).__name__}: {error}"
             self._hub.broadcast(messages.Fatal(cause))
             self._hub.post(CONTROL, control.ChildFatal(cause))
-            self._hub.close()
-            return ExitCode.ENGINE_DIED
+            code = ExitCode.ENGINE_DIED
         self._hub.close()
-        return ExitCode.OK
+        return code
+
+    # --- RankWatcher, on the thread that watches the ranks
+
+    def lost(self, error: ThraniteError) -> None:
+        if self._loop is None:
+            time.sleep(OWN_CAUSE_SECONDS)
+        os._exit(self._tell_failure(error))  # the main thread may wait for a device that never answers
+
+    def behind(self, text: str | None) -> None:
+        self._behind = text
 
     # --- on the socket thread
 
@@ -107,7 +132,8 @@ class EngineProcess:
     def _beat(self) -> None:
         if self._loop is not None:
             pulse = self._loop.pulse
-            self._hub.post(CONTROL, control.Heartbeat(pulse.steps, pulse.busy_seconds, pulse.allowed_seconds))
+            beat = control.Heartbeat(pulse.steps, pulse.busy_seconds, pulse.allowed_seconds, self._behind)
+            self._hub.post(CONTROL, beat)
 
 
 def main(argv: Sequence[str], build: BuildEngine) -> int:

@@ -68,6 +68,7 @@ class Lifecycle:
         self._fleet = Fleet(config.server_count(), self._began)
         self._lost: list[str] = []  # server processes to be replaced
         self._stall: StallWatch | None = None
+        self._behind: str | None = None  # the rank for which the engine waits
         self._drain: Drain | None = None
         self._told = control.Draining(False, False)
         self._cut = False  # whether this drain has cut requests off
@@ -85,7 +86,8 @@ class Lifecycle:
 
     def take(self, child: str, message: control.FromChild) -> None:
         match message:
-            case control.Heartbeat(_, busy_seconds, allowed_seconds):
+            case control.Heartbeat(_, busy_seconds, allowed_seconds, behind):
+                self._behind = behind
                 if self._stall is not None:
                     self._stall.heartbeat(busy_seconds, allowed_seconds)
             case control.ServerBeat():
@@ -207,7 +209,7 @@ class Lifecycle:
         verdict = self._stall.verdict()
         if verdict is None:
             return []
-        self.hung = f"the engine hangs: {verdict}"
+        self.hung = f"the engine hangs: {verdict}" + (f"; {self._behind}" if self._behind else "")
         self._end(Outcome(ExitCode.ENGINE_STALLED, self._doing(), self.hung))
         return self._to_servers(control.CutOff(self.hung))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from thranite.errors import ConfigError, ExitCode
+from thranite.parallel import exits
 from thranite.supervisor.config import DEFAULT_TERMINATION_LOG
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,7 @@ class Outcome:
 
 def describe_exit(name: str, returncode: int) -> str:
     """What a child's return code says: a signal's name, or the exit code."""
-    if returncode >= 0:
-        return f"the {name} process exited with code {returncode}"
-    try:
-        what = signal.Signals(-returncode).name
-    except ValueError:
-        what = f"signal {-returncode}"
-    oom = " (often the kernel's, or the pod's, memory limit)" if what == "SIGKILL" else ""
-    return f"the {name} process was killed by {what}{oom}"
+    return exits.describe_exit(f"the {name} process", returncode)
 
 
 def check_termination_log(path: str) -> None:

@@ -52,6 +52,24 @@ def test_a_model_that_does_not_fit(model: str, capsys: pytest.CaptureFixture[str
     assert main(["check", model, "--gpu-memory", "8GB"]) == ExitCode.DOES_NOT_FIT
 
 
+def test_ranks_are_planned_each_for_itself(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the weights' matrices, all of the norms; half of each KV page."""
+    assert main(["check", model, "--gpu", "H200"]) == ExitCode.OK
+    alone = capsys.readouterr().out
+    assert main(["check", model, "--gpu", "H200", "--tensor-parallel-size", "2"]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "one of 2 ranks" in out
+    assert "7.5 GiB (bfloat16)" in out
+    assert "64 tokens and 8.0 MiB" in alone
+    assert "64 tokens and 4.0 MiB" in out
+    assert main(["check", model, "--gpu-memory", "16GB", "--max-model-len", "8192"]) == ExitCode.DOES_NOT_FIT
+    assert "pass --tensor-parallel-size 2" in capsys.readouterr().err
+    fits = ["--gpu-memory", "16GB", "--max-model-len", "8192", "--tensor-parallel-size", "2"]
+    assert main(["check", model, *fits]) == ExitCode.OK
+    assert main(["check", model, "--tensor-parallel-size", "8"]) == ExitCode.OK
+    assert "split over 8 GPUs" in capsys.readouterr().out
+
+
 def test_without_a_gpu_there_is_a_table(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", model]) == ExitCode.OK
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
@@ -69,7 +87,7 @@ def test_other_devices(model: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--tensor-parallel-size", "2"], ExitCode.CONFIG, "not available yet"),
+        (["--tensor-parallel-size", "3"], ExitCode.CONFIG, "1, 2, 4, 8, 16, 32"),
         (["--gpu", "Voodoo 2"], ExitCode.CONFIG, "unknown GPU"),
         (["--gpu", "L4", "--gpu-memory", "1GB"], ExitCode.CONFIG, "two GPUs"),
         (["--gpu-memory", "lots"], ExitCode.CONFIG, "amount of memory"),

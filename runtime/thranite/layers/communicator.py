@@ -1,0 +1,65 @@
+"""What a model asks of the other tensor-parallel ranks. Every rank makes the same calls in the same order.
+
+No torch here: what starts and watches ranks runs without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Communicator(Protocol):
+    """The ranks that hold the parts of one model. For one thread and, on a GPU, its current stream."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """The sum over all ranks, the same bits on each. `x`, contiguous, may be overwritten."""
+        ...
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """[R, n] of each rank → [R, size * n], rank 0's columns first."""
+        ...
+
+    def least(self, values: Sequence[int]) -> list[int]:
+        """Of each value the least on any rank: what all can agree on. Waits for the device."""
+        ...
+
+    def abort(self) -> None:
+        """End what waits for ranks that are gone; results since then are void. Callable from any thread."""
+
+    def close(self) -> None:
+        """Leave. No call follows."""
+
+
+class Alone:
+    """A model that is not split."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        return x
+
+    def least(self, values: Sequence[int]) -> list[int]:
+        return list(values)
+
+    def abort(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+ALONE = Alone()

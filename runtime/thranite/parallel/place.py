@@ -1,0 +1,38 @@
+"""A rank's place among the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thranite.layers.communicator import ALONE, Communicator
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _nothing(*_: object) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlace:
+    """`store`: the file through which the ranks meet. Called on the way: `arrived` before they do, `joined` after."""
+
+    rank: int = 0
+    size: int = 1
+    store: str = ""
+    arrived: Callable[[], None] = _nothing
+    joined: Callable[[Communicator], None] = _nothing
+
+    def join(self, device: torch.device) -> Communicator:
+        """Waits for all ranks."""
+        if self.size == 1:
+            return ALONE
+        from thranite.parallel.process_group import join
+
+        self.arrived()
+        communicator = join(self.rank, self.size, self.store, device)
+        self.joined(communicator)
+        return communicator

@@ -1,0 +1,92 @@
+"""A `Communicator` over torch's process groups: NCCL between GPUs (captured in graphs as it is), gloo between CPUs.
+
+The group is our own object, not torch's default one, so an LLM leaves its process free to use that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import AllgatherOptions, FileStore
+
+from thranite.parallel.environment import set_rank_environment
+
+# Ranks wait for each other while they join and while graphs are captured at different speeds. While serving, ranks that
+# do not come are found out and killed long before.
+TIMEOUT = timedelta(minutes=10)
+
+
+class GroupCommunicator:
+    """One rank of a process group. `backend`: torch's, whose own class it does not export."""
+
+    def __init__(self, backend: Any, device: torch.device) -> None:
+        self.rank, self.size = backend.rank(), backend.size()
+        self._backend, self._device = backend, device
+        # On a GPU the collective then runs on the current stream and not on one of its own.
+        self._sum = _reduce_options(dist.ReduceOp.SUM)
+        self._least = _reduce_options(dist.ReduceOp.MIN)
+        self._gather = AllgatherOptions()
+        self._gather.asyncOp = False
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        _wait(self._backend.allreduce([x], self._sum))
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        rows, columns = x.shape
+        gathered = x.new_empty(self.size * rows, columns)
+        _wait(self._backend._allgather_base(gathered, x, self._gather))
+        return gathered.view(self.size, rows, columns).transpose(0, 1).reshape(rows, -1)
+
+    def least(self, values: Sequence[int]) -> list[int]:
+        numbers = torch.tensor(list(values), dtype=torch.int64, device=self._device)
+        _wait(self._backend.allreduce([numbers], self._least))
+        agreed: list[int] = numbers.tolist()
+        return agreed
+
+    def abort(self) -> None:
+        """Gloo needs no word: its waits end when the others' connections close."""
+        if self._device.type == "cuda":
+            self._backend.abort()
+
+    def close(self) -> None:
+        """NCCL's way to leave in order waits for the others, which may have gone before."""
+        if self._device.type == "cuda":
+            self._backend.abort()
+        else:
+            self._backend.shutdown()
+
+
+def join(rank: int, size: int, store_path: str, device: torch.device) -> GroupCommunicator:
+    """Meet the other ranks through a file that all can open; waits until all have come."""
+    set_rank_environment()
+    store = FileStore(store_path, size)
+    backend: Any
+    if device.type == "cuda":
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = TIMEOUT
+        backend = dist.ProcessGroupNCCL(store, rank, size, options)
+        backend.eager_connect_single_device(device)
+    else:
+        backend = dist.ProcessGroupGloo(store, rank, size, TIMEOUT)
+    communicator = GroupCommunicator(backend, device)
+    communicator.least([0])
+    return communicator
+
+
+def _wait(work: Any) -> None:
+    """For gloo; a collective on the current stream may return no work to wait for."""
+    if work is not None:
+        work.wait()
+
+
+def _reduce_options(operation: dist.ReduceOp.RedOpType) -> dist.AllreduceOptions:
+    options = dist.AllreduceOptions()
+    options.reduceOp = operation
+    options.asyncOp = False
+    return options

@@ -1,0 +1,79 @@
+"""Building an engine over several ranks: start the others, build rank 0's part in step with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from thranite.config import EngineConfig
+from thranite.engine.progress import Progress
+from thranite.errors import ThraniteError
+from thranite.models.partition import possible_sizes
+from thranite.models.spec import ModelSpec
+from thranite.parallel.executor import ParallelExecutor
+from thranite.parallel.place import RankPlace
+from thranite.parallel.rank_messages import RankStart
+from thranite.parallel.ranks import Ranks, RankWatcher, rendezvous
+from thranite.parallel.step_clock import StepClock
+from thranite.runner.device import check_gpus, uses_gpus
+
+if TYPE_CHECKING:
+    from thranite.engine.plan import Executor
+    from thranite.loader.plan import MemoryPlan
+
+CAUSE_SECONDS = 2.0  # for the cause of an exception here to be found on another rank
+
+
+def build_ranks(
+    directory: Path, spec: ModelSpec, config: EngineConfig, progress: Progress, watcher: RankWatcher | None
+) -> tuple[Executor, ModelSpec, MemoryPlan]:
+    """As `thranite.engine.build.build_device`, over `config.tensor_parallel_size` ranks."""
+    size = config.tensor_parallel_size
+    on_gpus = uses_gpus(config.device)
+    if on_gpus:
+        check_gpus(size, possible_sizes(spec))
+    threads_before = torch.get_num_threads()
+    threads = None if on_gpus else max(threads_before // size, 1)
+    progress.stage("start ranks")
+    start = RankStart(
+        config=replace(config, device="cuda" if on_gpus else "cpu", skip_tokenizer_init=True),
+        directory=str(directory),
+        rank=0,
+        size=size,
+        store=str(rendezvous()),
+        threads=threads,
+    )
+    clock = StepClock()
+    ranks = Ranks(start, watcher, clock)
+    if threads is not None:
+        torch.set_num_threads(threads)  # ranks share the cores
+    own, spec, plan = _build_own(ranks, start, spec, config, progress)
+    communicator = ranks.communicator
+    assert communicator is not None
+    closed = partial(torch.set_num_threads, threads_before)
+    return ParallelExecutor(own, ranks, communicator, clock, closed), spec, plan
+
+
+def _build_own(
+    ranks: Ranks, start: RankStart, spec: ModelSpec, config: EngineConfig, progress: Progress
+) -> tuple[Executor, ModelSpec, MemoryPlan]:
+    """Rank 0's part; whatever fails on any rank ends all."""
+    from thranite.engine.build import build_device
+
+    place = RankPlace(0, start.size, start.store, ranks.wait_arrived, ranks.join)
+    try:
+        built = build_device(Path(start.directory), spec, config, progress, place)
+        progress.stage("wait for ranks")
+        ranks.wait_ready()
+    except Exception as error:
+        failure = None if isinstance(error, ThraniteError) else ranks.failure_within(CAUSE_SECONDS)
+        ranks.close()
+        if failure is None:
+            raise
+        raise failure from error
+    ranks.forget_rendezvous()
+    return built
