@@ -101,6 +101,15 @@ bench: $(STAMP)  ## the engine's offline workloads on this machine's GPU
 bench-cpu: $(STAMP) model  ## this engine and transformers side by side on the CPU
 	$(BIN)/thranite bench cpu "$$($(BIN)/python -m dev.fetch_smollm2)" $(ARGS)
 
+.PHONY: bench-autoscaling
+bench-autoscaling: $(STAMP)  ## the autoscaler beside seven others on simulated replicas: tables and plots of docs/autoscaling.md
+	PYTHONPATH=dev/bench $(BIN)/python -m autoscaling.report --docs docs $(ARGS)
+
+.PHONY: record-service
+record-service: $(STAMP) model  ## time the CPU engine's steps for that simulation
+	PYTHONPATH=dev/bench $(BIN)/python -m autoscaling.record_service "$$($(BIN)/python -m dev.fetch_smollm2)" \
+		--output dev/bench/autoscaling/service.json
+
 # On a machine that has torch already and installs nothing: make gpu-test PYTHON=python3. ROWS takes a part:
 # ROWS="kernels" or any other expression of pytest's -k; make gpu-bench ROWS=llama-8b/mixed,qwen3-0.6b/decode1.
 SOURCES := operator:runtime:kernels

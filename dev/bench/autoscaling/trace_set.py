@@ -1,4 +1,5 @@
-"""The traces: seven kinds, two of each to tune by and two held out. Figures were set once, before any run."""
+"""The traces: seven kinds, two of each to tune by and two held out. Figures were set before
+the held-out half was run for the first time."""
 
 from __future__ import annotations
 

@@ -118,6 +118,8 @@ def _recommendation(case: Case, metrics: Sequence[MetricValue]) -> Step:
     if asked == current:
         held = next((item for item in metrics if item.held is not None), None)
         if held is not None and held.held is not None:
+            if held.held == Reason.WAITING_FOR_PENDING and seen.unschedulable:
+                return Step(current, Reason.INSUFFICIENT_GPU, f"{held.words}, and {_homeless(seen)}")
             return Step(current, held.held, f"{held.words}, {_HELD[held.held]}")
         return Step(current, Reason.STEADY, metric.words)
     return Step(asked, metric.reason, metric.words)
@@ -127,6 +129,10 @@ _HELD = {
     Reason.WAITING_FOR_PENDING: "and pods that start must be there before more are asked for",
     Reason.SERVICE_RATE: "which the replicas work off in time",
 }
+
+
+def _homeless(seen: Survey) -> str:
+    return f"{seen.unschedulable} of its pods {'finds' if seen.unschedulable == 1 else 'find'} no node"
 
 
 def _toward(case: Case, asked: Step) -> Step:
@@ -139,7 +145,7 @@ def _toward(case: Case, asked: Step) -> Step:
 def _up(case: Case, asked: Step) -> Step:
     current, rules = case.current, case.spec.behavior.scale_up
     if case.seen.unschedulable:
-        words = f"{asked.words} asks for {asked.replicas}, and {case.seen.unschedulable} pods find no node"
+        words = f"{asked.words} asks for {asked.replicas}, and {_homeless(case.seen)}"
         return Step(current, Reason.INSUFFICIENT_GPU, words)
     wanted = asked.replicas
     if case.now >= case.state.rush_until:

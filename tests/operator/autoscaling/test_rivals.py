@@ -103,12 +103,12 @@ def test_wva_removes_one_only_if_the_rest_has_room() -> None:
 
 
 def test_kubeai_takes_the_mean_of_ten_minutes_and_shrinks_after_thirty_seconds() -> None:
-    kubeai = KubeAI(slots=16)  # 6.25 requests a replica
+    kubeai = KubeAI("KubeAI", 6.25)
     assert kubeai.decide(view(0, [scrape()] * 2, in_flight=12)) == 2
     grown = [kubeai.decide(view(10.0 * tick, [scrape()] * 2, in_flight=60)) for tick in range(1, 60)]
     assert grown[0] == 3  # 13.2 on average
     assert grown[-1] == 10
-    idle = KubeAI(slots=16)
+    idle = KubeAI("KubeAI", 6.25)
     sizes = [idle.decide(view(10.0 * tick, [scrape()] * 2, in_flight=0)) for tick in range(40)]
     assert sizes[:30] == [2] * 30
     assert sizes[-1] == 1

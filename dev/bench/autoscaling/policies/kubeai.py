@@ -16,11 +16,12 @@ WINDOW_SECONDS, SCALE_DOWN_DELAY_SECONDS = 600.0, 30.0
 
 
 class KubeAI:
-    name = "KubeAI"
+    """`target`: active requests of one replica."""
+
     interval = 10.0
 
-    def __init__(self, slots: int) -> None:
-        self._target = TARGET_SHARE * slots
+    def __init__(self, name: str, target: float) -> None:
+        self.name, self._target = name, target
         self._history: deque[int] = deque(maxlen=math.ceil(WINDOW_SECONDS / self.interval))
         self._downs = 0
 
