@@ -36,7 +36,7 @@ def one_shot_all_reduce_kernel(
     cols = tl.arange(0, BLOCK)
     element = x_ptr.dtype.element_ty
 
-    mine = tl.multiple_of(tl.load(buffers_ptr + rank), 16).to(tl.pointer_type(element))
+    mine = tl.multiple_of(tl.load(buffers_ptr + rank).to(tl.pointer_type(element)), 16)
     for at in range(0, share, BLOCK):
         live = first + at + cols < n
         part = tl.load(x_ptr + first + at + cols, mask=live, other=0.0)
@@ -57,7 +57,7 @@ def one_shot_all_reduce_kernel(
         live = first + at + cols < n
         total = tl.zeros((BLOCK,), dtype=tl.float32)
         for peer in tl.static_range(SIZE):
-            source = tl.multiple_of(tl.load(buffers_ptr + peer), 16).to(tl.pointer_type(element))
+            source = tl.multiple_of(tl.load(buffers_ptr + peer).to(tl.pointer_type(element)), 16)
             part = tl.load(source + region + at + cols, mask=live, other=0.0, cache_modifier=".cg")
             total += part.to(tl.float32)
         tl.store(out_ptr + first + at + cols, total.to(element), mask=live)
