@@ -19,7 +19,7 @@ PARTS := $(shell find tests -mindepth 2 -name 'test_*.py' -not -path 'tests/clus
 	| cut -d/ -f2 | sort -u)
 # What needs the local cluster's programs runs where they can be built: on Linux, by root, with Go.
 CLUSTER_PARTS := $(shell if [ "$$(uname)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v go >/dev/null; \
-	then echo cluster-tools test-cluster; else echo test-no-cluster; fi)
+	then echo cluster-tools test-on-cluster; else echo test-no-cluster; fi)
 
 .PHONY: help
 help:  ## this list
@@ -70,11 +70,7 @@ $(addprefix test-,$(filter-out kernels,$(PARTS))): test-%: $(STAMP)
 test-kernels: $(STAMP)
 	TRITON_INTERPRET=1 $(PYTEST) tests/kernels
 
-test-runtime test-e2e: model
-
-.PHONY: test-e2e
-test-e2e: $(STAMP) cluster-tools  ## the operator and the runtime on the local cluster; not yet a part of `make test`
-	$(PYTEST) -m "cluster and not slow" tests/e2e
+test-runtime: model
 
 .PHONY: test-long
 test-long: $(STAMP) model  ## the minutes-long tests

@@ -19,6 +19,14 @@ cluster-down: $(STAMP)  ## end it and remove every trace
 test-cluster: cluster-tools  ## the tests that need the local cluster
 	$(PYTEST) -m "cluster and not slow" tests/cluster
 
+.PHONY: test-e2e
+test-e2e: cluster-tools  ## the operator and the runtime on the local cluster
+	$(PYTEST) -m "cluster and not slow" tests/e2e
+
+.PHONY: test-on-cluster
+test-on-cluster: cluster-tools  ## test-cluster and test-e2e, on one cluster
+	$(PYTEST) -m "cluster and not slow" tests/cluster tests/e2e
+
 .PHONY: test-cluster-long
 test-cluster-long: cluster-tools  ## ten times up and down, and thousands of pods
 	$(PYTEST) --timeout 1800 -m "cluster and slow" tests/cluster

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+from tests.cluster.fixtures import cluster, local
+
+__all__ = ["cluster", "local"]
+
 # Tiny models gain nothing from threads, and threads that wait for each other on a busy machine cost a factor of ten.
 # Tests of real models ask for more themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

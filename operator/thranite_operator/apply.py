@@ -6,12 +6,16 @@ import logging
 from collections.abc import Sequence
 
 from thranite_operator.conditions import INVALID_TEMPLATE, NAME_TAKEN, NO_POD_MONITOR, Problem
-from thranite_operator.kinds import KINDS, POD_MONITOR, Ref
+from thranite_operator.kinds import CLAIM, KINDS, POD_MONITOR, Ref
 from thranite_operator.kube import Invalid, KubeClient, Refused
 from thranite_operator.plan import Plan
 from thranite_operator.spec import InferenceService
 
 logger = logging.getLogger(__name__)
+
+NO_POD_MONITOR_TEXT = (
+    "monitoring.podMonitor is enabled, but the cluster has no PodMonitor: install the Prometheus operator"
+)
 
 
 async def carry_out(client: KubeClient, service: InferenceService, plan: Plan) -> Sequence[Problem]:
@@ -25,12 +29,12 @@ async def carry_out(client: KubeClient, service: InferenceService, plan: Plan) -
         except Invalid as refusal:
             problems.append(Problem(INVALID_TEMPLATE, f"{ref} is refused: {refusal.message}"))
         except Refused as refusal:
-            if not (refusal.code == 404 and ref.kind == POD_MONITOR.name):
+            if refusal.code == 403 and ref.kind == CLAIM.name:  # a class that cannot grow its claims; a quota
+                problems.append(Problem(INVALID_TEMPLATE, f"{ref} is refused: {refusal.message}"))
+            elif refusal.code == 404 and ref.kind == POD_MONITOR.name:
+                problems.append(Problem(NO_POD_MONITOR, NO_POD_MONITOR_TEXT, advisory=True))
+            else:
                 raise
-            text = (
-                "monitoring.podMonitor is enabled, but the cluster has no PodMonitor: install the Prometheus operator"
-            )
-            problems.append(Problem(NO_POD_MONITOR, text, advisory=True))
     for item in plan.delete:
         logger.info("%s/%s: delete %s", service.namespace, service.name, item.ref)
         await client.delete(KINDS[item.ref.kind], service.namespace, item.ref.name, item.uid)

@@ -22,7 +22,8 @@ EXIT_REASONS: Mapping[int, str] = {
 }
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull")
 SETUP_REASONS = ("InvalidImageName", "CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-READINESS = "Readiness probe"  # how kubelet's words about it begin
+START_REASONS = ("StartError", "ContainerCannotRun")  # of an end that was no start: the image lacks the program
+READINESS, LIVENESS = "Readiness probe", "Liveness probe"  # how kubelet's words about them begin
 MAX_MESSAGE = 1024
 
 
@@ -79,15 +80,19 @@ def probe_suspected(pod: Pod) -> bool:
     if pod.ready or pod.deleting:
         return False
     cause = cause_of(pod)
-    return any(map(unready, pod.containers)) if cause is None else cause.reason == "ProbeFailed"
+    return any(map(unready, pod.containers)) if cause is None else cause.reason in ("ProbeFailed", "Killed")
 
 
 def _of_end(item: Container, end: Termination, pod: Pod, probe_message: str) -> Cause:
-    """A container that ends well and is started again was ended by kubelet, for a probe."""
+    """An engine that ends well and is started again was ended by kubelet, for a probe. One that was killed may have
+    been too: a frozen process does not heed the request to end."""
     text = end.message or f"exit code {end.exit_code}"
     if end.reason == "OOMKilled":
         return Cause(2, "OOMKilled", f"{item.name} used more memory than resources.memory allows", pod.name)
-    if end.exit_code in (0, 143) and item.name == names.ENGINE:
+    if end.reason in START_REASONS:
+        return Cause(1, "RunContainerError", f"{item.name}: {text}"[:MAX_MESSAGE], pod.name)
+    probed = end.exit_code in (0, 143) or (end.exit_code == 137 and probe_message.startswith(LIVENESS))
+    if probed and item.name == names.ENGINE:
         return Cause(3, "ProbeFailed", probe_message or "kubelet restarted the container: a probe failed", pod.name)
     return Cause(2, exit_reason(end.exit_code), f"{item.name}: {text}"[:MAX_MESSAGE], pod.name)
 
@@ -96,6 +101,13 @@ def exit_reason(code: int) -> str:
     if code > 128:
         return "Killed"
     return EXIT_REASONS.get(code, "ContainerFailed")
+
+
+def end_reason(end: Termination) -> str:
+    """Of a failed end."""
+    if end.reason in START_REASONS:
+        return "RunContainerError"
+    return "OOMKilled" if end.reason == "OOMKilled" else exit_reason(end.exit_code)
 
 
 def last_failure(pods: Iterable[Pod], previous: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -112,7 +124,7 @@ def last_failure(pods: Iterable[Pod], previous: Mapping[str, Any] | None) -> Map
     time, pod_name, item, end = max(ends, key=lambda entry: entry[:2])
     if previous is not None and str(previous.get("time", "")) >= time:
         return previous
-    reason = "OOMKilled" if end.reason == "OOMKilled" else exit_reason(end.exit_code) if end.exit_code else "Restarted"
+    reason = end_reason(end) if end.exit_code else "Restarted"
     failure = {"pod": pod_name, "container": item.name, "reason": reason, "exitCode": end.exit_code, "time": time}
     return {**failure, "message": end.message[:MAX_MESSAGE]} if end.message else failure
 

@@ -16,8 +16,19 @@ from thranite_operator.spec import InferenceService
 MAX_MESSAGE = 1024
 REPEAT_WINDOW = timedelta(minutes=10)
 MAX_REMEMBERED = 4096
-WARNINGS = ("ProgressDeadlineExceeded", "InvalidTemplate", "NameTaken", "ReconcileFailed", "FailedCreate")
+WARNINGS = (
+    *("ProgressDeadlineExceeded", "InvalidTemplate", "NameTaken", "ReconcileFailed", "FailedCreate"),
+    *("MetricsUnavailable", "MetricMissing", "InsufficientGPU", "FailedUpdateScale", "InvalidSchedule"),
+)
 QUIET = {
+    ("AbleToScale", "ReadyForNewScale"),
+    ("AbleToScale", "Starting"),
+    ("ScalingActive", "Starting"),
+    ("ScalingActive", "NoReadyPods"),
+    ("ScalingActive", "ValidMetricFound"),
+    ("ScalingLimited", "Starting"),
+    *(("ScalingLimited", reason) for reason in ("DesiredWithinRange", "TooFewReplicas", "WaitingForPending")),
+    *(("ScalingLimited", reason) for reason in ("ScaleUpLimit", "ScaleDownLimit", "Schedule")),
     ("ModelCached", "NotRequired"),
     ("Ready", "Starting"),
     ("Available", "NoReplicaReady"),

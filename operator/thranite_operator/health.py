@@ -16,8 +16,10 @@ Check = Callable[[], str | None]  # what is wrong; None for nothing
 
 
 @asynccontextmanager
-async def serving(host: str, port: int, live: Check, ready: Check, metrics: OperatorMetrics) -> AsyncIterator[int]:
-    """Answer for the length of the block; yields the port, for 0 takes any free one."""
+async def serving(
+    host: str, port: int, live: Check, ready: Check, metrics: OperatorMetrics, *pages: web.RouteDef
+) -> AsyncIterator[int]:
+    """Answer for the length of the block, with more `pages` too; yields the port, for 0 takes any free one."""
 
     async def render(_: web.Request) -> web.Response:
         body, content_type = metrics.render()
@@ -25,6 +27,7 @@ async def serving(host: str, port: int, live: Check, ready: Check, metrics: Oper
 
     app = web.Application()
     app.add_routes([web.get("/livez", _probe(live)), web.get("/readyz", _probe(ready)), web.get("/metrics", render)])
+    app.add_routes(pages)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

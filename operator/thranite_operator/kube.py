@@ -74,6 +74,10 @@ class KubeClient:
         found: list[Object] = (await self._call("GET", kind.path(namespace), params=selectors)).get("items", [])
         return found
 
+    async def read(self, path: str) -> Object:
+        """A GET of anything else."""
+        return await self._call("GET", path)
+
     async def serves(self, api_version: str, plural: str) -> bool:
         """Whether the API has such a resource."""
         try:
@@ -95,8 +99,10 @@ class KubeClient:
         kind = kind_of(obj)
         return await self._write("create", kind, "POST", kind.path(obj["metadata"]["namespace"]), obj)
 
-    async def merge(self, kind: Kind, namespace: str, name: str, patch: View) -> Object:
-        return await self._write("patch", kind, "PATCH", kind.path(namespace, name), patch, content_type=MERGE)
+    async def merge(self, kind: Kind, namespace: str, name: str, patch: View, subresource: str = "") -> Object:
+        """With a resourceVersion in `patch` it is refused with 409 once the object has another one."""
+        path = kind.path(namespace, name, subresource)
+        return await self._write("patch", kind, "PATCH", path, patch, content_type=MERGE)
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Exactly that object; one that is gone already is no error."""

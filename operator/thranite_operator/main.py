@@ -1,12 +1,18 @@
-"""`thranite-operator`: turn InferenceService objects into serving pods."""
+"""`thranite-operator`: turn InferenceService objects into serving pods.
+
+`thranite-operator explain` says why a service has the replicas it has; `thranite-operator simulate` replays what the
+autoscaler recorded.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 from thranite_operator import credentials
@@ -14,6 +20,8 @@ from thranite_operator.runner import Runner
 from thranite_operator.settings import Settings, operator_version
 
 LEVELS = ("debug", "info", "warning", "error")
+# Words that may stand before the options; without one it serves.
+COMMANDS = {"explain": "thranite_operator.explain", "simulate": "thranite_operator.simulate"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        return _command(words[0], words[1:])
+    args = parser().parse_args(words)
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns of its thread at each start
@@ -68,6 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     asyncio.run(_run(settings))
     return 0
+
+
+def _command(name: str, words: Sequence[str]) -> int:
+    module = importlib.import_module(COMMANDS[name])
+    commands = argparse.ArgumentParser(
+        prog=f"thranite-operator {name}", description=module.__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    module.add_arguments(commands)
+    return int(module.run(commands.parse_args(words)))
 
 
 async def _run(settings: Settings) -> None:

@@ -27,6 +27,9 @@ class OperatorMetrics:
             self.reconciles.labels(outcome)
         self._registry.register(_Live(depth, writes))
 
+    def add(self, collector: Collector) -> None:
+        self._registry.register(collector)
+
     def render(self) -> tuple[bytes, str]:
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Literal
 
 from thranite_operator import names
-from thranite_operator.causes import cause_of, exit_reason, worst
+from thranite_operator.causes import cause_of, end_reason, worst
 from thranite_operator.kinds import View
-from thranite_operator.pods import Pod, parse_time
+from thranite_operator.pods import Pod, Termination, parse_time
 from thranite_operator.render.model import Location
 
 RETRY_SECONDS = 300.0  # until a failed loader is tried again: a Secret or the hub may have changed
@@ -70,9 +70,12 @@ def _ends(loaders: Sequence[Pod]) -> tuple[str, str] | None:
     ends = [item.ended for pod in loaders for item in pod.containers if item.ended and item.ended.exit_code]
     if not ends:
         return None
-    last = max(ends, key=lambda end: end.time)
-    reason = "OOMKilled" if last.reason == "OOMKilled" else exit_reason(last.exit_code)
-    return ("LoaderFailed" if reason == "ContainerFailed" else reason), last.message or f"exit code {last.exit_code}"
+    return _telling(max(ends, key=lambda end: end.time))
+
+
+def _telling(end: Termination) -> tuple[str, str]:
+    reason = end_reason(end)
+    return ("LoaderFailed" if reason == "ContainerFailed" else reason), end.message or f"exit code {end.exit_code}"
 
 
 def _in_pods(pods: Sequence[Pod]) -> ModelState:
@@ -82,7 +85,5 @@ def _in_pods(pods: Sequence[Pod]) -> ModelState:
     loading = [item for pod in pods for item in pod.containers if item.name in (names.CHECK, names.DOWNLOAD)]
     failed = [item.ended for item in loading if item.ended and item.ended.exit_code]
     if failed:
-        last = max(failed, key=lambda end: end.time)
-        reason = exit_reason(last.exit_code)
-        return ModelState("False", "LoaderFailed" if reason == "ContainerFailed" else reason, last.message)
+        return ModelState("False", *_telling(max(failed, key=lambda end: end.time)))
     return ModelState("False", "Loading", "pods fetch the model when they start")

@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 def camel(name: str) -> str:
-    """max_model_len → maxModelLen; from_ → from."""
-    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name.rstrip("_"))
+    """max_model_len → maxModelLen; target_kv_cache → targetKVCache; from_ → from."""
+    return re.sub(r"_(kv(?=_)|[a-z])", lambda match: match[1].upper(), name.rstrip("_"))
 
 
 def parse(cls: type[T], data: Mapping[str, Any]) -> T:
@@ -28,7 +28,8 @@ def _value(hint: Any, value: Any) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         return parse(kind, value)
     if get_origin(kind) is tuple:
-        return tuple(value)
+        inner = get_args(kind)[0]
+        return tuple(parse(inner, item) if is_dataclass(inner) and isinstance(inner, type) else item for item in value)
     return value
 
 

@@ -47,6 +47,7 @@ class Pod:
     unscheduled: str | None = None
     scheduled_at: str | None = None
     ready_at: str | None = None
+    address: str | None = None
     reason: str = ""
     message: str = ""
     containers: tuple[Container, ...] = ()
@@ -85,6 +86,7 @@ def project(obj: Mapping[str, Any]) -> Pod:
         unscheduled=_unscheduled(scheduled),
         scheduled_at=scheduled.get("lastTransitionTime") if is_scheduled else None,
         ready_at=ready.get("lastTransitionTime") if is_ready else None,
+        address=status.get("podIP"),
         reason=status.get("reason", ""),
         message=status.get("message", ""),
         containers=_containers(status),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from thranite_operator import names, status
 from thranite_operator.apply import carry_out
+from thranite_operator.autoscaling.autoscaler import Autoscaler
 from thranite_operator.events import EventPoster, transitions
 from thranite_operator.kinds import INFERENCE_SERVICE, Object
 from thranite_operator.kube import KubeClient, KubeError, Refused
@@ -36,13 +37,20 @@ def utc_now() -> datetime:
 
 
 class Reconciler:
-    def __init__(self, client: KubeClient, settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        settings: Settings,
+        clock: Callable[[], datetime] = utc_now,
+        autoscaler: Autoscaler | None = None,
+    ) -> None:
         self._client = client
         self._settings = settings
         self._clock = clock
         self._events = EventPoster(client)
         self._began = clock()
         self._starts: dict[Key, StartTimes] = {}
+        self._autoscaler = autoscaler
 
     async def reconcile(self, key: Key) -> Again:
         """Raises KubeError, after the status says so where it can."""
@@ -50,6 +58,8 @@ class Reconciler:
         obj = await self._client.get(INFERENCE_SERVICE, namespace, name)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             self._starts.pop(key, None)
+            if self._autoscaler is not None:
+                self._autoscaler.forget(key)
             return Again(gone=obj is None)
         service = parse_service(obj)
         try:
@@ -68,7 +78,8 @@ class Reconciler:
         known = service.status.get("expectedStartSeconds")
         starts = self._starts.get(key, StartTimes(self._began))
         expected, self._starts[key] = starts.learn(known, observed.pods)
-        return plan, status.compute(service, observed, plan, problems, expected, now)
+        report = self._autoscaler.observe(service, observed.pods) if self._autoscaler is not None else None
+        return plan, status.compute(service, observed, plan, problems, expected, now, report)
 
     async def _report_failure(self, service: InferenceService, error: KubeError) -> None:
         try:

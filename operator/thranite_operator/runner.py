@@ -12,6 +12,10 @@ from contextlib import AsyncExitStack
 import kopf
 
 from thranite_operator import names
+from thranite_operator.autoscaling.autoscaler import Autoscaler
+from thranite_operator.autoscaling.live import LiveMetrics
+from thranite_operator.autoscaling.pages import pages
+from thranite_operator.autoscaling.scraper import Scraper
 from thranite_operator.health import serving
 from thranite_operator.informer import Informer, Key
 from thranite_operator.kube import KubeClient, KubeError
@@ -41,12 +45,17 @@ class Runner:
             metrics = OperatorMetrics(queue.__len__, lambda: client.writes)
             live, ready = self._checks(queue)
             settings = self._settings
-            port = await stack.enter_async_context(serving(settings.host, settings.port, live, ready, metrics))
+            scraper = await stack.enter_async_context(Scraper())
+            autoscaler = Autoscaler(client, scraper, queue.add)
+            stack.push_async_callback(autoscaler.close)
+            metrics.add(LiveMetrics(autoscaler))
+            answers = serving(settings.host, settings.port, live, ready, metrics, *pages(autoscaler))
+            port = await stack.enter_async_context(answers)
             logger.info("thranite-operator %s; probes and metrics on port %d", settings.version, port)
             if not await self._crd_served(client, stop):
                 return
             informer = Informer(queue.add_from_thread, self._connect, settings.namespaces)
-            reconciler = Reconciler(client, settings)
+            reconciler = Reconciler(client, settings, autoscaler=autoscaler)
             workers = [
                 asyncio.create_task(self._work(queue, reconciler, metrics), name=f"worker-{index}")
                 for index in range(settings.workers)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from thranite_operator.autoscaling.spec import AutoscalingSpec
 from thranite_operator.parsing import parse
 
 CacheType = Literal["None", "EmptyDir", "PVC"]
@@ -142,6 +143,7 @@ class Spec:
     engine: Engine = Engine()
     resources: Resources = Resources()
     replicas: int = outside(1)
+    autoscaling: AutoscalingSpec | None = outside()
     rollout: Rollout = outside(Rollout())
     drain: Drain = Drain()
     scheduling: Scheduling = Scheduling()

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from thranite_operator import names
+from thranite_operator.autoscaling.conditions import TYPES as AUTOSCALING
+from thranite_operator.autoscaling.report import Report
 from thranite_operator.causes import Cause, cause_of, last_failure
 from thranite_operator.conditions import RECONCILE_FAILED, Condition, Problem, Replicas, Situation, decide
 from thranite_operator.kinds import DEPLOYMENT, Object
@@ -25,6 +27,7 @@ def compute(
     problems: Sequence[Problem],
     expected_start: int | None,
     now: datetime,
+    autoscaling: Report | None = None,
 ) -> Object:
     alive = [pod for pod in observed.pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded")]
     counts = count(service.spec.replicas, alive, plan.revision.template_hash)
@@ -33,6 +36,7 @@ def compute(
     conditions = {item["type"]: item for item in deployment.get("status", {}).get("conditions", ())}
     gpu = service.spec.resources.gpu_resource_name if service.spec.resources.gpus else None
     decided = decide(Situation(counts, plan.model, causes, problems, conditions, gpu))
+    decided += autoscaling.conditions if autoscaling is not None else ()
     port = service.spec.service.port
     failure = last_failure(observed.pods, service.status.get("lastFailure"))
     status = {
@@ -51,6 +55,7 @@ def compute(
         },
         "expectedStartSeconds": expected_start,
         "lastFailure": dict(failure) if failure else None,
+        "autoscaling": dict(autoscaling.section) if autoscaling is not None and autoscaling.section else None,
         "conditions": merge_conditions(decided, service, now),
     }
     return {key: value for key, value in status.items() if value is not None}
@@ -64,7 +69,7 @@ def failed(service: InferenceService, message: str, now: datetime) -> Object:
     decided += [Condition(kind, "Unknown", RECONCILE_FAILED, message[:MAX_MESSAGE]) for kind in missing]
     fresh = {item["type"]: item for item in merge_conditions(decided, service, now)}
     kept = [item for item in service.status.get("conditions", ()) if item["type"] not in fresh]
-    order = ("Ready", "Available", "Progressing", "ModelCached", "Degraded")
+    order = ("Ready", "Available", "Progressing", "ModelCached", "Degraded", *AUTOSCALING)
     conditions = sorted([*fresh.values(), *kept], key=lambda item: order.index(item["type"]))
     return {**service.status, "conditions": conditions}
 

@@ -56,6 +56,11 @@ class EngineConfig:
     seed: int = option(0, "seeds requests that bring none")
     priority_aging_seconds: float = option(10.0, "waiting this long outweighs one step of priority")
     max_waiting_requests: int = option(4096, "requests that may wait; beyond it new ones are refused")
+    max_waiting_tokens: int = option(2**22, "prompt tokens that may wait; beyond it new requests are refused")
+    high_priority_share: float = option(0.1, "share of both bounds that only requests of priority below 0 may fill")
+    target_inter_token_latency_ms: float | None = option(
+        None, "run only as many sequences at once as get a token so often (default: as many as there are slots)"
+    )
     skip_tokenizer_init: bool = option(False, "token ids in, token ids out")
     null_step_seconds: float = option(0.01, "device null: time of one step")
     null_prompt_token_seconds: float = option(0.0, "device null: added to a step for each prompt token it computes")
@@ -64,7 +69,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         for name in ("tensor_parallel_size", "max_model_len", "kv_cache_memory_bytes", "block_size", "max_num_seqs",
-                     "max_num_batched_tokens", "max_waiting_requests"):  # fmt: skip
+                     "max_num_batched_tokens", "max_waiting_requests", "max_waiting_tokens"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{flag(name)} must be at least 1, got {value}")
@@ -74,6 +79,12 @@ class EngineConfig:
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise ConfigError(
                 f"--gpu-memory-utilization must be above 0 and at most 1, got {self.gpu_memory_utilization}"
+            )
+        if not 0.0 <= self.high_priority_share < 1.0:
+            raise ConfigError(f"--high-priority-share must be at least 0 and below 1, got {self.high_priority_share}")
+        if self.target_inter_token_latency_ms is not None and not self.target_inter_token_latency_ms > 0:
+            raise ConfigError(
+                f"--target-inter-token-latency-ms must be above 0, got {self.target_inter_token_latency_ms}"
             )
         if self.priority_aging_seconds <= 0:
             raise ConfigError(f"--priority-aging-seconds must be above 0, got {self.priority_aging_seconds}")

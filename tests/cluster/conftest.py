@@ -8,9 +8,9 @@ from collections.abc import Generator
 import pytest
 
 from tests.cluster.access import CommandFailedError, Namespace
-from tests.cluster.fixtures import cluster, local, namespace
+from tests.cluster.fixtures import namespace
 
-__all__ = ["cluster", "local", "namespace"]
+__all__ = ["namespace"]
 LOG_LINES = 40
 
 

@@ -1,4 +1,7 @@
-"""Fixtures for every test that needs a cluster; tests elsewhere import them into their conftest.
+"""Fixtures for every test that needs a cluster.
+
+`cluster` and `local` come with tests/conftest.py, so that a run has one cluster whatever folders it spans; `namespace`
+and the report of failed tests are for a folder's own conftest.
 
 `CLUSTER=current` takes the cluster of the current kubectl context instead of starting one; tests that ask for `local`,
 because they break things, are skipped then. `CLUSTER=NAME` takes a local cluster that is up.

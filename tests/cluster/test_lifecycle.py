@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_a_cluster_whose_keeper_was_killed_is_swept(before: dict[str, set[str]])
     eventually(lambda: not {line for line in process_lines() if NAME in line}, what="the end of all processes")
     run(*COMMAND, "down", "--name", NAME)
     assert_nothing_left(before)
+
+
+@pytest.mark.slow
+def test_a_cache_in_var_is_seen_by_nodes_that_have_one_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = (clusters_folder().parent / "tools").resolve()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        monkeypatch.setenv("THRANITE_CACHE", folder)
+        Path(folder, "tools").symlink_to(tools)
+        run(*COMMAND, "up", "--name", NAME)
+        try:
+            run_a_pod()
+        finally:
+            run(*COMMAND, "down", "--name", NAME)
+        assert {entry.name for entry in entries(Path(folder))} == {"tools", "clusters"}
+        assert entries(Path(folder, "clusters")) == []
 
 
 def all_pids() -> list[int]:

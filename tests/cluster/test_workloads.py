@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import manifests
-from tests.cluster.access import Cluster, LocalCluster, Namespace, eventually, run
+from tests.cluster.access import ROOT, Cluster, LocalCluster, Namespace, eventually, run
 
 pytestmark = pytest.mark.cluster
 # Asks the Service ten times a second and counts what went wrong.
@@ -213,3 +213,14 @@ def test_kubectl_comes_with_the_cluster(local: LocalCluster) -> None:
     )
     versions = json.loads(done.stdout)
     assert versions["clientVersion"]["gitVersion"] == versions["serverVersion"]["gitVersion"]
+
+
+def test_a_volume_over_the_folder_of_the_checkout_does_not_hide_it(local: LocalCluster, namespace: Namespace) -> None:
+    """As where a checkout lies in /tmp, and pods have a volume there."""
+    above = str(ROOT.parent)
+    script = f"import os; print(os.path.ismount({above!r}), os.access({above!r}, os.W_OK), os.listdir({str(ROOT)!r}))"
+    volume = {"volumeMounts": [{"name": "above", "mountPath": above}]}
+    of_pod = {"volumes": [{"name": "above", "emptyDir": {}}], "restartPolicy": "Never"}
+    namespace.apply(manifests.pod("over", manifests.pod_spec(local.image, script, pod=of_pod, **volume)))
+    namespace.kubectl("wait", "pod/over", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+    assert re.match(r"True True \[.*'pyproject.toml'", namespace.kubectl("logs", "over"))

@@ -12,15 +12,16 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.cluster.access import Cluster, LocalCluster, Namespace
 from tests.cluster.conftest import pytest_runtest_makereport
-from tests.cluster.fixtures import cluster, local, namespace
+from tests.cluster.fixtures import namespace
 from tests.support.helm import CHART
 
-__all__ = ["cluster", "local", "namespace", "pytest_runtest_makereport"]
+__all__ = ["namespace", "pytest_runtest_makereport"]
 SYSTEM = "thranite-system"
 
 
@@ -48,10 +49,22 @@ def operator(cluster: Cluster) -> Iterator[Operator]:
     images = [
         f"{image}.{key}" for image in ("image", "runtimeImage") for key in (f"repository={repository}", f"tag={tag}")
     ]
-    values = [part for value in (*images, "resyncSeconds=60") for part in ("--set", value)]
+    through = way_through_faults(cluster) if isinstance(cluster, LocalCluster) else ()
+    values = ["--set=resyncSeconds=60", *(f"--set-string={value}" for value in (*images, *through))]
     helm(cluster, "upgrade", "--install", "thranite", str(CHART), *values, "--wait", "--timeout", "120s")
     yield Operator(cluster)
     helm(cluster, "uninstall", "thranite", "--wait")
+
+
+def way_through_faults(cluster: LocalCluster) -> list[str]:
+    """The operator asks the API server through the fault proxy, which passes everything on until a test sets rules."""
+    proxy = urlsplit(cluster.status()["faultsInside"])
+    variables = {"KUBERNETES_SERVICE_HOST": proxy.hostname, "KUBERNETES_SERVICE_PORT": proxy.port}
+    return [
+        f"extraEnv[{index}].{key}={text}"
+        for index, (name, value) in enumerate(variables.items())
+        for key, text in (("name", name), ("value", value))
+    ]
 
 
 def helm(cluster: Cluster, *words: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cluster.access import ROOT, Namespace, eventually
+from tests.cluster.access import ROOT, LocalCluster, Namespace, eventually
 from tests.cluster.manifests import pod, pod_spec
 from tests.e2e.conftest import Services
 from tests.e2e.test_serving import ASK, NULL, client, spec
@@ -95,3 +96,40 @@ def test_the_loader_is_forgiven_once_the_spec_is_right(services: Services, names
     services.wait("Ready")
     jobs = json.loads(namespace.kubectl("get", "jobs", "-o", "json"))["items"]
     assert len(jobs) == 1
+
+
+@pytest.fixture
+def growable(namespace: Namespace) -> Iterator[str]:
+    """A StorageClass whose claims may grow."""
+    meta = {"name": f"growable-{namespace.name}"}
+    head = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": meta}
+    namespace.apply({**head, "provisioner": "thranite.dev/folder", "allowVolumeExpansion": True})
+    yield meta["name"]
+    namespace.cluster.kubectl("delete", "storageclass", meta["name"], "--wait=false")
+
+
+def test_a_claim_grows_without_a_restart(
+    services: Services, namespace: Namespace, hub: str, growable: str, local: LocalCluster
+) -> None:
+    assert local.name  # the class is of the local cluster's provisioner
+    services.apply(**cached(hub, "tiny", {**CLAIM, "storageClass": growable}))
+    services.wait("Ready")
+    before = services.pods()
+    services.patch({"model": {"cache": {"size": "2Gi"}}})
+    eventually(lambda: requested(namespace) == "2Gi", what="a larger claim")
+    assert namespace.get("infs", "x")["status"]["observedGeneration"] == 2
+    assert services.condition("Ready")[1] == "Serving"
+    assert services.pods() == before
+
+
+def test_a_claim_that_cannot_grow_is_told(services: Services, namespace: Namespace, hub: str) -> None:
+    services.apply(**cached(hub, "tiny", CLAIM))
+    services.wait("ModelCached")
+    services.patch({"model": {"cache": {"size": "2Gi"}}})
+    eventually(lambda: services.condition("Ready")[:2] == ("False", "InvalidTemplate"), what="the refusal")
+    assert "must support resize" in services.condition("Ready")[2]
+    assert requested(namespace) == "1Gi"
+
+
+def requested(namespace: Namespace) -> str:
+    return str(namespace.get("pvc", "x-cache")["spec"]["resources"]["requests"]["storage"])

@@ -126,6 +126,24 @@ FAILURES = {
         'secret "hf" not found',
         container({WAITING: {"reason": "CreateContainerConfigError", "message": 'secret "hf" not found'}}),
     ),
+    "create": (
+        "CreateContainerError",
+        "seccomp",
+        container({WAITING: {"reason": "CreateContainerError", "message": "no seccomp profile"}}),
+    ),
+    "run": (
+        "RunContainerError",
+        "not found in $PATH",
+        container({WAITING: {"reason": "RunContainerError", "message": "executable file not found in $PATH"}}),
+    ),
+    "run-again": (
+        "RunContainerError",
+        "not found in $PATH",
+        container(
+            {WAITING: {"reason": "CrashLoopBackOff"}},
+            lastState=terminated(128, "executable file not found in $PATH", reason="StartError"),
+        ),
+    ),
     "oom": (
         "OOMKilled",
         "resources.memory",
@@ -163,8 +181,11 @@ def test_failing_pods_name_their_cause(api: KubeApi, namespace: str, operator: R
 
 
 STARTED = container({"running": {"startedAt": STAMP}}, started=True)
+FROZEN = container({"running": {"startedAt": STAMP}}, restartCount=1, lastState=terminated(137))
 PROBES = {
     "Liveness probe failed: HTTP probe failed with statuscode: 503": ("ProbeFailed", FAILURES["probe"][2]),
+    "Liveness probe failed: context deadline exceeded": ("ProbeFailed", FROZEN),
+    "Readiness probe failed: context deadline exceeded": ("Killed", FROZEN),
     "Readiness probe failed: HTTP probe failed with statuscode: 503": ("ReadinessProbeFailed", STARTED),
     "Startup probe failed: HTTP probe failed with statuscode: 503": ("Starting", STARTED),
 }
@@ -188,7 +209,8 @@ def test_probes_speak_through_events(api: KubeApi, namespace: str, operator: Rec
     api.create(event)
     operator.reconcile(namespace)
     assert condition(api, namespace, "Ready")[1] == reason
-    assert reason == "Starting" or words in condition(api, namespace, "Ready")[2]
+    told = words in condition(api, namespace, "Ready")[2]
+    assert told == reason.endswith("ProbeFailed")
 
 
 def test_the_last_failure_stays_known(api: KubeApi, namespace: str, operator: Reconciling) -> None:
@@ -237,6 +259,14 @@ def test_a_node_that_refuses_pods_does_not_pile_them_up(api: KubeApi, namespace:
     pod(api, namespace, ready(), name="x-ready")
     operator.reconcile(namespace)
     assert condition(api, namespace, "Degraded")[0] == "False"
+
+
+def test_a_failed_pod_without_any_word_of_why(api: KubeApi, namespace: str, operator: Reconciling) -> None:
+    start(api, namespace, operator)
+    pod(api, namespace, {"phase": "Failed"})
+    operator.reconcile(namespace)
+    assert condition(api, namespace, "Ready") == ("False", "PodFailed", "x-1: the pod failed")
+    assert condition(api, namespace, "Degraded")[:2] == ("True", "PodFailed")
 
 
 def job_status(api: KubeApi, namespace: str, kind: str, at: str) -> None:

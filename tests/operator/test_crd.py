@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import yaml
 
 from dev.api_reference import PAGE, page
 from tests.support.kube import ApiRefusal, KubeApi, Object
+from thranite_operator.autoscaling.spec import AutoscalingSpec, ScaleUp, Schedule
+from thranite_operator.parsing import camel, parse
 
 CRD = Path(__file__).parents[2] / "crds" / "thranite.dev_inferenceservices.yaml"
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -42,6 +45,14 @@ def cache(**fields: Any) -> Object:
 
 def engine(**fields: Any) -> Object:
     return hub(engine=fields)
+
+
+def autoscaling(**fields: Any) -> Object:
+    return hub(autoscaling=fields)
+
+
+def schedule(**fields: Any) -> Object:
+    return {"name": "day", "start": "0 9 * * *", "durationSeconds": 3600, "minReplicas": 2, **fields}
 
 
 def template(**fields: Any) -> Object:
@@ -110,6 +121,29 @@ RULES = {
         "set resources.gpus above 0",
         hub(resources={"gpuProduct": "NVIDIA-L4"}),
         hub(resources={"gpus": 0, "gpuProduct": "NVIDIA-L4"}),
+    ),
+    "autoscaling-needs-a-maximum": Rule(
+        "maxReplicas is needed with mode Internal",
+        autoscaling(mode="External"),
+        autoscaling(targetQueueDepth=8),
+    ),
+    "autoscaling-min-within-max": Rule(
+        "minReplicas must not exceed",
+        autoscaling(minReplicas=2, maxReplicas=2),
+        autoscaling(minReplicas=3, maxReplicas=2),
+    ),
+    "autoscaling-schedule-within-max": Rule(
+        "must not ask for more replicas than",
+        autoscaling(maxReplicas=4, schedules=[schedule(minReplicas=4)]),
+        autoscaling(maxReplicas=3, schedules=[schedule(minReplicas=4)]),
+    ),
+    "autoscaling-cron-of-five-fields": Rule(
+        "schedules[0].start",
+        autoscaling(maxReplicas=4, schedules=[schedule(start="*/5 8-18 * * MON-FRI")]),
+        autoscaling(maxReplicas=4, schedules=[schedule(start="0 0 9 * * *")]),
+    ),
+    "autoscaling-at-least-one": Rule(
+        "minReplicas", autoscaling(maxReplicas=1), autoscaling(minReplicas=0, maxReplicas=1)
     ),
     "rollout-both-zero": Rule(
         "no pod could ever be replaced",
@@ -240,6 +274,22 @@ def test_defaults_fill_a_spec_of_one_field(api: KubeApi) -> None:
         "upgradePolicy": "Pinned",
     }
     assert spec["model"]["cache"] == {"type": "None", "retain": False}
+
+
+def test_defaults_of_autoscaling_are_those_of_the_operator(api: KubeApi) -> None:
+    body = service(autoscaling(maxReplicas=1, schedules=[schedule(minReplicas=1)]))
+    filled = api.create(body, dry_run=True)["spec"]["autoscaling"]
+    made = parse(AutoscalingSpec, filled)
+    assert made == AutoscalingSpec(schedules=made.schedules)
+    assert made.schedules == (Schedule(name="day", start="0 9 * * *", duration_seconds=3600, min_replicas=1),)
+    assert filled["schedules"][0]["timeZone"] == made.schedules[0].time_zone
+    assert set(filled["behavior"]["scaleUp"]) == {camel(item.name) for item in dataclasses.fields(ScaleUp)}
+
+
+def test_replicas_can_be_written_while_autoscaling_is_on(api: KubeApi, namespace: str) -> None:
+    api.create(service(hub(replicas=7, autoscaling={"maxReplicas": 3}), namespace))
+    scale = api.merge("InferenceService", namespace, "x", {"spec": {"replicas": 2}}, "scale")
+    assert scale["spec"]["replicas"] == 2
 
 
 def test_scale_reads_and_writes_replicas(api: KubeApi, namespace: str) -> None:

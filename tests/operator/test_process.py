@@ -14,9 +14,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.apiserver import OPERATOR_TOKEN, OPERATOR_USER, ApiServer, free_ports, write_kubeconfig
+from tests.support.apiserver import (
+    LIMITED_TOKEN,
+    LIMITED_USER,
+    OPERATOR_TOKEN,
+    OPERATOR_USER,
+    ApiServer,
+    free_ports,
+    write_kubeconfig,
+)
 from tests.support.helm import one, render
-from tests.support.kube import ApiRefusal, KubeApi
+from tests.support.kube import ApiRefusal, KubeApi, Object
 from tests.support.manifests import condition, pod, ready, service
 
 ROOT = Path(__file__).parents[2]
@@ -32,18 +40,21 @@ class Operator:
 
 @pytest.fixture(scope="module")
 def role(api: KubeApi) -> None:
-    found = one(render(), "ClusterRole", "thranite")
-    api.create(found)
-    subject = {"kind": "User", "name": OPERATOR_USER, "apiGroup": "rbac.authorization.k8s.io"}
-    binding = {**one(render(), "ClusterRoleBinding"), "subjects": [subject]}
-    api.create(binding)
+    api.create(one(render(), "ClusterRole", "thranite"))
+    api.create({**one(render(), "ClusterRoleBinding"), "subjects": [user(OPERATOR_USER)]})
+
+
+def user(name: str) -> Object:
+    return {"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}
 
 
 @contextmanager
-def running_operator(server: ApiServer, folder: Path, *arguments: str) -> Iterator[Operator]:
+def running_operator(
+    server: ApiServer, folder: Path, *arguments: str, token: str = OPERATOR_TOKEN
+) -> Iterator[Operator]:
     folder.mkdir(exist_ok=True)
     kubeconfig, log, (port,) = folder / "kubeconfig", folder / "operator.log", free_ports(1)
-    write_kubeconfig(kubeconfig, server, OPERATOR_TOKEN)
+    write_kubeconfig(kubeconfig, server, token)
     command = [sys.executable, "-m", "thranite_operator", "--runtime-image=thranite:test", f"--port={port}", *arguments]
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT / "operator")}
     with log.open("wb") as output:
@@ -129,11 +140,26 @@ def test_what_the_role_does_not_grant(api_server: ApiServer, api: KubeApi, names
 
 
 @pytest.mark.usefixtures("role")
-def test_one_namespace_alone(api_server: ApiServer, api: KubeApi, namespace: str, tmp_path: Path) -> None:
+def test_a_role_in_one_namespace_is_enough_for_it(
+    api_server: ApiServer, api: KubeApi, namespace: str, tmp_path: Path
+) -> None:
+    """With the chart's `watchNamespaces` there is a RoleBinding there, and none for the cluster."""
     other = f"{namespace}-other"
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
-    with running_operator(api_server, tmp_path / "operator", f"--namespace={namespace}") as operator:
+    rendered = render(f"watchNamespaces={{{namespace}}}")
+    assert not [body for body in rendered if body["kind"] == "ClusterRoleBinding"]
+    api.create({**one(rendered, "RoleBinding"), "subjects": [user(LIMITED_USER)]})
+    arguments = [word for word in operator_arguments(rendered) if word.startswith("--namespace")]
+    with running_operator(api_server, tmp_path / "operator", *arguments, token=LIMITED_TOKEN) as operator:
         api.create(service(other))
-        api.create(service(namespace))
-        until(lambda: is_ready(api, namespace, "False", "Starting"), operator.log)
+        api.create(service(namespace, replicas=2, cache={"type": "PVC", "size": "1Gi"}))
+        until(lambda: is_ready(api, namespace, "False", "Loading"), operator.log)
+        api.delete("Service", namespace, "x")
+        until(lambda: api.find("Service", namespace, "x") is not None, operator.log)
         assert "status" not in api.get("InferenceService", other, "x")
+    assert "orbidden" not in operator.log.read_text()
+
+
+def operator_arguments(rendered: list[Object]) -> list[str]:
+    found: list[str] = one(rendered, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+    return found

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support.apiserver import ApiServer
-from tests.support.kube import KubeApi, Object
+from tests.support.kube import ApiRefusal, KubeApi, Object
 from tests.support.manifests import condition, service
 from tests.support.reconciling import Reconciling
 
+POD_MONITOR_CRD: Object = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "names": {
+            "kind": "PodMonitor",
+            "listKind": "PodMonitorList",
+            "plural": "podmonitors",
+            "singular": "podmonitor",
+        },
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                    }
+                },
+            }
+        ],
+    },
+}
 CHILDREN = ("Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ControllerRevision")
 
 
@@ -137,6 +166,57 @@ def test_a_pod_monitor_without_its_crd_is_only_told(api: KubeApi, namespace: str
     operator.reconcile(namespace)
     assert condition(api, namespace, "Degraded")[:2] == ("True", "PodMonitorUnavailable")
     assert condition(api, namespace, "Ready")[1] == "Starting"
+
+
+@pytest.fixture
+def pod_monitors(api: KubeApi, namespace: str) -> Iterator[Callable[[], None]]:
+    """Called, it installs what the Prometheus operator would; other tests do without."""
+
+    def served() -> bool:
+        try:
+            api.items("PodMonitor", namespace)
+            return True
+        except ApiRefusal as refusal:
+            if refusal.code in (404, 429):  # not there; there, and its storage is being set up
+                return False
+            raise
+
+    def install() -> None:
+        api.create(POD_MONITOR_CRD)
+        until(served)
+
+    yield install
+    api.delete("CustomResourceDefinition", "", POD_MONITOR_CRD["metadata"]["name"])
+    until(lambda: not served())
+
+
+def until(check: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_pod_monitor_follows_once_the_cluster_has_such(
+    api: KubeApi, namespace: str, operator: Reconciling, pod_monitors: Callable[[], None]
+) -> None:
+    labels = {"release": "prometheus"}
+    api.create(service(namespace, monitoring={"podMonitor": {"enabled": True, "labels": labels, "interval": "7s"}}))
+    operator.reconcile(namespace)
+    pod_monitors()
+    assert operator.writes(namespace) == {"apply PodMonitor": 1, "apply InferenceService": 1}
+    assert condition(api, namespace, "Degraded")[1] == "AsExpected"
+    found = api.get("PodMonitor", namespace, "x")
+    (endpoint,) = found["spec"]["podMetricsEndpoints"]
+    assert endpoint == {"port": "admin", "path": "/metrics", "interval": "7s"}
+    assert found["metadata"]["labels"]["release"] == "prometheus"
+    assert operator.writes(namespace) == {}
+    api.merge("PodMonitor", namespace, "x", {"spec": {"podMetricsEndpoints": [{**endpoint, "interval": "1h"}]}})
+    assert operator.writes(namespace) == {"apply PodMonitor": 1}
+    assert api.get("PodMonitor", namespace, "x")["spec"]["podMetricsEndpoints"] == [endpoint]
+    api.merge("InferenceService", namespace, "x", {"spec": {"monitoring": None}})
+    assert operator.writes(namespace)["delete PodMonitor"] == 1
+    assert api.items("PodMonitor", namespace) == []
 
 
 def test_a_deleted_service_is_forgotten(api: KubeApi, namespace: str, operator: Reconciling) -> None:

@@ -22,7 +22,7 @@ def crd_fields(schema: Object, path: str = "") -> set[str]:
 def dataclass_fields(cls: Any, path: str = "") -> set[str]:
     hints, found = get_type_hints(cls), set()
     for item in fields(cls):
-        name = re.sub(r"_([a-z])", lambda match: match[1].upper(), item.name.rstrip("_"))
+        name = re.sub(r"_(kv(?=_)|[a-z])", lambda match: match[1].upper(), item.name.rstrip("_"))
         kind = _plain(hints[item.name])
         found |= dataclass_fields(kind, f"{path}.{name}") if is_dataclass(kind) else {f"{path}.{name}"}
     return found

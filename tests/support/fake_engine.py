@@ -82,6 +82,18 @@ def _prompt_logprobs(request: EngineRequest) -> tuple[TokenLogprobs | None, ...]
     return (None, *(logprobs_of(token, count) for token in request.prompt_token_ids[1:]))
 
 
+class FakeStream:
+    """A `DeltaStream`: one at a time."""
+
+    def __init__(self, deltas: AsyncIterator[SequenceDelta]) -> None:
+        self._deltas = deltas
+
+    async def take(self) -> list[SequenceDelta]:
+        async for delta in self._deltas:
+            return [delta]
+        return []
+
+
 class FakeEngine:
     """An `EngineClient`. `script` gives a request's deltas; after `hold_after` of them it waits for ever."""
 
@@ -99,14 +111,14 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.stopped: list[tuple[str, int]] = []
 
-    async def submit(self, request: EngineRequest) -> AsyncIterator[SequenceDelta]:
+    async def submit(self, request: EngineRequest) -> FakeStream:
         await asyncio.sleep(0)
         if self.refuse is not None:
             raise self.refuse
         self.submitted.append(request)
         if self.hold_submit:
             await asyncio.Event().wait()
-        return self._deltas(request)
+        return FakeStream(self._deltas(request))
 
     async def _deltas(self, request: EngineRequest) -> AsyncIterator[SequenceDelta]:
         for count, delta in enumerate(self.script(request)):

@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
 from starlette.types import ASGIApp
 
 from tests.support.fake_engine import TOKENIZER, FakeEngine
+from thranite.ipc.http_options import HttpOptions
 from thranite.server.app import build_app
+from thranite.server.http import make_http_server
 from thranite.server.settings import ServerSettings
 from thranite.text.tokenizer import Tokenizer
 
@@ -33,16 +34,20 @@ class LiveServer:
 
 
 @contextmanager
-def serve(app: ASGIApp) -> Iterator[str]:
-    """Serve on a free port of 127.0.0.1; yields the base URL."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", ws="websockets-sansio"))
+def serve(app: ASGIApp, options: HttpOptions | None = None, send_buffer: int | None = None) -> Iterator[str]:
+    """Serve on a free port of 127.0.0.1; yields the base URL. `send_buffer`: the kernel's, in bytes."""
+    options = options or HttpOptions()
+    server = make_http_server(app, options)
+    server.config.lifespan = "on"  # a server process runs the application's itself
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        if send_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         listener.listen()
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"{'https' if options.ssl_certfile else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(10)

@@ -61,22 +61,28 @@ class RunningServer:
             return False  # the next look tells whether the process has ended
 
     def pid_of(self, module: str) -> int:
-        """The child that runs `module`."""
+        """The only child that runs `module`."""
+        (pid,) = self.pids_of(module)
+        return pid
+
+    def pids_of(self, module: str) -> list[int]:
+        """The children that run `module`, in the order of their start."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         children += [
             child
             for task in Path(f"/proc/{self.process.pid}/task").iterdir()
             for child in (task / "children").read_text().split()
         ]
-        found = {int(pid) for pid in children if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
-        assert len(found) == 1, found
-        return found.pop()
+        return sorted({int(pid) for pid in children if _runs(pid, module)})
 
     def engine_pid(self) -> int:
         return self.pid_of("engine_process")
 
     def server_pid(self) -> int:
         return self.pid_of("thranite.server.process")
+
+    def server_pids(self) -> list[int]:
+        return self.pids_of("thranite.server.process")
 
     def exit_code(self, timeout: float = TIMEOUT) -> int:
         return self.process.wait(timeout)
@@ -89,6 +95,13 @@ class RunningServer:
         raise AssertionError(f"no sample {sample}")
 
 
+def _runs(pid: str, module: str) -> bool:
+    try:
+        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False  # it ended meanwhile
+
+
 @contextmanager
 def running_server(
     directory: Path, behaviour: str = "ok", engine: dict[str, Any] | None = None, **serve: Any
@@ -98,6 +111,7 @@ def running_server(
     options = {
         "engine": {"model": "tiny", "device": "null", "skip_tokenizer_init": True} | (engine or {}),
         "serve": {
+            "server_processes": 1,
             "drain_delay": 0.3,
             "drain_timeout": 10.0,
             "generation_config": "none",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .paths import CHECKOUT, virtual_environment
+from .paths import CHECKOUT, cache_folder, virtual_environment
 
 SANDBOX_IMAGE = "localhost/thranite-sandbox:local"
 DEV_IMAGE = "localhost/thranite-dev:local"
@@ -98,6 +98,11 @@ def laid_over() -> list[str]:
         chosen.append(str(environment))
     present = sorted({path for path in chosen if Path(path).is_dir()})
     return [path for path in present if not any(path.startswith(f"{outer}/") for outer in present)]
+
+
+def seen_folders() -> list[Path]:
+    """All that nodes must see of the machine, outer folders first."""
+    return sorted({cache_folder(), *(Path(path) for path in laid_over())})
 
 
 def dev_mounts() -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ class Node:
         var = self.folder / "var"
         var.mkdir(parents=True, exist_ok=True)
         groups = tuple(cgroups.make_node_groups(self.options.name, self.name))
-        command = namespaces.holder_command(var, self.name, self.tools / "sandbox")
+        command = namespaces.holder_command(var, self.name, self.tools / "sandbox", images.seen_folders())
         return Program(f"{self.name}/{HOLDER}", command, groups=groups)
 
     def connect(self) -> None:

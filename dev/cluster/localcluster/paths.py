@@ -14,7 +14,7 @@ ENTRY = SOURCES / "__main__.py"
 
 def cache_folder() -> Path:
     chosen = os.environ.get("THRANITE_CACHE")
-    return Path(chosen).resolve() if chosen else Path.home() / ".cache" / "thranite"
+    return (Path(chosen) if chosen else Path.home() / ".cache" / "thranite").resolve()
 
 
 def virtual_environment() -> Path | None:

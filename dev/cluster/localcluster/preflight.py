@@ -11,11 +11,11 @@ from pathlib import Path
 
 from . import cgroups
 from .errors import ClusterError
-from .images import laid_over
-from .paths import cache_folder
+from .images import laid_over, seen_folders
+from .paths import CHECKOUT, ENTRY
 from .shell import succeeds
 
-HIDDEN = (Path("/var"), Path("/run"))  # every node has its own
+HIDDEN = Path("/run")  # every node has its own
 CONTROLLERS = {"cpu", "cpuset", "memory", "pids"}
 
 
@@ -75,7 +75,7 @@ def refusals() -> list[str]:
     packages = [name for name in missing_packages() if name not in ONLY_FOR_BUILDING_IMAGES]
     if packages:
         return [f"packages are missing: {' '.join(packages)} (`make cluster-tools` installs them)"]
-    return [*_missing_kernel_features(), *_hidden_folders()]
+    return [*_missing_kernel_features(), *_hidden_folders(), *_closed_folders()]
 
 
 def _missing_kernel_features() -> list[str]:
@@ -112,14 +112,19 @@ def _controllers() -> set[str]:
 
 
 def _hidden_folders() -> list[str]:
-    shown = [Path(path) for path in laid_over()]
-    needed = [cache_folder(), *shown]
     return [
-        f"{path} lies in {hidden}, which every node has for itself: choose another place (THRANITE_CACHE for the cache)"
-        for path in needed
-        for hidden in HIDDEN
-        if path.resolve().is_relative_to(hidden)
+        f"{path} lies in {HIDDEN}, which every node has for itself: choose another place (THRANITE_CACHE for the cache)"
+        for path in seen_folders()
+        if path.resolve().is_relative_to(HIDDEN)
     ]
+
+
+def _closed_folders() -> list[str]:
+    """Containers run as users of their own, who own nothing of this machine's."""
+    closed = [path for path in map(Path, laid_over()) if path.stat().st_mode & 0o005 != 0o005]
+    if not ENTRY.stat().st_mode & 0o004:
+        closed.append(CHECKOUT)
+    return [f"pods may not read {path}, as other users may not: `chmod -R o+rX {path}`" for path in closed]
 
 
 def check() -> None:

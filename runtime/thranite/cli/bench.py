@@ -1,7 +1,8 @@
-"""Measure the engine in this process.
+"""Measure the engine in this process, or a server that runs already.
 
 `offline` runs the reference workloads and reports tokens a second; `context` tells what a longer context costs;
-`all-reduce` times the ranks' sums alone; `cpu` compares this engine with transformers on the same machine and threads.
+`all-reduce` times the ranks' sums alone; `serve` loads a server over HTTP and reports what its clients see; `cpu`
+compares this engine with transformers on the same machine and threads.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 KINDS = {
     "offline": "throughput and step times of the reference workloads",
     "context": "how a decode step's time grows with the context",
+    "serve": "latencies of a running server under load",
     "all-reduce": "the sum over tensor-parallel ranks by itself, by size",
     "cpu": "this engine and transformers side by side on the CPU",
 }

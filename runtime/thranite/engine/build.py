@@ -135,6 +135,7 @@ def _build_cuda(
 
 def engine_settings(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> EngineSettings:
     """The engine's limits under a plan. Overlap pays only where launching is not computing."""
+    target = config.target_inter_token_latency_ms
     return EngineSettings(
         layout=plan.layout,
         num_blocks=plan.num_blocks,
@@ -146,6 +147,9 @@ def engine_settings(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> 
         overlap=config.overlap and plan.device.kind != "cpu",
         priority_aging_seconds=config.priority_aging_seconds,
         max_waiting_requests=config.max_waiting_requests,
+        max_waiting_tokens=config.max_waiting_tokens,
+        high_priority_share=config.high_priority_share,
+        target_inter_token_seconds=None if target is None else target / 1000,
         seed=config.seed,
         grammars=None if config.skip_tokenizer_init else Grammars.of(config, spec),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,17 +24,28 @@ class EngineInfo:
     seed: int
 
 
+class DeltaStream(Protocol):
+    """A request's deltas, as they come."""
+
+    async def take(self) -> list[SequenceDelta]:
+        """All that have come since the last call; waits for one, if none has. Empty: the request has ended.
+
+        Raises EngineDead.
+        """
+        ...
+
+
 class EngineClient(Protocol):
     """One engine, as coroutines of one event loop see it."""
 
     @property
     def info(self) -> EngineInfo: ...
 
-    async def submit(self, request: EngineRequest) -> AsyncIterator[SequenceDelta]:
+    async def submit(self, request: EngineRequest) -> DeltaStream:
         """Return once the engine has accepted the request.
 
-        The iterator ends after every one of the `n` sequences has a finish reason or was stopped.
-        Raises InvalidRequest, Rejected or EngineDead here; EngineDead also from the iterator.
+        The stream ends after every one of the `n` sequences has a finish reason or was stopped.
+        Raises InvalidRequest, Rejected or EngineDead here; EngineDead also from the stream.
         """
         ...
 

@@ -11,6 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from thranite.engine.admission import Amount, DrainRate, QueueLimits, check_room
+from thranite.engine.concurrency import ConcurrencyLimit
+from thranite.engine.measurements import Measurements
 from thranite.engine.plan import Executor, StepResult
 from thranite.engine.prompt_scores import add_prompt_logprobs, take_prompt_logprobs
 from thranite.engine.scheduler import ScheduledStep, Scheduler
@@ -47,6 +50,15 @@ class Engine:
         self._rejected: Counter[str] = Counter({"invalid": 0, "queue_full": 0, "draining": 0})
         self._generated = 0
         self._host_seconds = 0.0
+        self._measurements = Measurements()
+        self._queue_limits = QueueLimits(
+            settings.max_waiting_requests, settings.max_waiting_tokens, settings.high_priority_share
+        )
+        self._drain_rate = DrainRate()
+        target = settings.target_inter_token_seconds
+        self._concurrency = None if target is None else ConcurrencyLimit(target, settings.max_num_seqs)
+        if self._concurrency is not None:
+            self.scheduler.max_running = self._concurrency.limit
 
     # --- requests
 
@@ -92,8 +104,13 @@ class Engine:
             raise InvalidRequest("this engine runs without a tokenizer, which grammars need", "structured_outputs")
         if self._draining:
             raise Rejected("the server is shutting down", "draining")
-        if len(self.scheduler.queue) >= limits.max_waiting_requests:
-            raise Rejected(f"{limits.max_waiting_requests} requests are waiting already", "queue_full")
+        self._observe_queue(self._clock())
+        queue = self.scheduler.queue
+        check_room(self._queue_limits, Amount(len(queue), queue.tokens), length, request.priority, self._drain_rate)
+
+    def _observe_queue(self, now: float) -> None:
+        queue = self.scheduler.queue
+        self._drain_rate.observe(Amount(queue.left_requests, queue.left_tokens), now)
 
     def abort(self, request_id: str) -> None:
         """End a request without a further delta. Unknown ids are ignored: it may have just finished."""
@@ -127,6 +144,7 @@ class Engine:
             request_id = parent.request.request_id
             del self._requests[request_id]
             self._finished[reason.value] += 1
+            self._measurements.finished(parent, self._clock())
 
     # --- steps
 
@@ -144,6 +162,7 @@ class Engine:
         waited = 0.0
         if scheduled is not None:
             self._counters["steps"] += 1
+            self._measurements.planned(scheduled.plan.num_tokens, scheduled.prefills, started)
             self._executor.launch(scheduled.plan)
             if not scheduled.late:
                 self._executor.sample({})
@@ -171,13 +190,25 @@ class Engine:
         """Turn a step's result into deltas. Returns the seconds spent waiting for the device."""
         before = self._clock()
         result = self._executor.collect()
-        waited = self._clock() - before
+        now = self._clock()
         add_prompt_logprobs(scheduled, result)
+        rows_since: dict[float, int] = {}
         for row, seq in enumerate(scheduled.samples):
             seq.pending -= 1
             if seq.state is not State.FINISHED:
+                since, seq.token_at = seq.token_at, now
+                if since is None:
+                    self._measurements.first_token(seq, now)
+                else:
+                    rows_since[since] = rows_since.get(since, 0) + 1
                 deltas.append(self._advance(seq, result, row))
-        return waited
+        self._measurements.tokens(rows_since, now)
+        if self._concurrency is not None and rows_since:
+            since = max(rows_since, key=rows_since.__getitem__)
+            self._concurrency.observe(now - since, len(scheduled.samples), self.scheduler.limited)
+            self.scheduler.max_running = self._concurrency.limit
+        self._observe_queue(now)
+        return now - before
 
     def _advance(self, seq: Sequence, result: StepResult, row: int) -> SequenceDelta:
         """Append a row's tokens until one ends the sequence."""
@@ -247,6 +278,7 @@ class Engine:
         return EngineStats(
             requests_waiting=len(waiting),
             requests_running=len(self._requests) - len(waiting),
+            concurrency_limit=self.scheduler.max_running,
             kv_cache_usage_ratio=pool.num_used / blocks,
             waiting_tokens=sum(_uncomputed(parent) for parent in self._requests.values()),
             oldest_waiting_seconds=max((now - parent.arrival for parent in waiting), default=0.0),
@@ -264,6 +296,7 @@ class Engine:
             prefix_cache_hits_total=self.scheduler.prefix_hits,
             steps_total=self._counters["steps"],
             host_seconds_total=self._host_seconds,
+            histograms=self._measurements.snapshot(),
         )
 
     def check_integrity(self) -> None:

@@ -20,6 +20,9 @@ class RequestQueue:
         self._heap: list[tuple[int, tuple[float, int, int], Sequence]] = []
         self._serial = 0
         self._size = 0
+        self.tokens = 0  # of the prompts that wait
+        self.left_requests = 0  # taken up for the first time, or ended in the queue, since the start
+        self.left_tokens = 0
 
     def __len__(self) -> int:
         return self._size
@@ -33,6 +36,7 @@ class RequestQueue:
         """Preempted sequences stand before all others."""
         heapq.heappush(self._heap, (0 if preempted else 1, seq.order, seq))
         self._size += 1
+        self.tokens += seq.prompt_len
 
     def peek(self) -> Sequence | None:
         while self._heap and self._heap[0][2].state is not State.WAITING:
@@ -41,13 +45,20 @@ class RequestQueue:
 
     def pop(self) -> Sequence:
         """Remove the head, which `peek` returned."""
-        seq = heapq.heappop(self._heap)[2]
-        self._size -= 1
+        preempted, _, seq = heapq.heappop(self._heap)
+        self._leave(seq, first=preempted == 1)
         return seq
 
     def discard(self, seq: Sequence) -> None:
         """A waiting sequence ended; its entry goes when it surfaces. The caller set its state."""
-        self._size -= 1
+        self._leave(seq, first=True)
         if len(self._heap) > 2 * self._size + 64:
             self._heap = [entry for entry in self._heap if entry[2].state is State.WAITING]
             heapq.heapify(self._heap)
+
+    def _leave(self, seq: Sequence, first: bool) -> None:
+        self._size -= 1
+        self.tokens -= seq.prompt_len
+        if first:
+            self.left_requests += 1
+            self.left_tokens += seq.prompt_len

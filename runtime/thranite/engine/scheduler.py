@@ -61,6 +61,8 @@ class Scheduler:
         self.preemptions = 0
         self.prefix_queries = 0  # tokens looked up
         self.prefix_hits = 0  # tokens found
+        self.max_running = settings.max_num_seqs  # the engine lowers it where it keeps to a target
+        self.limited = False  # whether the last plan left sequences waiting for `max_running` alone
         self._free_slots = list(range(settings.max_num_seqs - 1, -1, -1))
         self._watermark = int(settings.watermark * settings.num_blocks)
         self._step = 0
@@ -248,9 +250,13 @@ class Scheduler:
     def _admit(self, draft: _Draft) -> None:
         """Start waiting sequences, strictly in queue order, until one does not fit."""
         owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
+        self.limited = False
         while draft.budget > 0:
             seq = self.queue.peek()
             if seq is None or seq.pending or len(self._gang(seq)) > len(self._free_slots):
+                return
+            if self.running and len(self.running) + len(self._gang(seq)) > self.max_running:
+                self.limited = True
                 return
             hit = 0 if seq.needs_prompt_logprobs else self.kv.find_prefix(seq.table, seq.tokens)
             free = self.kv.free_after_prefix(seq.table, hit) - owed - self._debt(seq, hit)

@@ -21,7 +21,10 @@ class State(Enum):
 class RequestState:
     """One accepted request: what its sequences share. Times are seconds of the engine's clock."""
 
-    __slots__ = ("arrival", "cached_tokens", "deadline", "open", "order", "prompt_logprobs", "request", "sequences")
+    __slots__ = (
+        "arrival", "cached_tokens", "deadline", "first_token", "open", "order", "prompt_logprobs", "request",
+        "scheduled", "sequences",
+    )  # fmt: skip
 
     def __init__(self, request: EngineRequest, arrival: float, order: tuple[float, int]) -> None:
         self.request = request
@@ -32,6 +35,8 @@ class RequestState:
         self.open = request.params.n  # sequences not finished
         self.cached_tokens: int | None = None  # set when the prompt is first admitted, cleared once reported
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None  # grows chunk by chunk, None once reported
+        self.scheduled: float | None = None  # when a step first computed a part of the prompt
+        self.first_token: float | None = None
 
     @property
     def leader(self) -> Sequence:
@@ -58,7 +63,8 @@ class Sequence:
 
     __slots__ = (
         "computed", "constraint", "decoding", "end", "forked", "index", "may_share", "needs_prompt_logprobs", "params",
-        "parent", "pending", "planned_step", "prompt_len", "request_id", "slot", "state", "table", "tokens",
+        "parent", "pending", "planned_step", "prompt_len", "request_id", "slot", "state", "table", "token_at",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +89,7 @@ class Sequence:
         self.needs_prompt_logprobs = index == 0 and request.params.prompt_logprobs is not None
         self.constraint = constraint
         self.planned_step = -1
+        self.token_at: float | None = None  # when its newest token became known
 
     @property
     def order(self) -> tuple[float, int, int]:

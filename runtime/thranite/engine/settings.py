@@ -22,6 +22,9 @@ class EngineSettings:
     overlap: bool = False
     priority_aging_seconds: float = 10.0
     max_waiting_requests: int = 4096
+    max_waiting_tokens: int = 2**22
+    high_priority_share: float = 0.0
+    target_inter_token_seconds: float | None = None  # None: all slots may be used
     seed: int = 0
     watermark: float = 0.01  # share of blocks kept free at admission, so that running sequences can grow
     grammars: GrammarMaker | None = None  # None: requests with a grammar are refused

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from thranite.engine.histograms import HistogramCounts, empty_histograms
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
@@ -17,6 +19,7 @@ class EngineStats:
     requests_waiting: int = 0
     requests_running: int = 0
     kv_cache_usage_ratio: float = 0.0
+    concurrency_limit: int = 0  # sequences that may run at once
     waiting_tokens: int = 0  # prompt tokens still to compute
     oldest_waiting_seconds: float = 0.0
     kv_blocks: int = 0
@@ -33,3 +36,4 @@ class EngineStats:
     prefix_cache_hits_total: int = 0  # tokens found
     steps_total: int = 0
     host_seconds_total: float = 0.0  # Python's time in the step loop, waiting for the device left out
+    histograms: Mapping[str, HistogramCounts] = field(default_factory=empty_histograms)  # by name in BOUNDS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from thranite.ipc import messages
 from thranite.ipc.framing import MAX_FRAME, FrameError, FrameReader, frame
 from thranite.ipc.step_frame import Step, unpack_step
 from thranite.ipc.stream import RequestStream
-from thranite.request import EngineRequest, SequenceDelta
+from thranite.request import EngineRequest
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +70,13 @@ class SocketEngineClient:
     def open_requests(self) -> int:
         return len(self._streams)
 
-    async def submit(self, request: EngineRequest) -> AsyncIterator[SequenceDelta]:
+    async def submit(self, request: EngineRequest) -> RequestStream:
         self._check_alive()
         if request.request_id in self._handles:
             raise InvalidRequest(f"request id {request.request_id!r} is in use", "request_id")
         handle = next(self._numbers)
         data = self._frame(messages.Add(handle, request))
-        stream = RequestStream(request.request_id, request.params.n, lambda: self.abort(request.request_id))
+        stream = RequestStream(request.request_id, request.params.n)
         self._streams[handle] = stream
         self._handles[request.request_id] = handle
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -8,6 +8,7 @@ import msgspec
 
 from thranite.config import EngineConfig
 from thranite.engine.client import EngineInfo
+from thranite.ipc.http_options import HttpOptions
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -27,15 +28,16 @@ class StartServer(_Message, tag=2, frozen=True, array_like=True):
 
     config: EngineConfig
     served_model_names: tuple[str, ...]
-    api_keys: tuple[str, ...]
+    api_keys: tuple[tuple[str, str], ...]  # (key, class)
     chat_template: str | None  # its source
     generation_config: Literal["auto", "none"]
     max_body_bytes: int
     tokenizer_threads: int
-    access_log: bool
+    http: HttpOptions
     log_level: str
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
+    process_index: int = 0  # among the server processes
 
 
 class EngineUp(_Message, tag=3, frozen=True, array_like=True):

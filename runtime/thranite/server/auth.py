@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from thranite.server.caller import KEY_CLASS
 from thranite.server.errors import error_answer
+from thranite.server.keys import ApiKey, KeyClass
 from thranite.server.models import refuse_socket, respond
 
 OPEN_PATHS = frozenset({"/health", "/"})  # the page asks its reader for the key
@@ -18,14 +20,17 @@ OPEN_PATHS = frozenset({"/health", "/"})  # the page asks its reader for the key
 class ApiKeyMiddleware:
     """Refuses requests without one of the keys. Comparison takes the same time whatever the key and its length."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
         self._app = app
-        self._digests = [_digest(key) for key in keys]
+        self._keys = [(_digest(key.value), key.key_class) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         guarded = scope["type"] == "websocket" or (scope["type"] == "http" and scope["path"] not in OPEN_PATHS)
-        if not guarded or self._allowed(Headers(scope=scope)):
+        if not guarded:
             await self._app(scope, receive, send)
+            return
+        if (key_class := self._class_of(Headers(scope=scope))) is not None:
+            await self._app({**scope, KEY_CLASS: key_class}, receive, send)
             return
         answer = error_answer(
             401,
@@ -36,12 +41,14 @@ class ApiKeyMiddleware:
         )
         await (respond(answer) if scope["type"] == "http" else refuse_socket(answer))(scope, receive, send)
 
-    def _allowed(self, headers: Headers) -> bool:
+    def _class_of(self, headers: Headers) -> KeyClass | None:
+        """Of the key that was sent; None: it is not among ours."""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             key = headers.get("x-api-key", "")  # as Anthropic's clients send it
         given = _digest(key.strip())
-        return sum(hmac.compare_digest(given, known) for known in self._digests) > 0  # compares with every one
+        found = [key_class for known, key_class in self._keys if hmac.compare_digest(given, known)]
+        return found[0] if found else None
 
 
 def _digest(key: str) -> bytes:

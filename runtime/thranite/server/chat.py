@@ -6,6 +6,7 @@ import time
 
 from msgspec import UNSET
 
+from thranite.server.caller import Caller
 from thranite.server.chat_prompt import chat_params, prepare_chat
 from thranite.server.chat_samples import ChatSamples
 from thranite.server.context import new_id
@@ -17,8 +18,8 @@ from thranite.server.wire.chat import ChatChunk, ChatChunkChoice, ChatCompletion
 
 
 class ChatEndpoint(GenerationEndpoint):
-    async def answer(self, body: bytes, reply: Reply) -> None:
-        request = decode_request(body, ChatRequest)
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
+        request = caller.apply(decode_request(body, ChatRequest))
         self._context.check_model(request.model)
         params = chat_params(request, self._context.settings.default_sampling)
         frame = _Frame(request, self._context.fingerprint)
@@ -69,11 +70,12 @@ class _Frame:
 
 
 async def _stream(reply: Reply, generation: Generation, samples: ChatSamples, frame: _Frame) -> None:
-    await reply.open_stream()
-    async for _, delta in generation.deltas():
-        choices = samples.news(delta)
-        if choices:
-            await reply.write(b"".join(map(frame.chunk, choices)))
+    reply.open_stream()
+    while not generation.finished:
+        await reply.flush()
+        for _, delta in await generation.news():
+            for choice in samples.news(delta):
+                reply.hold(frame.chunk(choice))
     await reply.write(frame.usage_chunk(generation) + DONE, last=True)
 
 

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from thranite.errors import InvalidRequest
 from thranite.request import EngineRequest
 from thranite.sampling_params import SamplingParams
+from thranite.server.caller import Caller
 from thranite.server.completion_samples import CompletionSamples
 from thranite.server.context import ServerContext, new_id
 from thranite.server.decode import decode_request
@@ -29,8 +30,8 @@ _DEFAULT_MAX_TOKENS = 16
 class CompletionEndpoint(GenerationEndpoint):
     """Choices are numbered prompt by prompt: prompt p's sample i is choice p * n + i."""
 
-    async def answer(self, body: bytes, reply: Reply) -> None:
-        request = decode_request(body, CompletionRequest)
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
+        request = caller.apply(decode_request(body, CompletionRequest))
         self._context.check_model(request.model)
         params = _params(request, self._context)
         prompts = split_prompts(request.prompt)
@@ -70,11 +71,12 @@ class _Frame:
 
 
 async def _stream(reply: Reply, generation: Generation, samples: CompletionSamples, frame: _Frame) -> None:
-    await reply.open_stream()
-    async for prompt, delta in generation.deltas():
-        choices = samples.news(prompt, delta)
-        if choices:
-            await reply.write(b"".join(map(frame.chunk, choices)))
+    reply.open_stream()
+    while not generation.finished:
+        await reply.flush()
+        for prompt, delta in await generation.news():
+            for choice in samples.news(prompt, delta):
+                reply.hold(frame.chunk(choice))
     usage = event(frame.whole([], samples.usage(generation.usage))) if frame.include_usage else b""
     await reply.write(usage + DONE, last=True)
 

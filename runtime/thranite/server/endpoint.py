@@ -11,10 +11,13 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from thranite.errors import ThraniteError
+from thranite.errors import InvalidRequest, ThraniteError
+from thranite.server.caller import Caller
 from thranite.server.context import ServerContext
 from thranite.server.errors import BodyTooLarge, describe
+from thranite.server.gate import SEND_BODY
 from thranite.server.reply import Reply
+from thranite.server.request_id import current_request_id
 
 logger = logging.getLogger(__name__)
 
@@ -26,31 +29,32 @@ class GenerationEndpoint(ABC):
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = self.reply(send)
+        reply = self.reply(send, scope.get(SEND_BODY, send))
         try:
             body = await _read_body(Request(scope, receive), self._context.settings.max_body_bytes)
+            caller = Caller.of(scope)
         except ClientDisconnect:
             return
-        except BodyTooLarge as error:
+        except InvalidRequest as error:
             await reply.fail(describe(error))
             return
-        await while_connected(receive, self._answer(body, reply))
+        await while_connected(receive, self._answer(body, reply, caller))
 
-    async def _answer(self, body: bytes, reply: Reply) -> None:
+    async def _answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         try:
-            await self.answer(body, reply)
+            await self.answer(body, reply, caller)
         except ThraniteError as error:
             await reply.fail(describe(error))
         except Exception as error:
-            logger.exception("a request failed")
+            logger.exception("request %s failed", current_request_id.get())
             await reply.fail(describe(error))
 
-    def reply(self, send: Send) -> Reply:
+    def reply(self, send: Send, send_body: Send) -> Reply:
         """In the shape of this endpoint's errors."""
-        return Reply(send)
+        return Reply(send, send_body)
 
     @abstractmethod
-    async def answer(self, body: bytes, reply: Reply) -> None:
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         """Serve one request. Cancelled when the client goes; raised errors become the answer."""
 
 

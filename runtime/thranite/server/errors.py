@@ -20,6 +20,10 @@ class ModelUnknown(InvalidRequest):
         super().__init__(f"The model `{name}` does not exist", "model", "model_not_found")
 
 
+class NotAllowed(InvalidRequest):
+    """What the caller's API key does not open."""
+
+
 class BodyTooLarge(InvalidRequest):
     def __init__(self, limit: int) -> None:
         super().__init__(f"The request body is larger than {limit} bytes", None, "request_too_large")
@@ -64,7 +68,7 @@ def describe(error: Exception) -> ErrorAnswer:
     """The answer to any exception; those that are not ours tell the client nothing but that they happened."""
     match error:
         case InvalidRequest():
-            statuses = {ModelUnknown: 404, BodyTooLarge: 413}
+            statuses = {NotAllowed: 403, ModelUnknown: 404, BodyTooLarge: 413}
             status = statuses.get(type(error), 400)
             return error_answer(status, error.message, "invalid_request_error", error.param, error.code)
         case Rejected():
@@ -72,7 +76,7 @@ def describe(error: Exception) -> ErrorAnswer:
         case EngineDead():
             return error_answer(503, f"The engine is not running: {error.cause}", "server_error", code="engine_dead")
         case GenerationFailed(reason=FinishReason.TIMEOUT):
-            return error_answer(408, error.message, "timeout_error", "timeout", "timeout", _NO_RETRY)
+            return error_answer(504, error.message, "timeout_error", "timeout", "timeout", _NO_RETRY)
         case GenerationFailed(reason=FinishReason.ABORT):
             return error_answer(503, error.message, "server_error", code="aborted")
         case GenerationFailed():

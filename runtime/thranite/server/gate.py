@@ -19,6 +19,7 @@ from thranite.server.metrics_source import MetricsSource
 from thranite.server.models import refuse_socket
 
 RETRY_SECONDS = "5"
+SEND_BODY = "thranite.send_body"  # in the scope: the server's own send, past what only looks at the response's start
 COUNT_REQUESTS = "thranite.count_requests"  # in the scope of a WebSocket: call with +1 and -1
 
 
@@ -39,7 +40,7 @@ class Gate:
             return
         self._count(1)
         try:
-            await self._answer(scope, receive, self._closing(send))
+            await self._answer({**scope, SEND_BODY: send}, receive, self._closing(send))
         finally:
             self._count(-1)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
-from thranite.engine.client import EngineClient
+from thranite.engine.client import DeltaStream, EngineClient
 from thranite.errors import EngineDead
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 from thranite.sampling_params import SamplingParams
@@ -20,6 +20,7 @@ _FAILURES = {
     str(FinishReason.ABORT): "The server ended the request before its answer was complete",
     str(FinishReason.ERROR): "The engine failed on this request",
 }
+ENDED_EARLY = "its answer ended early"
 
 
 class Generation:
@@ -39,8 +40,10 @@ class Generation:
         self.requests = tuple(requests)
         self._client = client
         self._texts = [RequestText(params, request.prompt_token_ids, tokenizer, incremental) for request in requests]
-        self._streams: list[AsyncIterator[SequenceDelta]] = []
+        self._streams: list[DeltaStream] = []
         self._readers: list[asyncio.Task[None]] = []
+        self._merged: asyncio.Queue[list[tuple[int, SequenceDelta]] | Exception] = asyncio.Queue()
+        self._failure: GenerationFailed | None = None
         self._submitted = 0
         self._cached_tokens = 0
 
@@ -69,18 +72,41 @@ class Generation:
         completion = sum(text.completion_tokens for text in self._texts)
         return Usage(prompt, completion, prompt + completion, PromptTokensDetails(self._cached_tokens))
 
+    @property
+    def finished(self) -> bool:
+        """Whether every sample has its last delta."""
+        return all(text.finished for text in self._texts)
+
     async def deltas(self) -> AsyncIterator[tuple[int, TextDelta]]:
-        """(index of the prompt, delta) as they come. Raises GenerationFailed or EngineDead for an incomplete answer."""
-        if len(self._streams) == 1:
-            async for delta in self._streams[0]:
-                if (text := self._feed(0, delta)) is not None:
-                    yield 0, text
-        else:
-            async for index, delta in self._merged():
-                if (text := self._feed(index, delta)) is not None:
-                    yield index, text
-        if not all(text.finished for text in self._texts):
-            raise EngineDead("its answer ended early")
+        """(index of the prompt, delta) as they come. Raises as `news` does."""
+        while not self.finished:
+            for item in await self.news():
+                yield item
+
+    async def news(self) -> list[tuple[int, TextDelta]]:
+        """All deltas that have come since the last call; waits for one. Not to be called once `finished`.
+
+        Raises GenerationFailed or EngineDead for an incomplete answer, after what came before the failure.
+        """
+        found: list[tuple[int, TextDelta]] = []
+        while not found:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                for index, delta in await self._take():
+                    if (text := self._feed(index, delta)) is not None:
+                        found.append((index, text))
+            except GenerationFailed as error:
+                self._failure = error
+        return found
+
+    async def _take(self) -> list[tuple[int, SequenceDelta]]:
+        if len(self._streams) > 1:
+            return await self._take_merged()
+        deltas = await self._streams[0].take()
+        if not deltas:
+            raise EngineDead(ENDED_EARLY)
+        return [(0, delta) for delta in deltas]
 
     def _feed(self, index: int, delta: SequenceDelta) -> TextDelta | None:
         text = self._texts[index].feed(delta)
@@ -93,30 +119,21 @@ class Generation:
         self._cached_tokens += text.cached_tokens or 0
         return text
 
-    async def _merged(self) -> AsyncIterator[tuple[int, SequenceDelta]]:
-        """All streams' deltas in the order of their arrival; an error of any ends them."""
-        queue: asyncio.Queue[tuple[int, SequenceDelta] | Exception | None] = asyncio.Queue()
-        self._readers = [asyncio.create_task(_read(index, stream, queue)) for index, stream in enumerate(self._streams)]
-        running = len(self._readers)
-        while running:
-            item = await queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
+    async def _take_merged(self) -> list[tuple[int, SequenceDelta]]:
+        """Of all streams, in the order of arrival; an error of any is raised."""
+        if not self._readers:
+            self._readers = [asyncio.create_task(self._read(*item)) for item in enumerate(self._streams)]
+        item = await self._merged.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
 
-
-async def _read(
-    index: int,
-    stream: AsyncIterator[SequenceDelta],
-    queue: asyncio.Queue[tuple[int, SequenceDelta] | Exception | None],
-) -> None:
-    try:
-        async for delta in stream:
-            queue.put_nowait((index, delta))
-    except Exception as error:  # noqa: BLE001 - handed on to the reader of the queue, which raises it
-        queue.put_nowait(error)
-    else:
-        queue.put_nowait(None)
+    async def _read(self, index: int, stream: DeltaStream) -> None:
+        """Put one stream's deltas to the others'. An end that the text does not know is an early one."""
+        try:
+            while deltas := await stream.take():
+                self._merged.put_nowait([(index, delta) for delta in deltas])
+            if not self._texts[index].finished:
+                self._merged.put_nowait(EngineDead(ENDED_EARLY))
+        except Exception as error:  # noqa: BLE001 - handed on to the reader of the queue, which raises it
+            self._merged.put_nowait(error)

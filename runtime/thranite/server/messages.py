@@ -6,6 +6,7 @@ import msgspec
 from starlette.types import Send
 
 from thranite.errors import InvalidRequest
+from thranite.server.caller import Caller
 from thranite.server.chat_prompt import render
 from thranite.server.chat_run import ChatRun, chat_run
 from thranite.server.context import new_id
@@ -30,11 +31,12 @@ from thranite.text.output import TextDelta
 
 _KINDS = {
     400: "invalid_request_error",
+    403: "permission_error",
     404: "not_found_error",
-    408: "timeout_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -55,14 +57,14 @@ def _error(answer: ErrorAnswer) -> MessageError:
 
 
 class MessagesEndpoint(GenerationEndpoint):
-    def reply(self, send: Send) -> Reply:
-        return MessageReply(send)
+    def reply(self, send: Send, send_body: Send) -> Reply:
+        return MessageReply(send, send_body)
 
-    async def answer(self, body: bytes, reply: Reply) -> None:
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, MessagesRequest)
         refuse_unsupported(request, request.off_values)
         name = new_id("msg")
-        async with chat_run(chat_of(request), self._context, name) as run:
+        async with chat_run(caller.apply(chat_of(request)), self._context, name) as run:
             answer = _Answer(request, name, run)
             if request.stream:
                 await answer.stream(reply)
@@ -85,8 +87,8 @@ class _Answer:
         await reply.json(self._message)
 
     async def stream(self, reply: Reply) -> None:
-        await reply.open_stream()
-        await reply.write(named_event("message_start", {"type": "message_start", "message": self._message}))
+        reply.open_stream()
+        reply.hold(named_event("message_start", {"type": "message_start", "message": self._message}))
         async for pieces, delta in self._run.news():
             events = self._blocks.add(pieces)
             ended = delta.finish_reason is not None
@@ -125,10 +127,10 @@ def _usage(usage: Usage) -> MessageUsage:
 
 
 class CountTokensEndpoint(GenerationEndpoint):
-    def reply(self, send: Send) -> Reply:
-        return MessageReply(send)
+    def reply(self, send: Send, send_body: Send) -> Reply:
+        return MessageReply(send, send_body)
 
-    async def answer(self, body: bytes, reply: Reply) -> None:
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, CountTokensRequest)
         self._context.check_model(request.model)
         await reply.json(TokenCount(await self._context.in_thread(lambda: self._count(request))))

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from thranite.engine.stats import EngineStats
 from thranite.request import FinishReason
+from thranite.server.metric_histograms import own_histograms, vllm_histograms
 
 REJECTION_REASONS = ("queue_full", "draining", "invalid")
 VLLM_FINISH_REASONS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ABORT)
@@ -48,6 +49,9 @@ def engine_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     yield from _own_counters(snapshot)
     yield from _vllm_gauges(snapshot)
     yield from _vllm_counters(snapshot)
+    histograms = dict(snapshot.stats.histograms)
+    yield from own_histograms(snapshot.model_name, histograms)
+    yield from vllm_histograms({"model_name": snapshot.model_name, "engine": ENGINE}, histograms)
 
 
 def download_families(snapshot: DownloadSnapshot) -> Iterator[Metric]:
@@ -89,6 +93,7 @@ def _own_gauges(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         ("kv_cache_usage_ratio", "KV blocks held by unfinished requests, of all", stats.kv_cache_usage_ratio),
         ("waiting_tokens", "Prompt tokens still to compute", stats.waiting_tokens),
         ("oldest_waiting_seconds", "Age of the request that waits longest", stats.oldest_waiting_seconds),
+        ("concurrency_limit", "Sequences that may run at once", stats.concurrency_limit),
         ("draining", "1 while the server drains", int(snapshot.draining)),
         ("kv_blocks", "KV blocks of the cache", stats.kv_blocks),
         ("stats_age_seconds", "Age of these figures; above 0 while one step is long", snapshot.stats_age_seconds),

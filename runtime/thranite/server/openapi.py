@@ -20,12 +20,13 @@ _REFS = "#/components/schemas/{name}"
 _FAILURES = {
     "400": "the request cannot be served as sent",
     "401": "the API key is missing or wrong",
+    "403": "the API key's class does not allow it",
     "404": "no such model",
-    "408": "the request's timeout passed",
     "413": "the body is too large",
     "429": "the queue is full",
     "500": "the server failed",
     "503": "loading, draining, or the engine has ended",
+    "504": "the request's timeout passed before its answer began",
 }
 
 

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from thranite.errors import InvalidRequest
 from thranite.request import EngineRequest
 from thranite.sampling_params import SamplingParams
+from thranite.server.caller import Caller
 from thranite.server.context import ServerContext, new_id
 from thranite.server.decode import decode_request
 from thranite.server.endpoint import GenerationEndpoint
@@ -74,8 +75,8 @@ def _engine_request(
 
 
 class GenerateEndpoint(GenerationEndpoint):
-    async def answer(self, body: bytes, reply: Reply) -> None:
-        request = decode_request(body, GenerateRequest)
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
+        request = caller.apply(decode_request(body, GenerateRequest))
         stream = bool(request.stream)
         opened = False
         async with aclosing(run_plain(request, self._context, stream)) as items:
@@ -84,7 +85,7 @@ class GenerateEndpoint(GenerationEndpoint):
                     await reply.json(item)
                     return
                 if not opened:
-                    await reply.open_stream()
+                    reply.open_stream()
                     opened = True
                 last = isinstance(item, Done)
                 await reply.write(event(item) + (DONE if last else b""), last=last)

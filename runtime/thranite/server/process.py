@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from thranite.server.settings import ServerSettings
+    from thranite.server.tracing import Tracing
     from thranite.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class ServerProcess:
         self._engine_path: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def run(self, listener: socket.socket) -> ExitCode:
-        http = make_http_server(self._gate, access_log=self._start.access_log)
+        http = make_http_server(self._gate, self._start.http, self._start.max_body_bytes)
         serving = asyncio.create_task(http.serve([listener]), name="http")
         tasks = [
             asyncio.create_task(coroutine, name=name)
@@ -113,11 +114,23 @@ class ServerProcess:
         self._client = await SocketEngineClient.connect(await self._engine_path)
         self._metrics.client = self._client
         routes = [Route("/metrics", self._metrics.endpoint)]
-        app = self._build_app(self._client, tokenizer, settings, routes)
+        tracing = self._start_tracing()
+        client = self._client if tracing is None else tracing.client(self._client)
+        app = self._build_app(client, tokenizer, settings, routes)
         await self._resources.enter_async_context(app.router.lifespan_context(app))
-        self._gate.app = app
+        self._gate.app = app if tracing is None else tracing.app(app)
         self._channel.send(control.ServerReady())
         await self._watch_engine(self._client)
+
+    def _start_tracing(self) -> Tracing | None:
+        endpoint = self._start.http.otlp_traces_endpoint
+        if endpoint is None:
+            return None
+        from thranite.server.tracing import Tracing  # an optional package's
+
+        tracing = Tracing(self._start.served_model_names[0], endpoint)
+        self._resources.push_async_callback(asyncio.to_thread, tracing.close)
+        return tracing
 
     def _read_texts(self, loop: asyncio.AbstractEventLoop) -> Texts:
         """On a thread of its own."""

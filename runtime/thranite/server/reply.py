@@ -28,29 +28,50 @@ def named_event(name: str, value: object) -> bytes:
 
 
 class Reply:
-    """The answer to one HTTP request. Every `write` is one ASGI message, hence one write to the socket."""
+    """The answer to one HTTP request. Every `write` is one ASGI message, hence one write to the socket.
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._streaming = False
+    A stream's header leaves with its first event: what fails before that (a deadline that passes in the queue, an
+    engine that ends) still gets the status that it should have. `send_body` takes what follows the header, which is a
+    token's whole way of many: the middleware that `send` leads through has seen then what it looks for.
+    """
+
+    def __init__(self, send: Send, send_body: Send) -> None:
+        self._send, self._send_body = send, send_body
+        self._streaming = self._started = False
+        self._held = b""
         self.finished = False
 
     async def json(self, value: msgspec.Struct) -> None:
         await self._whole(200, _encoder.encode(value), {})
 
-    async def open_stream(self) -> None:
+    def open_stream(self) -> None:
+        """From now on the answer is events."""
         self._streaming = True
-        await self._start(200, _STREAM_HEADERS)
+
+    def hold(self, events: bytes) -> None:
+        """They leave with the next write."""
+        self._held += events
+
+    async def flush(self) -> None:
+        """Write what is held, if anything is."""
+        if self._held:
+            await self.write(b"")
 
     async def write(self, events: bytes, last: bool = False) -> None:
+        if not self._started:
+            await self._start(200, _STREAM_HEADERS)
+        await self._body(self._held + events, last)
+        self._held = b""
+
+    async def _body(self, body: bytes, last: bool) -> None:
         self.finished = last
-        await self._send({"type": "http.response.body", "body": events, "more_body": not last})
+        await self._send_body({"type": "http.response.body", "body": body, "more_body": not last})
 
     async def fail(self, answer: ErrorAnswer) -> None:
         """An error response, or the last event of a stream that has begun."""
         if self.finished:
             return
-        if self._streaming:
+        if self._started:
             await self.write(self._error_event(answer), last=True)
         else:
             await self._whole(answer.status, self._error_body(answer), answer.headers)
@@ -64,8 +85,9 @@ class Reply:
     async def _whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         json_headers = {"content-type": "application/json", "content-length": str(len(body))}
         await self._start(status, {**json_headers, **headers})
-        await self.write(body, last=True)
+        await self._body(body, last=True)
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        self._started = True
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from starlette.types import Send
 
 from thranite.errors import InvalidRequest
+from thranite.server.caller import Caller
 from thranite.server.chat_run import ChatRun, chat_run
 from thranite.server.context import ServerContext, new_id
 from thranite.server.decode import decode, refuse_unsupported
@@ -47,15 +49,15 @@ class ResponseReply(Reply):
 
 
 class ResponsesEndpoint(GenerationEndpoint):
-    def reply(self, send: Any) -> Reply:
-        return ResponseReply(send)
+    def reply(self, send: Send, send_body: Send) -> Reply:
+        return ResponseReply(send, send_body)
 
-    async def answer(self, body: bytes, reply: Reply) -> None:
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, ResponseRequest)
         refuse_unsupported(request, request.off_values)
         name = new_id("resp")
         try:
-            async with chat_run(chat_of(request), self._context, name) as run:
+            async with chat_run(caller.apply(chat_of(request)), self._context, name) as run:
                 await _Answer(request, name, run, self._context).give(reply)
         except InvalidRequest as error:
             raise InvalidRequest(error.message, _SPELLING.get(error.param or "", error.param), error.code) from error
@@ -87,8 +89,8 @@ class _Answer:
 
     async def give(self, reply: Reply) -> None:
         if self._stream:
-            await reply.open_stream()
-            await reply.write(self._encoded([self._state("created"), self._state("in_progress")]))
+            reply.open_stream()
+            reply.hold(self._encoded([self._state("created"), self._state("in_progress")]))
         async for pieces, delta in self._run.news():
             events = self._items.add(pieces)
             ended = delta.finish_reason is not None

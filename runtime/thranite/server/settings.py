@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from thranite.errors import ConfigError, InvalidRequest
 from thranite.sampling_params import SamplingParams
+from thranite.server.keys import ApiKey
 from thranite.text.generation_config import sampling_defaults
 from thranite.text.tools.calls import PARSERS
 
@@ -19,7 +20,7 @@ class ServerSettings:
     """Options of the OpenAI wire. The first of `served_model_names` is the one that metrics and fingerprints name."""
 
     served_model_names: tuple[str, ...]
-    api_keys: tuple[str, ...] = field(default=(), repr=False)  # (): anyone may ask
+    api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)  # (): anyone may ask
     chat_template: str | None = field(default=None, repr=False)  # jinja source, instead of the model's own
     default_sampling: Mapping[str, Any] = field(default_factory=dict)  # SamplingParams fields that requests leave out
     max_body_bytes: int = 32 * 2**20
@@ -44,23 +45,6 @@ class ServerSettings:
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(f"{flag} must be one of {', '.join(choices)}; got {value!r}")
-
-
-def read_api_keys(file: str | None, value: str | None) -> tuple[str, ...]:
-    """Keys from a file (one a line; empty lines and # comments left out) and from one value (the environment's)."""
-    keys = [value.strip()] if value and value.strip() else []
-    if file is not None:
-        try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigError(f"--api-key-file {file} cannot be read: {error.strerror}") from error
-        found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        if not found:
-            raise ConfigError(f"--api-key-file {file} holds no key", hint="write one key a line")
-        keys += found
-    if any(not key.isascii() for key in keys):
-        raise ConfigError("API keys must be ASCII: HTTP headers carry nothing else")
-    return tuple(keys)
 
 
 def read_default_sampling(generation_config: Literal["auto", "none"], directory: str | Path) -> dict[str, Any]:

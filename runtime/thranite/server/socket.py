@@ -11,10 +11,12 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from thranite.errors import InvalidRequest, ThraniteError
+from thranite.server.caller import Caller
 from thranite.server.context import ServerContext
 from thranite.server.decode import check_request, decode
 from thranite.server.errors import describe
 from thranite.server.gate import COUNT_REQUESTS
+from thranite.server.models import refuse_socket
 from thranite.server.plain import run_plain
 from thranite.server.wire.plain import Delta, Done, SocketCancel, SocketError, SocketGenerate, SocketMessage
 
@@ -32,8 +34,13 @@ class GenerateSocket:
         self._context = context
 
     async def serve(self, websocket: WebSocket) -> None:
+        try:
+            caller = Caller.of(websocket.scope)
+        except InvalidRequest as error:
+            await refuse_socket(describe(error))(websocket.scope, websocket.receive, websocket.send)
+            return
         await websocket.accept()
-        session = _Session(websocket, self._context)
+        session = _Session(websocket, self._context, caller)
         try:
             await session.read()
         except WebSocketDisconnect:
@@ -45,8 +52,8 @@ class GenerateSocket:
 class _Session:
     """One socket's open requests, each a task. Messages are sent whole, one at a time."""
 
-    def __init__(self, websocket: WebSocket, context: ServerContext) -> None:
-        self._websocket, self._context = websocket, context
+    def __init__(self, websocket: WebSocket, context: ServerContext, caller: Caller) -> None:
+        self._websocket, self._context, self._caller = websocket, context, caller
         self._open: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # those whose end is not yet sent, too
         self._sending = asyncio.Lock()
@@ -74,7 +81,7 @@ class _Session:
             if isinstance(message, SocketCancel):
                 self._cancel(message.id)
                 return
-            check_request(message)
+            check_request(self._caller.apply(message))
             self._begin(message)
         except InvalidRequest as error:
             await self._send(SocketError(request_id, describe(error).body.error))

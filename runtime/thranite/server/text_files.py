@@ -7,6 +7,7 @@ from typing import Literal
 from thranite.config import EngineConfig
 from thranite.ipc.control import StartServer
 from thranite.loader.hub import resolve_model
+from thranite.server.keys import ApiKey, KeyClass
 from thranite.server.settings import ServerSettings, read_default_sampling
 from thranite.text.tokenizer import Tokenizer
 
@@ -24,13 +25,14 @@ def make_settings(start: StartServer) -> ServerSettings:
     """Raises StartupError."""
     return ServerSettings(
         served_model_names=start.served_model_names,
-        api_keys=start.api_keys,
+        api_keys=tuple(ApiKey(value, KeyClass(name)) for value, name in start.api_keys),
         chat_template=start.chat_template,
         default_sampling=_default_sampling(start.config, start.generation_config),
         max_body_bytes=start.max_body_bytes,
         tokenizer_threads=start.tokenizer_threads,
         tool_call_parser=start.tool_call_parser,
         reasoning_parser=start.reasoning_parser,
+        process_index=start.process_index,
         model_root=start.config.model,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thranite.errors import InvalidRequest
+from thranite.server.caller import Caller
 from thranite.server.chat_prompt import render
 from thranite.server.context import ServerContext
 from thranite.server.decode import decode
@@ -15,7 +16,7 @@ from thranite.text.tokenizer import Tokenizer
 
 
 class TokenizeEndpoint(GenerationEndpoint):
-    async def answer(self, body: bytes, reply: Reply) -> None:
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, TokenizeRequest)
         self._context.check_model(request.model)
         await reply.json(await self._context.in_thread(lambda: self._tokenize(request)))
@@ -46,7 +47,7 @@ class TokenizeEndpoint(GenerationEndpoint):
 
 
 class DetokenizeEndpoint(GenerationEndpoint):
-    async def answer(self, body: bytes, reply: Reply) -> None:
+    async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, DetokenizeRequest)
         self._context.check_model(request.model)
         tokenizer = _tokenizer(self._context, "tokens")

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 from thranite.config import flag, option
 from thranite.errors import ConfigError
-from thranite.server.settings import read_api_keys
+from thranite.server.keys import ApiKey, read_api_keys
+from thranite.supervisor.cores import available_cores, default_server_processes
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 GenerationConfig = Literal["auto", "none"]
@@ -16,6 +17,7 @@ ToolCallParser = Literal["auto", "none", "hermes", "llama3_json", "mistral"]
 ReasoningParser = Literal["auto", "none", "think"]
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"  # where kubelet reads a container's last words
+MAX_SERVER_PROCESSES = 64
 MIN_STALL_TIMEOUT = 1.0  # heartbeats come four times a second
 
 
@@ -29,7 +31,9 @@ class ServeConfig:
     admin_port: int = option(8001, "port of probes, metrics and drain; 0 takes a free one")
     served_model_name: tuple[str, ...] = option((), "name of the model in the API, repeatable (default: MODEL)")
     api_key: str | None = option(None, "key that clients of the API must send as a bearer token (default: none)")
-    api_key_file: str | None = option(None, "file with one such key a line")
+    api_key_file: str | None = option(
+        None, "file with one such key a line; behind it may stand high, standard or batch"
+    )
     admin_key_file: str | None = option(None, "file with the key that callers of the admin port must send")
     chat_template: str | None = option(None, "file with a jinja chat template, instead of the model's own")
     tool_call_parser: ToolCallParser = option(
@@ -48,9 +52,19 @@ class ServeConfig:
     stall_timeout: float | None = option(
         None, "the engine hangs when no step finishes for so long (default: 20 times the predicted step, at least 10 s)"
     )
-    server_processes: int = option(1, "processes that speak HTTP; only 1 is supported")
+    server_processes: int | None = option(None, "processes that speak HTTP (default: one for every 4 cores, at most 8)")
     log_level: LogLevel = option("info", "least severity that is logged")
-    access_log: bool = option(False, "log a line for every HTTP request")
+    access_log: bool = option(False, "write a JSON line to stdout for every HTTP request, without what it says")
+    access_log_prompts: bool = option(False, "add request bodies to the access log, up to 16 KiB each")
+    ssl_certfile: str | None = option(None, "PEM certificate chain: --port then speaks TLS; the admin port never does")
+    ssl_keyfile: str | None = option(None, "PEM key of --ssl-certfile, if that file does not hold it")
+    allowed_origins: tuple[str, ...] = option(
+        (), "origin of web pages that may call the API, repeatable; * is any (default: none but the server's own)"
+    )
+    client_timeout: float = option(30.0, "a client that reads nothing, or sends no whole request, is dropped after it")
+    otlp_traces_endpoint: str | None = option(
+        None, "OTLP/HTTP collector that spans go to, such as http://otel:4318/v1/traces"
+    )
     termination_log_path: str = option(DEFAULT_TERMINATION_LOG, "file that names stage and cause of a failure")
     runtime_dir: str | None = option(None, "directory for the processes' sockets (default: a temporary one)")
 
@@ -63,10 +77,18 @@ class ServeConfig:
         for name in ("drain_delay", "drain_timeout"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{flag(name)} must be 0 or more seconds, got {getattr(self, name)}")
+        if not 0 < self.client_timeout < float("inf"):
+            raise ConfigError(f"--client-timeout must be above 0 seconds, got {self.client_timeout}")
+        if self.access_log_prompts and not self.access_log:
+            raise ConfigError("--access-log-prompts says what the access log holds: it needs --access-log")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ConfigError("--ssl-keyfile is given without --ssl-certfile")
         if self.stall_timeout is not None and not self.stall_timeout >= MIN_STALL_TIMEOUT:
             raise ConfigError(f"--stall-timeout must be at least {MIN_STALL_TIMEOUT} s, got {self.stall_timeout}")
-        if self.server_processes != 1:
-            raise ConfigError(f"--server-processes must be 1, got {self.server_processes}: more are not supported")
+        if self.server_processes is not None and not 1 <= self.server_processes <= MAX_SERVER_PROCESSES:
+            raise ConfigError(
+                f"--server-processes must lie between 1 and {MAX_SERVER_PROCESSES}, got {self.server_processes}"
+            )
         _check_choice("log_level", self.log_level, get_args(LogLevel))
         _check_choice("generation_config", self.generation_config, get_args(GenerationConfig))
         _check_choice("tool_call_parser", self.tool_call_parser, get_args(ToolCallParser))
@@ -75,7 +97,11 @@ class ServeConfig:
             if getattr(self, name) < least:
                 raise ConfigError(f"{flag(name)} must be at least {least}, got {getattr(self, name)}")
 
-    def api_keys(self) -> tuple[str, ...]:
+    def server_count(self) -> int:
+        """How many server processes there are to be; looks at the machine unless the option says."""
+        return self.server_processes or default_server_processes(available_cores())
+
+    def api_keys(self) -> tuple[ApiKey, ...]:
         """All keys that clients may send; empty: none is asked for. Reads the file. Raises ConfigError."""
         return read_api_keys(self.api_key_file, self.api_key)
 

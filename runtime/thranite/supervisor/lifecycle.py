@@ -10,32 +10,47 @@ import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from thranite.errors import ExitCode, Rejected
 from thranite.ipc import control
 from thranite.server.admin import DrainStatus, Probe
 from thranite.supervisor.config import ServeConfig
 from thranite.supervisor.drain import Drain
+from thranite.supervisor.fleet import Fleet
 from thranite.supervisor.stall import StallWatch
 from thranite.supervisor.termination import Outcome, describe_exit
 
 logger = logging.getLogger("thranite")
 
 FLUSH_SECONDS = 3.0  # between cutting requests off and ending, for their last events to be written
-SERVER_SILENCE_SECONDS = 30.0  # a server process that says nothing for so long fails the liveness probe
 CUT_OFF = "the server is shutting down and this request did not finish in time"
 
-ChildName = Literal["engine", "server"]
-EXIT_CODES: dict[ChildName, ExitCode] = {"engine": ExitCode.ENGINE_DIED, "server": ExitCode.FAILURE}
+ENGINE = "engine"  # the child's name; the others are a Fleet's
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """A message for one child."""
 
-    child: ChildName
+    child: str
     message: control.ToChild
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Start a server process in place of one that ended."""
+
+    child: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End a server process that hangs; its end is then noted as any other."""
+
+    child: str
+
+
+Action = Order | Replace | Kill
 
 
 class Lifecycle:
@@ -43,17 +58,17 @@ class Lifecycle:
 
     def __init__(self, config: ServeConfig, clock: Callable[[], float]) -> None:
         self.outcome: Outcome | None = None
-        self.started = False  # both children were ready; stays true
+        self.started = False  # every child was ready; stays true
         self.hung: str | None = None  # why the engine must be killed
         self._config, self._clock = config, clock
         self._began = clock()
         self._stage = "start"
-        self._ready: set[ChildName] = set()
-        self._failure: control.StartupFailed | control.ChildFatal | None = None
+        self._engine_ready = False
+        self._failures: dict[str, control.StartupFailed | control.ChildFatal] = {}
+        self._fleet = Fleet(config.server_count(), self._began)
+        self._lost: list[str] = []  # server processes to be replaced
         self._stall: StallWatch | None = None
         self._behind: str | None = None  # the rank for which the engine waits
-        self._beat = control.ServerBeat(0, False)
-        self._beat_at = self._began
         self._drain: Drain | None = None
         self._told = control.Draining(False, False)
         self._cut = False  # whether this drain has cut requests off
@@ -62,36 +77,46 @@ class Lifecycle:
     def draining(self) -> bool:
         return self._drain is not None
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The server processes' names."""
+        return self._fleet.names
+
     # --- inputs
 
-    def take(self, child: ChildName, message: control.FromChild) -> None:
+    def take(self, child: str, message: control.FromChild) -> None:
         match message:
             case control.Heartbeat(_, busy_seconds, allowed_seconds, behind):
                 self._behind = behind
                 if self._stall is not None:
                     self._stall.heartbeat(busy_seconds, allowed_seconds)
             case control.ServerBeat():
-                self._beat, self._beat_at = message, self._clock()
+                self._fleet.beat(child, message)
             case control.EngineReady():
-                self._ready.add(child)
+                self._engine_ready = True
                 self._stall = StallWatch(self._config.stall_timeout, self._clock())
             case control.ServerReady():
-                self._ready.add(child)
+                self._fleet.ready(child)
             case control.StageProgress(stage, _, _, done):
                 self._stage = self._stage if done else stage
             case control.StartupFailed() | control.ChildFatal():
-                self._failure = self._failure or message
+                self._failures.setdefault(child, message)
 
-    def child_ended(self, child: ChildName, returncode: int) -> None:
-        """A child's end is the server's end."""
-        how = describe_exit(child, returncode)
-        match self._failure:
+    def child_ended(self, child: str, returncode: int) -> None:
+        """The engine's end is the server's end; a server process is replaced, unless that has not helped before."""
+        how, failure = describe_exit(child, returncode), self._failures.pop(child, None)
+        if self.outcome is None and child != ENGINE and self._fleet.ended(child, self._clock()) and self.started:
+            logger.error("%s; its open requests are lost, and it is started again", how)
+            self._lost.append(child)
+            return
+        code = ExitCode.ENGINE_DIED if child == ENGINE else ExitCode.FAILURE
+        match failure:
             case control.StartupFailed(stage, error, message, hint, exit_code):
                 self._end(Outcome(ExitCode(exit_code), stage, f"{error}: {message}", hint))
             case control.ChildFatal(cause):
-                self._end(Outcome(EXIT_CODES[child], self._doing(), f"{how}: {cause}"))
+                self._end(Outcome(code, self._doing(), f"{how}: {cause}"))
             case None:
-                self._end(Outcome(EXIT_CODES[child], self._doing(), how))
+                self._end(Outcome(code, self._doing(), how))
 
     def on_signal(self, number: int) -> None:
         """SIGTERM or SIGINT: drain, then end. The second one ends at once."""
@@ -118,6 +143,8 @@ class Lifecycle:
             return self.startup_probe()
         if self._drain is not None:
             return Probe(False, "draining")
+        if not self._fleet.any_ready:
+            return Probe(False, "the server process is being started again")
         live = self.live_probe()
         return Probe(True, "ready") if live.ok else live
 
@@ -125,15 +152,13 @@ class Lifecycle:
         verdict = None if self._stall is None else self._stall.verdict()
         if verdict is not None:
             return Probe(False, f"the engine hangs: {verdict}")
-        if "server" in self._ready and self._clock() - self._beat_at > SERVER_SILENCE_SECONDS:
-            return Probe(False, "the server process does not answer")
         return Probe(True, "alive")
 
     def drain_status(self) -> DrainStatus:
         if self._drain is None:
-            return DrainStatus(False, open_requests=self._beat.open_requests)
+            return DrainStatus(False, open_requests=self._fleet.open_requests)
         left = max(self._drain.deadline - self._clock(), 0.0)
-        return DrainStatus(True, self._drained(), self._beat.open_requests, left)
+        return DrainStatus(True, self._drained(), self._fleet.open_requests, left)
 
     def start_drain(self, deadline_seconds: float | None) -> DrainStatus:
         if not self.started:
@@ -154,14 +179,28 @@ class Lifecycle:
 
     # --- decisions
 
-    def advance(self, now: float) -> list[Order]:
-        """What follows by now, for the children to be told."""
+    def advance(self, now: float) -> list[Action]:
+        """What follows by now, for the children to be told or replaced."""
         if self.outcome is not None:
             return []
-        if len(self._ready) == len(EXIT_CODES) and not self.started:
+        if self._engine_ready and self._fleet.all_ready and not self.started:
             self.started = True
             logger.info("ready after %.1f s", now - self._began)
-        return self._judge_stall(now) or self._advance_drain(now)
+        stalled = self._judge_stall(now)
+        return list(stalled) if stalled else [*self._mend_fleet(now), *self._advance_drain(now)]
+
+    def _mend_fleet(self, now: float) -> list[Action]:
+        """Kill what hangs, replace what ended; a new process hears at once of a drain that goes on."""
+        actions: list[Action] = []
+        for name in self._fleet.advance(now):
+            logger.error("the %s process does not answer: it is killed", name)
+            actions.append(Kill(name))
+        for name in self._lost:
+            actions.append(Replace(name))
+            if self._told.draining:
+                actions.append(Order(name, self._told))
+        self._lost.clear()
+        return actions
 
     def _judge_stall(self, now: float) -> list[Order]:
         if self._stall is None:
@@ -172,7 +211,7 @@ class Lifecycle:
             return []
         self.hung = f"the engine hangs: {verdict}" + (f"; {self._behind}" if self._behind else "")
         self._end(Outcome(ExitCode.ENGINE_STALLED, self._doing(), self.hung))
-        return [Order("server", control.CutOff(self.hung))]
+        return self._to_servers(control.CutOff(self.hung))
 
     def _advance_drain(self, now: float) -> list[Order]:
         if self._drain is not None and self._drain.expired(now):
@@ -183,8 +222,8 @@ class Lifecycle:
             return orders
         if drain.cutting_off(now) and not self._cut:
             self._cut = True
-            logger.info("%d requests are cut off", self._beat.open_requests)
-            orders.append(Order("server", control.CutOff(CUT_OFF)))
+            logger.info("%d requests are cut off", self._fleet.open_requests)
+            orders += self._to_servers(control.CutOff(CUT_OFF))
         flushed = drain.cutting_off(now - FLUSH_SECONDS)
         if drain.terminating and (self._drained() or flushed):
             self._end(Outcome(ExitCode.OK, "drain"), "drained")
@@ -194,11 +233,14 @@ class Lifecycle:
         if wish == self._told:
             return []
         self._told = wish
-        return [Order("engine", wish), Order("server", wish)]
+        return [Order(ENGINE, wish), *self._to_servers(wish)]
+
+    def _to_servers(self, message: control.ToChild) -> list[Order]:
+        return [Order(name, message) for name in self._fleet.names]
 
     def _drained(self) -> bool:
-        """New requests are refused, as the server process confirmed, and none is open."""
-        return self._told.refusing and self._beat.refusing and self._beat.open_requests == 0
+        """New requests are refused, as every server process confirmed, and none is open."""
+        return self._told.refusing and self._fleet.all_refusing and self._fleet.open_requests == 0
 
     def _new_drain(self, now: float, seconds: float) -> Drain:
         self._cut = False

@@ -19,19 +19,42 @@ MAX_SOCKET_PATH = 107  # sun_path holds 108 bytes with its end
 
 def bind(host: str, port: int, name: str) -> socket.socket:
     """Listen on `host:port`; `name` is the option's. IPv6 addresses also take IPv4 where the system can."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+        return _create(host, port)
     except OSError as error:
         raise ConfigError(
             f"{flag(name)} {port}: {host} cannot be bound: {error.strerror or error}", "choose another port or address"
         ) from error
 
 
-def url(listener: socket.socket) -> str:
+def bind_shared(host: str, port: int, name: str, count: int) -> list[socket.socket]:
+    """`count` sockets that listen on one port: the kernel spreads new connections over them (SO_REUSEPORT).
+
+    A socket of its own for each process, instead of one that all accept from: whoever wakes first would take most.
+    """
+    first = bind(host, port, name)  # without sharing: it fails where another program listens already
+    if count == 1:
+        return [first]
+    with first:
+        port = first.getsockname()[1]
+    try:
+        return [_create(host, port, reuse_port=True) for _ in range(count)]
+    except OSError as error:
+        raise ConfigError(f"{flag(name)} {port}: {host} cannot be shared: {error.strerror or error}") from error
+
+
+def _create(host: str, port: int, reuse_port: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    return socket.create_server(
+        (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual, reuse_port=reuse_port
+    )
+
+
+def url(listener: socket.socket, secure: bool = False) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from thranite.config import EngineConfig
 from thranite.errors import ExitCode, StartupError
 from thranite.ipc.child import configure_logging
 from thranite.supervisor.config import ServeConfig
-from thranite.supervisor.listeners import bind, private_directory, url
+from thranite.supervisor.listeners import bind, bind_shared, private_directory, url
 from thranite.supervisor.signals import SignalInbox
 from thranite.supervisor.termination import Outcome, check_termination_log, write_termination_log
 
@@ -52,13 +53,18 @@ def _serve(
 
     check_termination_log(config.termination_log_path)
     with ExitStack() as stack:
-        listener = stack.enter_context(bind(config.host, config.port, "port"))
+        config = dataclasses.replace(config, server_processes=config.server_count())
+        listeners = bind_shared(config.host, config.port, "port", config.server_count())
+        for listener in listeners:
+            stack.enter_context(listener)
         admin_listener = stack.enter_context(bind(config.admin_host, config.admin_port, "admin_port"))
         directory = stack.enter_context(private_directory(config.runtime_dir))
-        logger.info("API at %s/v1, admin port at %s", url(listener), url(admin_listener))
+        logger.info(
+            "API at %s/v1, admin port at %s", url(listeners[0], config.ssl_certfile is not None), url(admin_listener)
+        )
 
         async def run() -> Outcome:
-            supervisor = Supervisor(engine_config, config, listener, admin_listener, directory, commands)
+            supervisor = Supervisor(engine_config, config, listeners, admin_listener, directory, commands)
             signals.listen(asyncio.get_running_loop(), supervisor.on_signal)
             try:
                 return await supervisor.run()

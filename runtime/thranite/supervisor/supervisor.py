@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from thranite.config import EngineConfig
 from thranite.errors import EngineDead
 from thranite.ipc import control
 from thranite.ipc.client import SocketEngineClient
+from thranite.ipc.http_options import HttpOptions
 from thranite.server.admin import build_admin_app
 from thranite.server.http import make_http_server
 from thranite.server.metrics_source import MetricsSource
 from thranite.supervisor.children import Child, ChildCommands
 from thranite.supervisor.config import ServeConfig
-from thranite.supervisor.lifecycle import ChildName, Lifecycle
+from thranite.supervisor.http_options import http_options
+from thranite.supervisor.lifecycle import ENGINE, Action, Kill, Lifecycle, Order, Replace
 from thranite.supervisor.stage_log import StageLog
 from thranite.supervisor.termination import Outcome
 
@@ -34,13 +37,16 @@ STACKS_SECONDS = 1.0  # for a hung engine to print its stacks before it is kille
 
 
 class Supervisor:
-    """One `thranite serve`. The listeners are bound already; `listener` is closed once the server has inherited it."""
+    """One `thranite serve`. The listeners are bound already, one for each server process.
+
+    They stay open here: connections that come while a server process is replaced wait for the new one.
+    """
 
     def __init__(
         self,
         engine_config: EngineConfig,
         config: ServeConfig,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         admin_listener: socket.socket,
         directory: Path,
         commands: ChildCommands | None = None,
@@ -48,15 +54,18 @@ class Supervisor:
         self.lifecycle = Lifecycle(config, time.monotonic)
         self._engine_config, self._config = engine_config, config
         self._commands = commands or ChildCommands()
-        self._listener, self._admin_listener = listener, admin_listener
+        self._listeners = dict(zip(self.lifecycle.servers, listeners, strict=True))
+        self._admin_listener = admin_listener
         self._socket_path = str(directory / "engine.sock")
         self._names = config.served_model_name or (engine_config.model,)
         self._metrics = MetricsSource(self._names[0])
         self._stages = StageLog()
         self._news = asyncio.Event()
-        self._children: dict[ChildName, Child] = {}
+        self._children: dict[str, Child] = {}
         self._client: SocketEngineClient | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._engine_up: control.EngineUp | None = None  # once the engine listens
+        self._make_start: Callable[..., control.StartServer] | None = None  # takes the process_index
 
     def on_signal(self, number: int) -> None:
         self.lifecycle.on_signal(number)
@@ -64,7 +73,8 @@ class Supervisor:
 
     async def run(self) -> Outcome:
         app = build_admin_app(self.lifecycle, self._metrics, self._config.admin_key())
-        admin = make_http_server(app, access_log=self._config.access_log)
+        options = HttpOptions(access_log=self._config.access_log, access_log_prompts=self._config.access_log_prompts)
+        admin = make_http_server(app, options)
         admin_task = asyncio.create_task(admin.serve([self._admin_listener]), name="admin")
         try:
             outcome = self.lifecycle.outcome
@@ -81,8 +91,8 @@ class Supervisor:
     async def _follow(self) -> Outcome:
         """Until the lifecycle has an outcome, carry its orders out."""
         while True:
-            for order in self.lifecycle.advance(time.monotonic()):
-                self._children[order.child].send(order.message)
+            for action in self.lifecycle.advance(time.monotonic()):
+                await self._carry_out(action)
             self._metrics.draining = self.lifecycle.draining
             if self.lifecycle.started:
                 self._stages.close()
@@ -96,37 +106,51 @@ class Supervisor:
 
     # --- children
 
+    async def _carry_out(self, action: Action) -> None:
+        match action:
+            case Order(child, message):
+                self._children[child].send(message)
+            case Kill(child):
+                self._children[child].signal(signal.SIGKILL)
+            case Replace(child):
+                await self._start_server(child)
+
     async def _start_children(self) -> None:
         config = self._config
-        start_engine = control.StartEngine(self._engine_config, self._socket_path, config.log_level)
-        start_server = control.StartServer(
+        self._make_start = partial(
+            control.StartServer,
             config=self._engine_config,
             served_model_names=self._names,
-            api_keys=config.api_keys(),
+            api_keys=tuple((key.value, key.key_class) for key in config.api_keys()),
             chat_template=config.chat_template_source(),
             generation_config=config.generation_config,
             max_body_bytes=config.max_body_bytes,
             tokenizer_threads=config.tokenizer_threads,
-            access_log=config.access_log,
+            http=http_options(config),
             log_level=config.log_level,
             tool_call_parser=config.tool_call_parser,
             reasoning_parser=config.reasoning_parser,
         )
-        await self._start("server", self._commands.server, start_server, self._listener)
-        self._listener.close()
-        await self._start("engine", self._commands.engine, start_engine)
+        for name in self.lifecycle.servers:
+            await self._start_server(name)
+        start = control.StartEngine(self._engine_config, self._socket_path, self._config.log_level)
+        await self._start(ENGINE, self._commands.engine, start)
+
+    async def _start_server(self, name: str) -> None:
+        """Also one that replaces another: it is told what the first was, whatever became of the files of keys."""
+        assert self._make_start is not None
+        start = self._make_start(process_index=self.lifecycle.servers.index(name))
+        await self._start(name, self._commands.server, start, self._listeners[name])
+        if self._engine_up is not None:
+            self._children[name].send(self._engine_up)
 
     async def _start(
-        self,
-        name: ChildName,
-        command: tuple[str, ...],
-        first: control.ToChild,
-        listener: socket.socket | None = None,
+        self, name: str, command: tuple[str, ...], first: control.ToChild, listener: socket.socket | None = None
     ) -> None:
         take, ended = partial(self._take, name), partial(self._ended, name)
         self._children[name] = await Child.start(name, command, first, take, ended, listener)
 
-    def _take(self, name: ChildName, message: control.FromChild) -> None:
+    def _take(self, name: str, message: control.FromChild) -> None:
         self.lifecycle.take(name, message)
         match message:
             case control.StageProgress():
@@ -137,36 +161,43 @@ class Supervisor:
                 self._connecting = asyncio.create_task(self._connect(), name="connect")
         self._news.set()
 
-    def _ended(self, name: ChildName, returncode: int) -> None:
+    def _ended(self, name: str, returncode: int) -> None:
         self.lifecycle.child_ended(name, returncode)
         self._news.set()
 
     async def _connect(self) -> None:
-        """The supervisor's own connection to the engine, for the figures; and the word to the server process."""
+        """The supervisor's own connection to the engine, for the figures; and the word to the server processes."""
         try:
             self._client = self._metrics.client = await SocketEngineClient.connect(self._socket_path)
         except EngineDead as error:
             logger.error("%s", error.cause)  # its process's end is noticed by itself
             return
         self._metrics.startup_seconds = self._stages.seconds
-        self._children["server"].send(control.EngineUp(self._socket_path, self._stages.seconds))
+        self._engine_up = control.EngineUp(self._socket_path, self._stages.seconds)
+        for name in self.lifecycle.servers:
+            self._children[name].send(self._engine_up)
 
     async def _end_children(self) -> None:
-        """The server first: it still has to tell clients. Children that do not end in time are killed."""
+        """The servers first: they still have to tell clients. Children that do not end in time are killed."""
         if self._connecting is not None:
             self._connecting.cancel()
         if self._client is not None:
             await self._client.close()
+        for listener in self._listeners.values():
+            listener.close()
         if self.lifecycle.hung is not None:
-            await self._end_hung(self._children["engine"])
-        for name in ("server", "engine"):
-            child = self._children.get(name)
-            if child is None:
-                continue
-            child.send(control.Shutdown())
-            if not await child.ended(CHILD_EXIT_SECONDS):
-                logger.warning("the %s process does not end; it is killed", child.name)
-                await child.kill()
+            await self._end_hung(self._children[ENGINE])
+        await asyncio.gather(*(self._end_child(name) for name in self.lifecycle.servers))
+        await self._end_child(ENGINE)
+
+    async def _end_child(self, name: str) -> None:
+        child = self._children.get(name)
+        if child is None:
+            return
+        child.send(control.Shutdown())
+        if not await child.ended(CHILD_EXIT_SECONDS):
+            logger.warning("the %s process does not end; it is killed", child.name)
+            await child.kill()
 
     async def _end_hung(self, engine: Child) -> None:
         """SIGABRT prints every thread's stack, if the process can still run at all."""

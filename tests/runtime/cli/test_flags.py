@@ -101,6 +101,7 @@ def example(name: str, hint: Any) -> tuple[str, Any]:
     """A text that a field takes, other than its default, and the value it stands for."""
     special = {
         "gpu_memory_utilization": ("0.5", 0.5),
+        "high_priority_share": ("0.25", 0.25),
         "generation_config": ("none", "none"),
         "server_processes": ("1", 1),
         "log_level": ("debug", "debug"),

@@ -21,7 +21,8 @@ from tests.support.live_server import MODEL, LiveServer, live_server, serve
 from thranite.errors import ConfigError, EngineDead, InvalidRequest, Rejected, ThraniteError
 from thranite.request import FinishReason
 from thranite.server.app import build_app
-from thranite.server.settings import ServerSettings, read_api_keys, read_default_sampling
+from thranite.server.keys import ApiKey, KeyClass, read_api_keys
+from thranite.server.settings import ServerSettings, read_default_sampling
 
 COMPLETION: dict[str, Any] = {"model": MODEL, "prompt": "hi"}
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -58,7 +59,7 @@ def test_refusals_are_answered_before_any_stream(
 
 
 def test_the_openai_client_sees_its_own_exceptions() -> None:
-    with live_server(api_keys=("secret",)) as server:
+    with live_server(api_keys=(ApiKey("secret"),)) as server:
         with pytest.raises(openai.AuthenticationError):
             server.openai.completions.create(**COMPLETION)
         known = server.openai.with_options(api_key="secret")
@@ -74,7 +75,7 @@ def test_the_openai_client_sees_its_own_exceptions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finish", "status"), [(FinishReason.TIMEOUT, 408), (FinishReason.ABORT, 503), (FinishReason.ERROR, 500)]
+    ("finish", "status"), [(FinishReason.TIMEOUT, 504), (FinishReason.ABORT, 503), (FinishReason.ERROR, 500)]
 )
 @pytest.mark.parametrize(("path", "body"), PATHS)
 def test_an_answer_the_engine_cuts_short_is_an_error(
@@ -164,7 +165,7 @@ def test_keys_guard_every_page_but_health() -> None:
     async def page(_: Request) -> PlainTextResponse:
         return PlainTextResponse("metrics")
 
-    settings = ServerSettings(served_model_names=(MODEL,), api_keys=("one", "two"))
+    settings = ServerSettings(served_model_names=(MODEL,), api_keys=(ApiKey("one"), ApiKey("two")))
     app = build_app(FakeEngine(), TOKENIZER, settings, extra_routes=[Route("/metrics", page)])
     with serve(app) as url, httpx.Client(base_url=url) as http:
         for path in ("/v1/models", "/metrics", "/unknown"):
@@ -215,7 +216,15 @@ def test_large_bodies_are_refused_with_and_without_a_length() -> None:
 def test_api_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# team a\nkey-a\n\n key-b \n")
-    assert read_api_keys(str(file), " key-c ") == ("key-c", "key-a", "key-b")
+    assert [key.value for key in read_api_keys(str(file), " key-c ")] == ["key-c", "key-a", "key-b"]
+    file.write_text("a high\nb\tbatch\nc standard\nd\n")
+    classes = [KeyClass.HIGH, KeyClass.BATCH, KeyClass.STANDARD, KeyClass.STANDARD]
+    assert [key.key_class for key in read_api_keys(str(file), None)] == classes
+    for line in ("secret first", "secret high low"):
+        file.write_text(f"a\n{line}\n")
+        with pytest.raises(ConfigError, match="line 2") as refused:
+            read_api_keys(str(file), None)
+        assert "secret" not in str(refused.value)
     assert read_api_keys(None, "") == ()
     file.write_text("# nothing\n")
     for path, value in ((str(file), None), (str(tmp_path / "missing"), None), (None, "ключ")):

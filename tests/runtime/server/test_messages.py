@@ -14,6 +14,7 @@ from tests.support.live_server import MODEL, LiveServer, live_server
 from tests.support.tool_chats import HERMES, THINKING, WEATHER
 from thranite.errors import EngineDead, Rejected
 from thranite.request import FinishReason
+from thranite.server.keys import ApiKey
 
 RESULT = {"type": "tool_result", "tool_use_id": "a"}
 USER: Any = [{"role": "user", "content": "hi"}]
@@ -144,7 +145,7 @@ def test_ends() -> None:
 
 
 def test_errors_are_anthropic_s() -> None:
-    with served("x", api_keys=("secret",)) as (client, server):
+    with served("x", api_keys=(ApiKey("secret"),)) as (client, server):
         with pytest.raises(anthropic.BadRequestError) as bad:
             client.messages.create(model=MODEL, max_tokens=0, messages=USER)
         assert bad.value.body == {

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from thranite.engine.histograms import BOUNDS, Histogram
 from thranite.engine.stats import EngineStats
 from thranite.errors import EngineDead
 from thranite.server import metrics_source
+from thranite.server.metric_histograms import NAMES
 from thranite.server.metrics import DownloadSnapshot, MetricsSnapshot, download_families, engine_families, render
 from thranite.server.metrics_source import MetricsSource
 
@@ -54,13 +58,17 @@ VLLM = {
     "vllm:prompt_tokens_total": 900,
     "vllm:generation_tokens_total": 800,
 }
+HISTOGRAMS = {
+    *(f"thranite_{names.own}" for names in NAMES.values()),
+    *(f"vllm:{name}" for names in NAMES.values() for name in names.vllm),
+}
 
 
 def samples(snapshot: MetricsSnapshot, *names: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     body, content_type = render(engine_families(snapshot), names)
     assert content_type.startswith("text/plain; version=0.0.4")
     families: list[Metric] = list(text_string_to_metric_families(body.decode()))
-    assert all(family.type in ("gauge", "counter") and family.documentation for family in families)
+    assert all(family.type in ("gauge", "counter", "histogram") and family.documentation for family in families)
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
 
@@ -93,6 +101,23 @@ def test_every_family_is_there_with_zero_before_the_engine_is() -> None:
     empty = samples(MetricsSnapshot("m"))
     assert {name for name, _ in empty} >= {*OURS, *VLLM}
     assert all(value == 0 for (name, _), value in empty.items() if name != "vllm:cache_config_info")
+    assert {f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")} <= {n for n, _ in empty}
+
+
+def test_histograms_stand_under_both_names() -> None:
+    histogram = Histogram(BOUNDS["first_token_seconds"])
+    histogram.observe(0.03, 4)
+    histogram.observe(1e6)
+    stats = replace(STATS, histograms={**STATS.histograms, "first_token_seconds": histogram.snapshot()})
+    found = samples(replace(SNAPSHOT, stats=stats))
+    for name, labels in (
+        ("thranite_time_to_first_token_seconds", (("model_name", "m"),)),
+        ("vllm:time_to_first_token_seconds", (("engine", "0"), ("model_name", "m"))),
+    ):
+        for le, count in (("0.02", 0), ("0.04", 4), ("2560.0", 4), ("+Inf", 5)):
+            assert found[f"{name}_bucket", tuple(sorted((*labels, ("le", le))))] == count
+        assert found[f"{name}_count", labels] == 5
+        assert found[f"{name}_sum", labels] == pytest.approx(1e6 + 0.12)
 
 
 def test_filter_keeps_named_families_whole() -> None:

@@ -21,6 +21,7 @@ from tests.support.fake_engine import TOKENIZER, FakeEngine, says
 from tests.support.live_server import MODEL
 from tests.support.tool_chats import HERMES, TOOLS
 from thranite.server.app import build_app
+from thranite.server.keys import ApiKey
 from thranite.server.metrics_source import MetricsSource
 from thranite.server.settings import ServerSettings
 
@@ -113,7 +114,7 @@ def test_fields_without_support_are_described_as_such() -> None:
 
 
 def test_keys_are_described_where_they_are_needed() -> None:
-    locked = build_app(FakeEngine(), TOKENIZER, ServerSettings(served_model_names=(MODEL,), api_keys=("k",)))
+    locked = build_app(FakeEngine(), TOKENIZER, ServerSettings(served_model_names=(MODEL,), api_keys=(ApiKey("k"),)))
     calls = AppCalls(locked)
     assert calls.get("/openapi.json").status_code == 401
     document = calls.get("/openapi.json", headers={"authorization": "Bearer k"}).json()

@@ -19,6 +19,7 @@ from tests.support.running_server import wait_for
 from thranite.errors import EngineDead, Rejected
 from thranite.server.app import build_app
 from thranite.server.gate import Gate
+from thranite.server.keys import ApiKey
 from thranite.server.metrics_source import MetricsSource
 from thranite.server.settings import ServerSettings
 
@@ -205,7 +206,7 @@ def test_refusals_come_as_errors(server: LiveServer, refusal: Any, code: str) ->
 
 
 def test_a_socket_needs_a_key() -> None:
-    with live_server(api_keys=("secret",)) as server:
+    with live_server(api_keys=(ApiKey("secret"),)) as server:
         with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
             connect(socket_url(server))
         assert refused.value.response.status_code == 401

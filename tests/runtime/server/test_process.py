@@ -19,6 +19,7 @@ from thranite.config import EngineConfig
 from thranite.errors import ExitCode
 from thranite.ipc import control
 from thranite.ipc.framing import FrameReader, frame
+from thranite.ipc.http_options import HttpOptions
 
 TIMEOUT = 30.0
 START = control.StartServer(
@@ -29,7 +30,7 @@ START = control.StartServer(
     generation_config="none",
     max_body_bytes=1 << 20,
     tokenizer_threads=1,
-    access_log=False,
+    http=HttpOptions(),
     log_level="info",
 )
 

@@ -12,9 +12,9 @@ import openai
 import pytest
 from websockets.sync.client import connect
 
-from tests.runtime.supervisor.test_null_server import model_directory
 from tests.support.browser import CHROMIUM, browse
 from tests.support.grammar_engine import assert_valid
+from tests.support.null_model import model_directory
 from tests.support.running_server import RunningServer, running_server
 from tests.support.tool_chats import HERMES, TOOLS, WEATHER
 

@@ -11,7 +11,8 @@ from tests.support.fake_stepping_engine import INFO
 from thranite.errors import ExitCode, Rejected
 from thranite.ipc import control
 from thranite.supervisor.config import ServeConfig
-from thranite.supervisor.lifecycle import FLUSH_SECONDS, Lifecycle, Order
+from thranite.supervisor.fleet import DEATH_WINDOW_SECONDS, MAX_DEATHS
+from thranite.supervisor.lifecycle import FLUSH_SECONDS, Action, Kill, Lifecycle, Order, Replace
 
 DRAIN, REFUSE, SERVE = control.Draining(True, False), control.Draining(True, True), control.Draining(False, False)
 
@@ -21,23 +22,29 @@ class Life:
 
     def __init__(self, *, ready: bool = True, **config: Any) -> None:
         self.now = 1000.0
-        options = {"drain_delay": 5.0, "drain_timeout": 25.0, **config}
+        options = {"drain_delay": 5.0, "drain_timeout": 25.0, "server_processes": 1, **config}
         self.lifecycle = Lifecycle(ServeConfig(**options), lambda: self.now)
         self.refusing = False
+        self.actions: list[Action] = []  # but orders
         if ready:
             self.lifecycle.take("engine", control.EngineReady(INFO))
-            self.lifecycle.take("server", control.ServerReady())
+            for name in self.lifecycle.servers:
+                self.lifecycle.take(name, control.ServerReady())
             self.wait(0.1)
 
     def wait(self, seconds: float, open_requests: int = 0, beats: bool = True) -> list[control.ToChild]:
-        """Let time pass in ticks of 0.1 s with living children; returns what the server process was told meanwhile."""
+        """Let time pass in ticks of 0.1 s with living children; returns what the first server process was told."""
         told: list[control.ToChild] = []
         for _ in range(max(round(seconds / 0.1), 1)):
             self.now += 0.1
             if beats:
                 self.lifecycle.take("engine", control.Heartbeat(1, 0.0, 10.0))
-                self.lifecycle.take("server", control.ServerBeat(open_requests, self.refusing))
-            orders = [order.message for order in self.lifecycle.advance(self.now) if order.child == "server"]
+                for name in self.lifecycle.servers:
+                    self.lifecycle.take(name, control.ServerBeat(open_requests, self.refusing))
+            actions = self.lifecycle.advance(self.now)
+            self.actions += [action for action in actions if not isinstance(action, Order)]
+            first = self.lifecycle.servers[0]
+            orders = [a.message for a in actions if isinstance(a, Order) and a.child == first]
             for order in orders:
                 if isinstance(order, control.Draining):
                     self.refusing = order.refusing
@@ -194,12 +201,71 @@ def test_a_stall_is_a_verdict_and_tells_clients() -> None:
     assert life.lifecycle.outcome.exit_code == ExitCode.ENGINE_STALLED
 
 
-def test_a_silent_server_process_fails_the_liveness_probe() -> None:
+def test_a_silent_server_process_is_killed() -> None:
     life = Life()
-    for _ in range(310):
+    for _ in range(320):
         life.now += 0.1
         life.lifecycle.take("engine", control.Heartbeat(1, 0.0, 10.0))
-        life.lifecycle.advance(life.now)
-    assert life.probes() == [True, False, False]
-    life.wait(0.1)
+        life.actions += life.lifecycle.advance(life.now)
+    assert life.actions == [Kill("server")]
     assert life.probes() == [True, True, True]
+
+
+def test_a_frozen_supervisor_does_not_blame_its_children() -> None:
+    life = Life()
+    life.now += 3600
+    life.wait(0.1)
+    assert life.actions == []
+
+
+def test_a_dead_server_process_is_replaced_and_hears_of_the_drain() -> None:
+    life = Life(server_processes=2)
+    assert life.lifecycle.servers == ("server-1", "server-2")
+    life.lifecycle.child_ended("server-2", -signal.SIGKILL)
+    assert life.lifecycle.advance(life.now) == [Replace("server-2")]
+    assert life.probes() == [True, True, True]
+    life.lifecycle.child_ended("server-1", -signal.SIGKILL)
+    assert life.probes() == [True, False, True]
+    life.wait(0.1)
+    for name in life.lifecycle.servers:
+        life.lifecycle.take(name, control.ServerReady())
+    life.lifecycle.on_signal(signal.SIGTERM)
+    assert life.wait(5.2, open_requests=1) == [DRAIN, REFUSE]
+    life.lifecycle.child_ended("server-1", -signal.SIGKILL)
+    assert life.lifecycle.advance(life.now) == [Replace("server-1"), Order("server-1", REFUSE)]
+    life.lifecycle.take("server-2", control.ServerBeat(0, True))
+    life.lifecycle.advance(life.now)
+    assert life.lifecycle.outcome is None  # the new one has not confirmed that it refuses
+    life.lifecycle.take("server-1", control.ServerBeat(0, True))
+    life.lifecycle.advance(life.now)
+    assert life.lifecycle.outcome is not None
+    assert life.lifecycle.outcome.exit_code == ExitCode.OK
+
+
+def test_a_server_process_that_keeps_dying_ends_the_server_with_its_cause() -> None:
+    life = Life()
+    for _ in range(MAX_DEATHS):
+        life.lifecycle.child_ended("server", 1)
+        life.wait(1)
+    assert life.lifecycle.outcome is None
+    life.lifecycle.take("server", control.ChildFatal("OSError: no more files"))
+    life.lifecycle.child_ended("server", 1)
+    outcome = life.lifecycle.outcome
+    assert outcome is not None
+    assert outcome.exit_code == ExitCode.FAILURE
+    assert outcome.cause == "the server process exited with code 1: OSError: no more files"
+
+
+def test_a_death_now_and_then_is_no_cause() -> None:
+    life = Life()
+    for _ in range(3 * MAX_DEATHS):
+        life.lifecycle.child_ended("server", 1)
+        life.lifecycle.take("server", control.ServerReady())
+        life.wait(DEATH_WINDOW_SECONDS / MAX_DEATHS + 1)
+    assert life.lifecycle.outcome is None
+
+
+def test_a_server_process_that_dies_before_the_server_is_up_ends_it() -> None:
+    life = Life(ready=False)
+    life.lifecycle.child_ended("server", 1)
+    assert life.lifecycle.outcome is not None

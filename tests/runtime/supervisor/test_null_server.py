@@ -8,32 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.support.null_model import CONFIG, model_directory
 from tests.support.running_server import RunningServer, running_server, wait_for
-from tests.support.tiny_tokenizers import CHATML, byte_level, save
 from thranite.errors import ExitCode
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "vocab_size": 288,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "eos_token_id": 265,
-    "dtype": "float32",
-}
-
-
-def model_directory(directory: Path) -> str:
-    save(byte_level(), directory, chat_template=CHATML)
-    (directory / "config.json").write_text(json.dumps(CONFIG))
-    return str(directory)
 
 
 def test_chat_on_the_null_device(tmp_path: Path) -> None:
@@ -55,6 +32,7 @@ def test_chat_on_the_null_device(tmp_path: Path) -> None:
         assert texts[0] == texts[1] != ""
         assert answers[0]["usage"]["completion_tokens"] == 20
         _check_queue(server, chat)
+        _check_deadlines(server, chat)
         assert "libtorch" not in Path(f"/proc/{server.engine_pid()}/maps").read_text()
         assert "libtorch" not in Path(f"/proc/{server.server_pid()}/maps").read_text()
         server.process.terminate()
@@ -76,6 +54,25 @@ def _check_queue(server: RunningServer, chat: dict[str, Any]) -> None:
     assert time.monotonic() - began >= 2 * 150 * 0.01
     assert server.metric("thranite_kv_cache_usage_ratio") == 0
     assert server.metric("thranite_oldest_waiting_seconds") == 0
+
+
+def _check_deadlines(server: RunningServer, chat: dict[str, Any]) -> None:
+    """One that passes in the queue is a 504, streamed or not; one that passes on the way is the last event."""
+    body = {**chat, "max_tokens": 150, "ignore_eos": True}
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(server.api.post, "/v1/chat/completions", json=body) for _ in range(4)]
+        wait_for(lambda: server.metric("thranite_requests_running") == 4, "every slot is taken")
+        for stream in (False, True):
+            late = server.api.post(
+                "/v1/chat/completions", json={**body, "stream": stream}, headers={"x-request-timeout": "0.2"}
+            )
+            assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
+        assert all(answer.result().status_code == 200 for answer in done)
+    begun = server.api.post("/v1/chat/completions", json={**body, "stream": True, "timeout": 0.3})
+    assert begun.status_code == 200
+    events = begun.text.removesuffix("\n\n").split("\n\n")
+    assert len(events) > 10
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "timeout"
 
 
 def test_a_model_that_cannot_be_served(tmp_path: Path) -> None:

@@ -142,14 +142,6 @@ def test_stalled_engine_is_ended(tmp_path: Path, way: str) -> None:
         assert "the engine hangs" in server.termination_log()
 
 
-def test_killed_server_process_ends_the_pod(tmp_path: Path) -> None:
-    with running_server(tmp_path) as server:
-        server.wait_ready()
-        os.kill(server.server_pid(), signal.SIGKILL)
-        assert server.exit_code() == ExitCode.FAILURE
-        assert "the server process was killed by SIGKILL" in server.termination_log()
-
-
 def test_children_end_with_a_killed_supervisor(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         server.wait_ready()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -52,7 +53,8 @@ func bundle() (string, error) {
 	return os.Args[at+1], nil
 }
 
-// layOver adds the mounts before those of the pod, so that a volume of the pod's wins.
+// layOver adds the mounts before those of the pod, so that a volume of the pod's wins; but after them what lies deeper
+// than a volume, so that one over /tmp does not hide a checkout in /tmp/x.
 func layOver(chosen settings) error {
 	folder, err := bundle()
 	if err != nil {
@@ -72,13 +74,26 @@ func layOver(chosen settings) error {
 		return nil
 	}
 	mounts, _ := spec["mounts"].([]any)
-	added := make([]any, 0, len(chosen.Mounts)+len(mounts))
+	before, after := []any{}, []any{}
 	for _, mount := range chosen.Mounts {
-		added = append(added, mount)
+		if isWithin(mount, mounts) {
+			after = append(after, mount)
+		} else {
+			before = append(before, mount)
+		}
 	}
-	spec["mounts"] = append(added, mounts...)
+	spec["mounts"] = slices.Concat(before, mounts, after)
 	if content, err = json.Marshal(spec); err != nil {
 		return err
 	}
 	return os.WriteFile(path, content, 0o600)
+}
+
+func isWithin(mount map[string]any, mounts []any) bool {
+	inner, _ := mount["destination"].(string)
+	return slices.ContainsFunc(mounts, func(other any) bool {
+		fields, _ := other.(map[string]any)
+		outer, _ := fields["destination"].(string)
+		return outer != "" && strings.HasPrefix(inner, strings.TrimSuffix(outer, "/")+"/")
+	})
 }

@@ -1,0 +1,29 @@
+"""WebSockets of clients that do not keep up: dropped as `http_protocol` drops connections."""
+
+from __future__ import annotations
+
+from asyncio import BaseTransport
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from thranite.server.http_protocol import SlowReader
+
+
+class GuardedSocket(WebSocketsSansIOProtocol):
+    client_timeout = 30.0
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self._reader = SlowReader(self.transport, self.loop, self.client_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reader.resumed()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reader.resumed()

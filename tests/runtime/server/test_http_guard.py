@@ -1,0 +1,323 @@
+"""Port 8000 against clients that are slow, hostile, or pages of other sites; TLS; the access log."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
+
+from tests.runtime.server.test_failures import until
+from tests.support.fake_engine import INFO, TOKENIZER, FakeEngine, Script, says
+from tests.support.live_server import MODEL, serve
+from thranite.errors import ConfigError
+from thranite.ipc.http_options import HttpOptions
+from thranite.request import EngineRequest, SequenceDelta
+from thranite.server.access_log import access_logger
+from thranite.server.app import build_app
+from thranite.server.http_protocol import MAX_HEAD_BYTES
+from thranite.server.settings import ServerSettings
+from thranite.supervisor.config import ServeConfig
+from thranite.supervisor.http_options import http_options
+
+COMPLETION: dict[str, Any] = {"model": MODEL, "prompt": "a secret prompt"}
+
+
+@contextmanager
+def serving(engine: FakeEngine | None = None, **options: Any) -> Iterator[str]:
+    app = build_app(engine or FakeEngine(), TOKENIZER, ServerSettings(served_model_names=(MODEL,)))
+    with serve(app, HttpOptions(**options), send_buffer=8192) as url:
+        yield url
+
+
+def endless() -> Script:
+    """More text than any buffer holds."""
+
+    def script(request: EngineRequest) -> list[SequenceDelta]:
+        tokens = tuple(TOKENIZER.encode("x" * 50, add_special_tokens=False))
+        return [SequenceDelta(request.request_id, 0, tokens)] * 100_000
+
+    return script
+
+
+def raw(url: str, receive_buffer: int | None = None) -> socket.socket:
+    connection = socket.socket()
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+    connection.settimeout(10)
+    return connection
+
+
+def ended(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    data = b""
+    try:
+        while chunk := connection.recv(65536):
+            data += chunk
+    except ConnectionResetError:
+        return data
+    return data
+
+
+# --- slow and hostile clients
+
+
+def test_a_client_that_stops_reading_is_dropped_and_its_request_aborted() -> None:
+    engine = FakeEngine(endless(), max_model_len=10**9)
+    with serving(engine, client_timeout=0.5) as url:
+        body = json.dumps({**COMPLETION, "stream": True, "max_tokens": 10**8}).encode()
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+        with raw(url, receive_buffer=4096) as connection:
+            connection.sendall(head + body)
+            until(lambda: engine.aborted == [request.request_id for request in engine.submitted] != [])
+
+
+def test_a_socket_that_stops_reading_is_dropped_and_its_requests_aborted() -> None:
+    engine = FakeEngine(endless(), max_model_len=10**9)
+    with (
+        serving(engine, client_timeout=0.5) as url,
+        raw(url, receive_buffer=4096) as connection,
+        connect(url.replace("http", "ws") + "/ws/generate", sock=connection, max_queue=1) as websocket,
+    ):
+        websocket.send(json.dumps({"type": "generate", "id": "a", "prompt": "x", "max_tokens": 10**8}))
+        until(lambda: engine.aborted == [request.request_id for request in engine.submitted] != [])
+
+
+def test_a_head_that_never_ends_is_refused_and_one_that_never_comes_is_dropped() -> None:
+    with serving(client_timeout=0.5) as url:
+        with raw(url) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n")
+            for _ in range(MAX_HEAD_BYTES // 1000 + 1):
+                connection.sendall(b"x-header: " + b"a" * 1000 + b"\r\n")
+            assert b"431" in ended(connection).split(b"\r\n")[0]
+        for beginning in (b"", b"GET / HTTP/1.1\r\nhost: x\r\n"):
+            with raw(url) as connection:
+                connection.sendall(beginning)
+                began = time.monotonic()
+                assert ended(connection) == b""
+                assert 0.3 < time.monotonic() - began < 5
+        assert httpx.get(url + "/health").status_code == 200
+
+
+def test_a_keep_alive_connection_outlives_the_time_of_a_head() -> None:
+    with serving(client_timeout=0.4) as url, httpx.Client(base_url=url) as http:
+        for _ in range(3):
+            assert http.get("/health").status_code == 200
+            time.sleep(0.3)
+
+
+# --- other sites' pages
+
+
+def test_other_sites_pages_may_not_call_unless_they_are_named() -> None:
+    asks = {"origin": "https://a.example", "access-control-request-method": "POST"}
+    with serving() as url:
+        for answer in (httpx.options(url + "/v1/completions", headers=asks), httpx.get(url + "/health", headers=asks)):
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(url.replace("http", "ws") + "/ws/generate", origin=Origin("https://a.example"))
+        with connect(url.replace("http", "ws") + "/ws/generate", origin=Origin(url)):
+            pass
+    with serving(allowed_origins=("https://a.example",)) as url:
+        preflight = httpx.options(url + "/v1/completions", headers=asks)
+        assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, "https://a.example")
+        other = httpx.options(url + "/v1/completions", headers={**asks, "origin": "https://b.example"})
+        assert "access-control-allow-origin" not in other.headers
+        answered = httpx.post(url + "/v1/completions", json=COMPLETION, headers={"origin": "https://a.example"})
+        assert answered.headers["access-control-allow-origin"] == "https://a.example"
+        with connect(url.replace("http", "ws") + "/ws/generate", origin=Origin("https://a.example")):
+            pass
+
+
+# --- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    directory = Path(tmp_path_factory.mktemp("tls"))
+    cert, key = str(directory / "cert.pem"), str(directory / "key.pem")
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    command += ["-keyout", key, "-out", cert, "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+def test_tls(certificate: tuple[str, str]) -> None:
+    cert, key = certificate
+    trusting = ssl.create_default_context(cafile=cert)
+    with serving(ssl_certfile=cert, ssl_keyfile=key) as url:
+        assert url.startswith("https://")
+        with httpx.Client(base_url=url, verify=trusting) as http:
+            assert http.get("/health").status_code == 200
+            with http.stream("POST", "/v1/completions", json={**COMPLETION, "stream": True}) as answer:
+                assert b"".join(answer.iter_bytes()).endswith(b"data: [DONE]\n\n")
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url + "/health")
+        with connect(url.replace("http", "ws") + "/ws/generate", ssl=trusting) as websocket:
+            websocket.send(json.dumps({"type": "generate", "id": "a", "prompt": "x", "stream": False}))
+            assert json.loads(websocket.recv())["type"] == "done"
+
+
+def test_a_certificate_that_cannot_be_used_is_named_before_anything_starts(
+    certificate: tuple[str, str], tmp_path: Path
+) -> None:
+    cert, key = certificate
+    assert http_options(ServeConfig(ssl_certfile=cert, ssl_keyfile=key)).ssl_certfile == cert
+    (tmp_path / "empty").write_text("")
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"ssl_certfile": cert},
+        {"ssl_certfile": str(tmp_path / "none"), "ssl_keyfile": key},
+        {"ssl_certfile": cert, "ssl_keyfile": str(tmp_path / "empty")},
+    )
+    for wrong in wrongs:
+        with pytest.raises(ConfigError, match="--ssl-certfile"):
+            http_options(ServeConfig(**wrong))
+    with pytest.raises(ConfigError, match="without --ssl-certfile"):
+        ServeConfig(ssl_keyfile=key)
+    for origin in ("a.example", "https://a.example/x", "ftp://a"):
+        with pytest.raises(ConfigError, match="--allowed-origins"):
+            http_options(ServeConfig(allowed_origins=(origin,)))
+
+
+# --- the access log
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+def test_the_access_log(capsys: pytest.CaptureFixture[str], prompts: bool) -> None:
+    headers = {"x-request-id": "mine", "authorization": "Bearer a-secret-key"}
+    engine = FakeEngine(says("a secret answer"))
+    with serving(engine, access_log=True, access_log_prompts=prompts) as url, httpx.Client(base_url=url) as http:
+        http.post("/v1/completions?token=a-secret-query", json=COMPLETION, headers=headers)
+        http.get("/nothing")
+        engine.hold_after = 1
+        with http.stream("POST", "/v1/completions", json={**COMPLETION, "stream": True}):
+            until(lambda: len(engine.submitted) == 2)
+    access_logger.handlers = []
+    found = sorted(lines(capsys), key=lambda line: (line["method"], not line["complete"]))
+    missing, whole, left = found
+    assert (whole["method"], whole["path"], whole["status"]) == ("POST", "/v1/completions", 200)
+    assert (whole["request_id"], whole["client"], whole["complete"]) == ("mine", "127.0.0.1", True)
+    assert whole["bytes"] > 100
+    assert whole["seconds"] > 0
+    assert (missing["status"], missing["path"]) == (404, "/nothing")
+    assert (left["status"], left["complete"]) == (200, False)
+    text = json.dumps(found)
+    assert "secret-key" not in text
+    assert "secret-query" not in text
+    assert "secret answer" not in text
+    assert ("secret prompt" in text) == prompts
+
+
+# --- JSON bombs
+
+DEEP = 100_000
+BOMBS = {
+    "deep lists": b'{"model": "tiny", "prompt": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "deep objects": b'{"model": "tiny", "prompt": "x", "guided_json": ' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}",
+    "deep beyond the end": b"[" * DEEP,
+    "a huge integer": b'{"model": "tiny", "prompt": "x", "seed": ' + b"9" * DEEP + b"}",
+    "a huge exponent": b'{"model": "tiny", "prompt": "x", "temperature": 1e400}',
+    "a huge integer in a schema": b'{"model": "tiny", "prompt": "x", "guided_json": {"a": ' + b"9" * DEEP + b"}}",
+    "not a number": b'{"model": "tiny", "prompt": "x", "temperature": NaN}',
+    "infinity": b'{"model": "tiny", "prompt": "x", "temperature": Infinity}',
+    "invalid UTF-8": b'{"model": "tiny", "prompt": "\xff\xfe"}',
+    "half a surrogate pair": b'{"model": "tiny", "prompt": "\\ud800", "prompt_": 1}',
+    "a NUL": b'{"model": "tiny", "prompt": "x"}\x00',
+    "cut short": b'{"model": "tiny", "prompt": "x',
+    "two documents": b'{"model": "tiny", "prompt": "x"} {}',
+    "no object": b"7",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_json_bombs_are_a_400(name: str) -> None:
+    with serving() as url:
+        answer = httpx.post(url + "/v1/completions", content=BOMBS[name])
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert error["type"] == "invalid_request_error"
+        assert len(answer.content) < 2000
+
+
+def test_of_equal_keys_the_last_one_counts() -> None:
+    engine = FakeEngine()
+    with serving(engine) as url:
+        body = b'{"model": "no", "model": "tiny", "prompt": "x", ' + b'"max_tokens": 9, ' * 5000 + b'"max_tokens": 2}'
+        assert httpx.post(url + "/v1/completions", content=body).status_code == 200
+    assert engine.submitted[0].params.max_tokens == 2
+
+
+def nested(depth: int) -> Any:
+    value: Any = {"type": "string"}
+    for _ in range(depth):
+        value = {"type": "object", "properties": {"a": value}}
+    return value
+
+
+@pytest.mark.parametrize("depth", [50, 300, 900, 5000])
+def test_deep_values_within_fields_of_any_shape(depth: int) -> None:
+    """Tools and template arguments reach jinja and the grammar compiler."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": nested(depth)}}
+    user = [{"role": "user", "content": "x"}]
+    for extra in (
+        {"tools": [tool], "tool_choice": "required"},
+        {"tools": [tool]},
+        {"chat_template_kwargs": {"x": nested(depth)}},
+        {"guided_json": nested(depth)},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": nested(depth)}}},
+    ):
+        text = _dumps({"model": MODEL, "messages": user, **extra})
+        with serving(FakeEngine(max_model_len=10**6)) as url:
+            answer = httpx.post(url + "/v1/chat/completions", content=text, timeout=30)
+        assert answer.status_code in (200, 400), (depth, extra.keys(), answer.text)
+
+
+def _dumps(value: Any) -> bytes:
+    """Deeper than the interpreter's own limit allows: in a thread with room for it."""
+    made: list[bytes] = []
+
+    def dump() -> None:
+        before = sys.getrecursionlimit()
+        sys.setrecursionlimit(100_000)
+        try:
+            made.append(json.dumps(value).encode())
+        finally:
+            sys.setrecursionlimit(before)
+
+    threading.stack_size(256 * 2**20)
+    thread = threading.Thread(target=dump)
+    thread.start()
+    thread.join()
+    threading.stack_size(0)
+    return made[0]
+
+
+def test_prompts_and_lengths_beyond_the_model_s() -> None:
+    with serving() as url:
+        for body in ({"prompt": [1] * INFO.max_model_len}, {"prompt": "x", "max_tokens": INFO.max_model_len}):
+            error = httpx.post(url + "/v1/completions", json={"model": MODEL, **body}).json()["error"]
+            assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+            assert str(INFO.max_model_len) in error["message"]
