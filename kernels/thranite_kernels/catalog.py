@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .all_reduce import PROGRAMS, PeerMemory, one_shot_all_reduce_launch
 from .attention import HEAD_SIZES
 from .glu import Activation, glu_launch
 from .launch import Launch
@@ -52,7 +53,7 @@ def _ints(*shape: int) -> torch.Tensor:
 
 
 def elementwise_entries() -> Iterator[Entry]:
-    """rms_norm, glu, rope_kv, prepare_inputs and the generator."""
+    """rms_norm, glu, rope_kv, the ranks' sum, prepare_inputs and the generator."""
     for width in (1024, 4096):
         x = _meta(8, width)
         for residual, one_plus in ((None, False), (x, False), (x, True)):
@@ -78,6 +79,11 @@ def elementwise_entries() -> Iterator[Entry]:
                 out=_meta(tokens, heads, dim),
             )
             yield Entry(f"rope_kv T{tokens} H{heads}/{kv_heads} D{dim} rotary {rotary} {norm=}", launch)
+    for size in (2, 8):
+        addresses = _meta(size, dtype=torch.int64)
+        peers = PeerMemory(0, size, addresses, addresses, _ints(PROGRAMS))
+        x = _meta(64, 4096)
+        yield Entry(f"one_shot_all_reduce over {size}", one_shot_all_reduce_launch(x, peers, out=x))
     n = _ints(64)
     state, plan = SlotState(n, n, _ints(64, 128)), RowPlan(n, n, n, n, n)
     for advance in (False, True):

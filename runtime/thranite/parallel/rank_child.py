@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thranite.errors import EngineDead, ThraniteError
+from thranite.parallel.environment import RANK_ENVIRONMENT
 from thranite.parallel.exits import describe_exit
 from thranite.parallel.rank_messages import FromRank, RankDevice, RankFailed, RankReady, RankStart, decode
 
@@ -48,6 +49,7 @@ class RankChild:
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_fd(sys.stderr) else None,
                 pass_fds=list(fds.values()),
+                env={**os.environ, **RANK_ENVIRONMENT},
                 start_new_session=True,
             )
         self.socket.sendall(start.encode())

@@ -104,6 +104,19 @@ def test_every_feature_as_over_one_rank(pair: LLM, model: str, device: str) -> N
     alone.close()
 
 
+def test_connections_stay_on_loopback_and_multicast_off(pair: LLM) -> None:
+    [rank] = rank_pids(os.getpid())
+    theirs = Path(f"/proc/{rank}/environ").read_text().split("\0")
+    for name, value in {
+        "NCCL_NVLS_ENABLE": "0",
+        "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }.items():
+        assert os.environ[name] == value
+        assert f"{name}={value}" in theirs
+
+
 def test_late_bitmasks_reach_every_rank(pair: LLM, model: str, device: str) -> None:
     """Bad words of several tokens need a mask that is made on the host after each token."""
     alone = make(model, 1, device)

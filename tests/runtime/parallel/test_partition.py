@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.support.smollm2 import smollm2_dir
 from tests.support.specs import layer_spec, model_spec
 from thranite.errors import ConfigError
-from thranite.models.partition import Rank, check_size, possible_sizes, rank_parameters, rank_spec
+from thranite.models.partition import Cut, Rank, check_size, possible_sizes, rank_parameters, rank_spec, whole
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
+from thranite.models.weights import Part, Target
 
 
 def spec(heads: int, kv_heads: int, intermediate: int = 96, vocab: int = 199) -> ModelSpec:
@@ -73,3 +76,16 @@ def test_parameters_of_the_ranks_add_up() -> None:
     norms = model.hidden_size * (2 * len(model.layers) + 1)
     split = model.num_parameters - norms
     assert rank_parameters(model, 4) == split // 4 + norms
+
+
+def test_a_rank_reads_its_own_region_alone() -> None:
+    """A part is a view: of a mapped file nothing else is touched."""
+    tensor = torch.arange(12.0).view(3, 4)
+    taken: list[Tensor] = []
+    target = Target(
+        (3, 4), (Part((Cut(1, 2, 3), Cut(2, 2, 4)), taken.append), Part((Cut(0, 1, 3), whole(4)), taken.append))
+    )
+    target.load(tensor)
+    assert [part.tolist() for part in taken] == [[[6.0, 7.0], [10.0, 11.0]], [[0.0, 1.0, 2.0, 3.0]]]
+    assert all(part.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr() for part in taken)
+    assert target.share == pytest.approx(8 / 12)

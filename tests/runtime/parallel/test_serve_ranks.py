@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.runtime.supervisor.test_serve import body, stream
+from tests.runtime.supervisor.test_serve import body
 from tests.support.rank_models import OPTIONS, rank_model, rank_pids
 from tests.support.running_server import RunningServer, running_server, wait_for
 from thranite.errors import ExitCode
@@ -26,18 +28,27 @@ def engine(directory: Path) -> dict[str, Any]:
 
 
 def strike(server: RunningServer, number: signal.Signals | None, within: float) -> list[str]:
-    """Hit rank 1 in mid-generation. The error of each open stream, all within so many seconds."""
+    """Hit rank 1 in mid-generation. The error of each open request, all within so many seconds."""
     [rank] = rank_pids(server.engine_pid())
     with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(stream, server.api_url, 400) for _ in range(3)]
+        futures = [pool.submit(error_of_stream, server.api_url) for _ in range(3)]
         if number is not None:
             wait_for(lambda: server.metric("thranite_requests_running") == 3, "streams are running")
             os.kill(rank, number)
         began = time.monotonic()
-        last = [future.result()[-1] for future in futures]
+        errors = [future.result() for future in futures]
     assert time.monotonic() - began < within
     wait_for(lambda: not Path(f"/proc/{rank}").exists(), "the rank has ended")
-    return [event["error"]["message"] for event in last]
+    return errors
+
+
+def error_of_stream(url: str) -> str:
+    """How a long stream fails: by its last event, or by its status if no event was sent yet."""
+    response = httpx.post(f"{url}/v1/completions", json=body(400, stream=True), timeout=60.0)
+    if response.status_code != 200:
+        return str(response.json()["error"]["message"])
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: {")]
+    return str(json.loads(events[-1])["error"]["message"])
 
 
 @pytest.mark.parametrize(
@@ -82,10 +93,10 @@ def test_ranks_end_with_a_drained_server(tmp_path: Path) -> None:
         server.wait_ready()
         [rank] = rank_pids(server.engine_pid())
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(stream, server.api_url, 100)
+            future = pool.submit(server.api.post, "/v1/completions", json=body(100))
             wait_for(lambda: server.metric("thranite_requests_running") == 1, "the stream is running")
             server.process.send_signal(signal.SIGTERM)
-            assert future.result()[-1]["choices"][0]["finish_reason"] == "length"
+            assert future.result().json()["usage"]["completion_tokens"] == 100
         assert server.exit_code() == ExitCode.OK
         assert server.termination_log() == ""
         assert not Path(f"/proc/{rank}").exists()

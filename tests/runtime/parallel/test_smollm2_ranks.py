@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from tests.support.smollm2 import smollm2_dir
-from thranite import LLM, SamplingParams
+from thranite import LLM, SamplingParams, StructuredOutputsParams
 from thranite.errors import ConfigError
 from thranite.outputs import RequestOutput
 
@@ -17,7 +19,11 @@ PROMPTS = [
     "List three facts about the sea.",
     "Once upon a time, " * 20,
 ]
-PARAMS = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=1)
+GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=1)
+# A grammar's bitmasks are made on rank 0 after each token.
+DATES = SamplingParams(
+    temperature=1.0, seed=1, max_tokens=24, structured_outputs=StructuredOutputsParams(regex=r"\d{4}-\d{2}-\d{2}")
+)
 
 
 def outputs(size: int) -> list[RequestOutput]:
@@ -31,7 +37,7 @@ def outputs(size: int) -> list[RequestOutput]:
         kv_cache_memory_bytes=2**26,
     )
     try:
-        return llm.generate(PROMPTS, PARAMS)
+        return llm.generate([*PROMPTS, "The date is"], [GREEDY] * len(PROMPTS) + [DATES])
     finally:
         llm.close()
 
@@ -46,6 +52,7 @@ def test_three_ranks_say_what_one_says() -> None:
         for mine, theirs in zip(got.outputs[0].logprobs or (), want.outputs[0].logprobs or (), strict=True):
             assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
     assert "Paris" in one[0].outputs[0].text
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", three[-1].outputs[0].text)
 
 
 @pytest.mark.parametrize("size", [2, 4])
