@@ -6,7 +6,6 @@ at once, whatever the main thread is doing.
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import sys
@@ -60,8 +59,7 @@ class EngineProcess:
             self._hub.close()
             return ExitCode(failure.exit_code)
         progress.finish()
-        gc.collect()
-        gc.freeze()  # what startup made stays: later collections need not look at it
+        child.settle_memory()
         return self._serve(engine)
 
     def _serve(self, engine: SteppingEngine) -> ExitCode:
