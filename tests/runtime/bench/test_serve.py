@@ -19,9 +19,7 @@ from thranite.cli.main import main
 from thranite.errors import ConfigError
 
 
-def test_against_a_server(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_against_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("thranite.bench.serve.START_SECONDS", 0.3)
     engine: dict[str, Any] = {
         "model": model_directory(tmp_path / "model"),
