@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from thranite.bench.http_stream import Target
 
@@ -45,10 +45,11 @@ CONFIG = {
 
 def write_model(directory: Path) -> Path:
     """A config, and a tokenizer of characters and words: every token is a text of its own, so each makes an event."""
-    words = {chr(code): code - 32 for code in range(32, 127)}
+    words = {chr(code): code - 33 for code in range(33, 127)}
     words |= {f"w{number}": number for number in range(len(words), VOCAB)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w999"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = Tokenizer(models.BPE(words, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": f"w{EOS}"}))

@@ -14,6 +14,7 @@ from thranite.parallel.ranks import RankWatcher
 from thranite.supervisor.engine_process import main
 
 STEP_SECONDS = 0.02
+MAX_REQUESTS = 400
 
 
 def build(config: EngineConfig, progress: Progress, watcher: RankWatcher) -> tuple[FakeEngine, EngineInfo]:
@@ -28,7 +29,7 @@ def build(config: EngineConfig, progress: Progress, watcher: RankWatcher) -> tup
             progress.advance(done, 15)
             time.sleep(0.2)
     progress.stage("warm up")
-    return FakeEngine(STEP_SECONDS), INFO
+    return FakeEngine(STEP_SECONDS, MAX_REQUESTS), INFO
 
 
 if __name__ == "__main__":

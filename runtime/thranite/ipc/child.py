@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -14,6 +16,7 @@ from thranite.errors import ExitCode, StartupError
 from thranite.ipc import control
 from thranite.ipc.framing import HEADER, frame
 
+GC_THRESHOLDS = (50_000, 10, 10)
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -26,10 +29,25 @@ def parse_fds(argv: Sequence[str], *names: str) -> dict[str, int]:
 
 
 def prepare() -> None:
-    """Signals belong to the supervisor: it decides when a child ends. A fatal signal prints every thread's stack."""
+    """Signals belong to the supervisor: it decides when a child ends. A fatal signal prints every thread's stack.
+
+    Every stream is an open file, and containers often begin with a soft limit of 1,024: it is raised to the hard one.
+    """
     faulthandler.enable()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def settle_memory() -> None:
+    """At the end of startup: what it made stays, so later collections need not look at it.
+
+    Nor need they come with every few hundred objects: a step brings thousands of deltas at once, and all go again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def configure_logging(level: str) -> None:

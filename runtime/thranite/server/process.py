@@ -118,6 +118,7 @@ class ServerProcess:
         client = self._client if tracing is None else tracing.client(self._client)
         app = self._build_app(client, tokenizer, settings, routes)
         await self._resources.enter_async_context(app.router.lifespan_context(app))
+        child.settle_memory()
         self._gate.app = app if tracing is None else tracing.app(app)
         self._channel.send(control.ServerReady())
         await self._watch_engine(self._client)

@@ -6,7 +6,6 @@ at once, whatever the main thread is doing.
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import sys
@@ -64,8 +63,7 @@ class EngineProcess:
                 traceback.print_exc()
             return self._tell_failure(error)
         progress.finish()
-        gc.collect()
-        gc.freeze()  # what startup made stays: later collections need not look at it
+        child.settle_memory()
         return self._serve(engine)
 
     def _serve(self, engine: SteppingEngine) -> ExitCode:
