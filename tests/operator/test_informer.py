@@ -55,7 +55,7 @@ def test_kopf_is_started_again_and_stops_when_told(
     logging.getLogger("kopf").setLevel(logging.CRITICAL)
     watching = Informer(lambda _: None, lambda: kopf.ConnectionInfo(server=failing_watches), ())
     watching.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while caplog.text.count("watching failed: WatchingError") < 2:
         assert time.monotonic() < deadline, caplog.text
         time.sleep(0.1)
