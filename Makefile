@@ -82,12 +82,12 @@ model: $(STAMP)  ## fetch SmolLM2-135M-Instruct once, and print where it is
 	@$(BIN)/python -m dev.fetch_smollm2
 
 .PHONY: demo
-demo: $(STAMP) model  ## serve a real model and ask it three questions
-	@$(BIN)/python -m dev.demo
-
-.PHONY: demo-cluster
-demo-cluster: $(STAMP)  ## the whole story on a local Kubernetes: chart, InferenceService, rollout, recovery
+demo: $(STAMP)  ## the whole story on a local Kubernetes (CLUSTER=current: on yours): chart, rollout, recovery
 	@$(BIN)/python -m dev.demo_cluster
+
+.PHONY: demo-engine
+demo-engine: $(STAMP) model  ## serve a real model without a cluster, and ask it three questions
+	@$(BIN)/python -m dev.demo
 
 .PHONY: image-check
 image-check: $(STAMP)  ## build the images with buildah and run them

@@ -1,19 +1,20 @@
 # The local cluster: docs/cluster.md. Needs Linux and root; `make cluster-tools` installs and builds the rest.
 
-CLUSTER := $(BIN)/python dev/cluster
+# Not CLUSTER: that is the user's, and says which cluster tests and the demo take.
+LOCAL_CLUSTER := $(BIN)/python dev/cluster
 CLUSTER_ARGS ?=
 
 .PHONY: cluster-tools
 cluster-tools: $(STAMP)  ## build the local cluster's programs, once (about 15 minutes)
-	@$(CLUSTER) build
+	@$(LOCAL_CLUSTER) build
 
 .PHONY: cluster-up
 cluster-up: cluster-tools  ## start a local Kubernetes (CLUSTER_ARGS="--nodes 2 --gpus 4")
-	@$(CLUSTER) up $(CLUSTER_ARGS)
+	@$(LOCAL_CLUSTER) up $(CLUSTER_ARGS)
 
 .PHONY: cluster-down
 cluster-down: $(STAMP)  ## end it and remove every trace
-	@$(CLUSTER) down $(CLUSTER_ARGS)
+	@$(LOCAL_CLUSTER) down $(CLUSTER_ARGS)
 
 .PHONY: test-cluster
 test-cluster: cluster-tools  ## the tests that need the local cluster

@@ -1,6 +1,6 @@
 """The demo: serve a real model on this machine, ask it three questions at once, show what the engine did, stop it.
 
-    make demo
+    make demo-engine
 
 Uses the `openai` client against `thranite serve`, as any program would. Exits 0 only if every answer came and the
 server stopped cleanly.

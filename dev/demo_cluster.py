@@ -25,6 +25,7 @@ from dev.fetch_smollm2 import fetch, is_present, model_directory
 SYSTEM, SERVICE, CLAIM, HELPER = "thranite-system", "smollm2", "models", "demo-helper"
 MOUNT = "/mnt/models"
 SECONDS = 240  # for any one wait
+TELL_EVERY = 30.0
 ASK = """
 import os, subprocess, sys
 try:
@@ -75,15 +76,31 @@ def build_tools() -> None:
             process.wait(5)
         except subprocess.TimeoutExpired:
             console.print("the cluster's programs are being built, once; meanwhile the engine alone:")
-            demo.main()
-            console.print("\nthe programs are still being built" if process.poll() is None else "")
+            meanwhile(process)
         if process.wait():
             log.seek(0)
             lines = log.read().strip().splitlines()
             raise DemoError(lines[-1].removeprefix("error: ") if lines else "the cluster's programs cannot be built")
 
 
+def meanwhile(building: subprocess.Popen[bytes]) -> None:
+    """The engine's demo, and then a word now and then on what is still to be waited for."""
+    try:
+        demo.main()
+        told, began = 0.0, time.monotonic()
+        while building.poll() is None:
+            if time.monotonic() - told > TELL_EVERY:
+                told = time.monotonic()
+                waited = f"{told - began:.0f} s after the engine's answers"
+                console.print(f"the cluster's programs are still being built, {waited} (about 15 minutes on 2 cores)")
+            time.sleep(0.5)
+    except BaseException:
+        building.terminate()
+        raise
+
+
 def tell(kube: Kube, model: Path) -> int:
+    refuse_what_is_in_use(kube)
     try:
         story(kube, model)
     except DemoError as error:
@@ -92,6 +109,15 @@ def tell(kube: Kube, model: Path) -> int:
     finally:
         clean_up(kube)
     return 0
+
+
+def refuse_what_is_in_use(kube: Kube) -> None:
+    """On somebody's cluster: what the demo removes at its end must be its own."""
+    crd = "customresourcedefinition/inferenceservices.thranite.dev"
+    found = kube.kubectl("get", crd, f"namespace/{SYSTEM}", "--ignore-not-found", "-o", "name").split()
+    found += kube.kubectl("get", f"pod/{HELPER}", f"pvc/{CLAIM}", "--ignore-not-found", "-o", "name").split()
+    if found:
+        raise StoryError(f"the cluster has {', '.join(found)} already, which the demo would change and then remove")
 
 
 def story(kube: Kube, model: Path) -> None:
@@ -122,7 +148,7 @@ def story(kube: Kube, model: Path) -> None:
 
 
 def install(kube: Kube) -> None:
-    values = []
+    values = ["--set", "crds.keep=false"]  # nothing stays
     for key, image in (("image", kube.images.operator), ("runtimeImage", kube.images.runtime)):
         repository, _, tag = image.rpartition(":")
         values += ["--set", f"{key}.repository={repository},{key}.tag={tag}"]

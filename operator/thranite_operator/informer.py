@@ -7,6 +7,7 @@ its own loop it takes nothing with it, and what it missed comes with the list it
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import threading
@@ -36,7 +37,7 @@ WATCHED = (
     *(DEPLOYMENT, POD, JOB, CLAIM, SERVICE, SERVICE_ACCOUNT),
     *(CONTROLLER_REVISION, DISRUPTION_BUDGET, NETWORK_POLICY),
 )
-FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 15.0
 # By default kopf asks for the user's name, which a container's uid need not have.
 IDENTITY: Any = names.FIELD_MANAGER
 HEALTHY_SECONDS = 60.0  # a run of this length starts the backoff anew
@@ -62,6 +63,8 @@ class Informer:
         self._connect = connect
         self._namespaces = namespaces
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._end_run: Callable[[], object] | None = None  # guarded by the lock: its loop may be closed otherwise
         self._thread = threading.Thread(target=self._supervise, name="informer", daemon=True)
         self._watching = threading.Event()
 
@@ -70,6 +73,9 @@ class Informer:
 
     def stop(self, timeout: float = 15.0) -> None:
         self._stop.set()
+        with self._lock:
+            if self._end_run is not None:
+                self._end_run()
         self._thread.join(timeout)
 
     @property
@@ -95,6 +101,12 @@ class Informer:
         """Seconds that it ran."""
         loop = asyncio.get_running_loop()
         began = loop.time()
+        # Not the thread's own event: kopf would wait for that in a thread, which the end of the loop then waits for.
+        stop = asyncio.Event()
+        with self._lock:
+            self._end_run = functools.partial(loop.call_soon_threadsafe, stop.set)
+        if self._stop.is_set():
+            stop.set()
         scope: dict[str, Any] = {"namespaces": list(self._namespaces)} if self._namespaces else {"clusterwide": True}
         try:
             await kopf.operator(
@@ -102,7 +114,7 @@ class Informer:
                 settings=_settings(),
                 identity=IDENTITY,
                 standalone=True,
-                stop_flag=self._stop,
+                stop_flag=stop,
                 ready_flag=self._watching,
                 **scope,
             )
@@ -110,6 +122,8 @@ class Informer:
             logger.warning("watching failed: %s: %s", type(error).__name__, error)
         finally:
             self._watching.clear()
+            with self._lock:
+                self._end_run = None
         return loop.time() - began
 
     def _registry(self) -> kopf.OperatorRegistry:

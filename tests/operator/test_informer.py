@@ -1,0 +1,64 @@
+"""The informer outlives kopf, whatever ends it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import kopf
+import pytest
+
+from tests.support.apiserver import ApiServer
+from tests.support.kube import KubeApi
+from thranite_operator import informer
+from thranite_operator.informer import Informer
+
+STATUS = {"kind": "Status", "code": 500, "reason": "InternalError", "message": "no store"}
+ERROR = json.dumps({"type": "ERROR", "object": STATUS}).encode() + b"\n"
+
+
+@pytest.fixture
+def failing_watches(api_server: ApiServer) -> Iterator[str]:
+    """The URL of an API server whose every watch ends with an error that kopf takes for fatal."""
+    with api_server.api() as api, ThreadingHTTPServer(("127.0.0.1", 0), handler(api)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = ERROR if "watch=true" in self.path else api.client.get(self.path).content
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    return Answer
+
+
+def test_kopf_is_started_again_and_stops_when_told(
+    failing_watches: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(informer, "FIRST_BACKOFF", 0.1)
+    logging.getLogger("kopf").setLevel(logging.CRITICAL)
+    watching = Informer(lambda _: None, lambda: kopf.ConnectionInfo(server=failing_watches), ())
+    watching.start()
+    deadline = time.monotonic() + 90
+    while caplog.text.count("watching failed: WatchingError") < 2:
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.1)
+    assert watching.alive
+    watching.stop(timeout=20)
+    assert not watching.alive
