@@ -81,6 +81,11 @@ test-long: $(STAMP) model  ## the minutes-long tests
 	$(PYTEST) -m "slow and not cluster" tests
 	THRANITE_TEST_LONG=1 $(PYTEST) --timeout 1800 tests/runtime/test_smollm2.py
 
+.PHONY: fuzz
+fuzz: $(STAMP)  ## 10,000 malformed request bodies and long runs of schemathesis: no 500, nothing stays behind
+	THRANITE_FUZZ_BODIES=10000 THRANITE_FUZZ_CASES=300 $(PYTEST) --timeout 1800 \
+		tests/runtime/server/test_fuzz.py tests/runtime/server/test_openapi.py
+
 .PHONY: model
 model: $(STAMP)  ## fetch SmolLM2-135M-Instruct once, and print where it is
 	@$(BIN)/python -m dev.fetch_smollm2
