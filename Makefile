@@ -106,6 +106,16 @@ image-check: $(STAMP)  ## build the images with buildah and run them
 bench: $(STAMP)  ## the engine's offline workloads on this machine's GPU
 	$(BIN)/thranite bench offline $(ARGS)
 
+.PHONY: bench-serving
+bench-serving: $(STAMP)  ## the HTTP path on the null device: cost of an event, overload, concurrency by a target
+	$(BIN)/python dev/bench/serve_streams.py
+	$(BIN)/python dev/bench/serve_overload.py
+	$(BIN)/python dev/bench/serve_concurrency.py
+
+.PHONY: soak
+soak: $(STAMP)  ## five minutes of everything at once on the null device, and what is left afterwards
+	$(BIN)/python dev/bench/serve_soak.py $(ARGS)
+
 .PHONY: bench-cpu
 bench-cpu: $(STAMP) model  ## this engine and transformers side by side on the CPU
 	$(BIN)/thranite bench cpu "$$($(BIN)/python -m dev.fetch_smollm2)" $(ARGS)
