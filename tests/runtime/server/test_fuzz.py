@@ -39,6 +39,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("/v1/responses", {"model": MODEL, "input": "hi", "max_output_tokens": 16}),
     ("/v1/messages", {"model": MODEL, "max_tokens": 9, "messages": USER, "system": "be brief"}),
     ("/v1/messages/count_tokens", {"model": MODEL, "messages": USER}),
+    ("/v1/embeddings", {"model": MODEL, "input": ["a", "b"], "encoding_format": "base64"}),
     ("/generate", {"prompt": "a", "guided_choice": ["x", "y"]}),
     ("/tokenize", {"prompt": "a", "return_token_strs": True}),
     ("/detokenize", {"tokens": [1, 2]}),
