@@ -77,6 +77,11 @@ test-long: $(STAMP) model  ## the minutes-long tests
 	$(PYTEST) -m "slow and not cluster" tests
 	THRANITE_TEST_LONG=1 $(PYTEST) --timeout 1800 tests/runtime/test_smollm2.py
 
+.PHONY: fuzz
+fuzz: $(STAMP)  ## 10,000 malformed request bodies and long runs of schemathesis: no 500, nothing stays behind
+	THRANITE_FUZZ_BODIES=10000 THRANITE_FUZZ_CASES=300 $(PYTEST) --timeout 1800 \
+		tests/runtime/server/test_fuzz.py tests/runtime/server/test_openapi.py
+
 .PHONY: model
 model: $(STAMP)  ## fetch SmolLM2-135M-Instruct once, and print where it is
 	@$(BIN)/python -m dev.fetch_smollm2
@@ -96,6 +101,16 @@ image-check: $(STAMP)  ## build the images with buildah and run them
 .PHONY: bench
 bench: $(STAMP)  ## the engine's offline workloads on this machine's GPU
 	$(BIN)/thranite bench offline $(ARGS)
+
+.PHONY: bench-serving
+bench-serving: $(STAMP)  ## the HTTP path on the null device: cost of an event, overload, concurrency by a target
+	$(BIN)/python dev/bench/serve_streams.py
+	$(BIN)/python dev/bench/serve_overload.py
+	$(BIN)/python dev/bench/serve_concurrency.py
+
+.PHONY: soak
+soak: $(STAMP)  ## five minutes of everything at once on the null device, and what is left afterwards
+	$(BIN)/python dev/bench/serve_soak.py $(ARGS)
 
 .PHONY: bench-cpu
 bench-cpu: $(STAMP) model  ## this engine and transformers side by side on the CPU

@@ -12,7 +12,8 @@ from thranite.engine.progress import NoProgress, Progress
 from thranite.errors import InvalidRequest, ThraniteError
 from thranite.outputs import CompletionOutput, RequestOutput
 from thranite.request import EngineRequest, TokenLogprobs
-from thranite.sampling_params import SamplingParams
+from thranite.sampling_params import Pooling, SamplingParams
+from thranite.text.embedding import embedding_request, unit_length
 from thranite.text.output import RequestText, TextDelta
 from thranite.text.prompt import Prompt, build_request, tokenize_prompt
 from thranite.text.tokenizer import Tokenizer
@@ -119,6 +120,28 @@ class LLM:
             for conversation in many
         ]
         return self._run(encoded, [None] * len(encoded), sampling_params)
+
+    def embed(self, prompts: Prompt | Sequence[Prompt], *, pooling: Pooling = "last") -> list[list[float]]:
+        """Each prompt's final hidden states, pooled and of length 1: the last token's, or the mean of all."""
+        encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in _as_list(prompts)]
+        requests = [
+            embedding_request(str(number), ids, pooling, self.info)
+            for ids, number in zip(encoded, self._ids, strict=False)
+        ]
+        found: dict[str, list[float]] = {}
+        try:
+            for request in requests:
+                self.engine.add(request)
+            while self.engine.has_work:
+                for delta in self.engine.step():
+                    if delta.embedding is not None:
+                        found[delta.request_id] = unit_length(delta.embedding)
+        except BaseException:
+            for request in requests:
+                self.engine.abort(request.request_id)
+            raise
+        self.engine.check_integrity()
+        return [found[request.request_id] for request in requests]
 
     def _run(
         self,

@@ -78,3 +78,4 @@ class SequenceDelta:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     cached_tokens: int | None = None
     error: str | None = None
+    embedding: tuple[float, ...] | None = None  # the pooled prompt of a request that asked, with its only delta

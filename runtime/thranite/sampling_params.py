@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from thranite.errors import InvalidRequest
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**64 - 1
+
+
+Pooling = Literal["mean", "last"]  # of a prompt's final hidden states
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class TokenParams:
     min_tokens: int = 0
     logprobs: int | None = None  # None: none; 0: the sampled token's alone; k: the k best besides
     prompt_logprobs: int | None = None
+    pooling: Pooling | None = None  # the prompt's hidden states are wanted, not its continuation
 
     @property
     def greedy(self) -> bool:

@@ -38,7 +38,7 @@ def serve(app: ASGIApp, options: HttpOptions | None = None, send_buffer: int | N
     """Serve on a free port of 127.0.0.1; yields the base URL. `send_buffer`: the kernel's, in bytes."""
     options = options or HttpOptions()
     server = make_http_server(app, options)
-    server.config.lifespan = "on"  # a server process runs the application's itself
+    server.config.lifespan = "auto"  # a server process runs the application's itself
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if send_buffer is not None:

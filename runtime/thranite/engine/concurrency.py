@@ -13,6 +13,7 @@ from statistics import median
 WINDOW_STEPS = 8
 FIRST = 8  # sequences at the beginning, and never fewer: a target out of reach must not end the service
 FASTEST_GROWTH = 2.0  # a window; measured at few sequences, the proportion says little about many
+AIM = 0.94  # of the target, in the engine: a step's tokens leave one after another, so clients see a spread besides
 TOLERANCE = 0.02  # a measured time so close to the target changes nothing
 
 
@@ -21,7 +22,7 @@ class ConcurrencyLimit:
 
     def __init__(self, target: float, most: int) -> None:
         self.limit = min(FIRST, most)
-        self._target, self._least, self._most = target, min(FIRST, most), most
+        self._aim, self._least, self._most = AIM * target, min(FIRST, most), most
         self._intervals: list[float] = []
         self._rows: list[int] = []
 
@@ -36,7 +37,7 @@ class ConcurrencyLimit:
         self._rows.clear()
 
     def _decide(self, interval: float, rows: int, limited: bool) -> int:
-        ratio = self._target / max(interval, 1e-9)
+        ratio = self._aim / max(interval, 1e-9)
         if ratio < 1.0 - TOLERANCE:
             return max(self._least, min(self.limit, int(rows * ratio)))
         if ratio <= 1.0 + TOLERANCE or not limited:

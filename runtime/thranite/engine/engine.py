@@ -15,6 +15,7 @@ from thranite.engine.admission import Amount, DrainRate, QueueLimits, check_room
 from thranite.engine.concurrency import ConcurrencyLimit
 from thranite.engine.measurements import Measurements
 from thranite.engine.plan import Executor, StepResult
+from thranite.engine.prompt_pooling import add_pooled, take_embedding
 from thranite.engine.prompt_scores import add_prompt_logprobs, take_prompt_logprobs
 from thranite.engine.scheduler import ScheduledStep, Scheduler
 from thranite.engine.sequence import RequestState, Sequence, State
@@ -145,6 +146,7 @@ class Engine:
             del self._requests[request_id]
             self._finished[reason.value] += 1
             self._measurements.finished(parent, self._clock())
+            parent.sequences.clear()  # they know each other: what ended must not wait for a collection of garbage
 
     # --- steps
 
@@ -192,6 +194,7 @@ class Engine:
         result = self._executor.collect()
         now = self._clock()
         add_prompt_logprobs(scheduled, result)
+        add_pooled(scheduled, result)
         rows_since: dict[float, int] = {}
         for row, seq in enumerate(scheduled.samples):
             seq.pending -= 1
@@ -234,6 +237,7 @@ class Engine:
         first = seq.index == 0 and seq.parent.cached_tokens is not None
         prompt_logprobs = take_prompt_logprobs(seq) if first else None
         cached_tokens = self._take_cached_tokens(seq) if first else None
+        embedding = take_embedding(seq) if first else None
         if reason is not None:
             self._finish(seq, reason)
         return SequenceDelta(
@@ -246,6 +250,7 @@ class Engine:
             prompt_logprobs,
             cached_tokens,
             error,
+            embedding,
         )
 
     def _take_cached_tokens(self, seq: Sequence) -> int | None:

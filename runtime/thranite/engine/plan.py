@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from thranite.request import TokenLogprobs
-from thranite.sampling_params import TokenParams
+from thranite.sampling_params import Pooling, TokenParams
 
 NULL_BLOCK = 0  # page 0 takes the writes of padded rows and stands for pages freed behind a window
 
@@ -50,7 +50,8 @@ class Prefill:
     `samples`: the slots that draw a token from the last position's logits: empty while the prompt goes on, the
     sequence's own slot at its end, and those of its forks for n > 1 (their `SlotStart`s are in the same plan).
     `prompt_logprobs`: the k for which each of these tokens' successors is to be scored; `targets` are those successors
-    (one fewer than `token_ids` if the prompt ends here).
+    (one fewer than `token_ids` if the prompt ends here). `pooling`: the sum of these tokens' final hidden states is
+    wanted (mean), or the last one's (last).
     """
 
     slot: int
@@ -59,6 +60,7 @@ class Prefill:
     samples: tuple[int, ...]
     prompt_logprobs: int | None = None
     targets: Sequence[int] = ()
+    pooling: Pooling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class StepResult:
     tokens: Sequence[Sequence[int]]
     logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
     prompt_logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    pooled: Mapping[int, Sequence[float]] = field(default_factory=dict)  # by index into plan.prefills
 
 
 # slot → packed bitmask, little-endian uint32 words, bit t set: token t is allowed. ceil(vocab / 32) words.

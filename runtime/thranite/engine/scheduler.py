@@ -164,6 +164,7 @@ class Scheduler:
                 samples=tuple(self._slot(s) for s in sampling),
                 prompt_logprobs=seq.params.prompt_logprobs if seq.needs_prompt_logprobs else None,
                 targets=seq.tokens[start + 1 : end + 1] if seq.needs_prompt_logprobs else (),
+                pooling=seq.params.pooling,
             )
         )
         draft.prefilling.append(seq)
@@ -258,7 +259,7 @@ class Scheduler:
             if self.running and len(self.running) + len(self._gang(seq)) > self.max_running:
                 self.limited = True
                 return
-            hit = 0 if seq.needs_prompt_logprobs else self.kv.find_prefix(seq.table, seq.tokens)
+            hit = 0 if seq.reads_prompt else self.kv.find_prefix(seq.table, seq.tokens)
             free = self.kv.free_after_prefix(seq.table, hit) - owed - self._debt(seq, hit)
             margin = self._watermark + (len(self._gang(seq)) - 1) * len(self.settings.layout.groups)
             if free < (margin if self.running else 0):
@@ -273,7 +274,7 @@ class Scheduler:
             member.slot = self._free_slots.pop()
         self.kv.claim_prefix(seq.table, hit)
         seq.computed = hit * self.kv.block_size
-        if not seq.needs_prompt_logprobs:
+        if not seq.reads_prompt:
             self.prefix_queries += len(seq.tokens)
             self.prefix_hits += seq.computed
         if seq.parent.cached_tokens is None:

@@ -22,7 +22,7 @@ class RequestState:
     """One accepted request: what its sequences share. Times are seconds of the engine's clock."""
 
     __slots__ = (
-        "arrival", "cached_tokens", "deadline", "first_token", "open", "order", "prompt_logprobs", "request",
+        "arrival", "cached_tokens", "deadline", "first_token", "open", "order", "pooled", "prompt_logprobs", "request",
         "scheduled", "sequences",
     )  # fmt: skip
 
@@ -37,6 +37,7 @@ class RequestState:
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None  # grows chunk by chunk, None once reported
         self.scheduled: float | None = None  # when a step first computed a part of the prompt
         self.first_token: float | None = None
+        self.pooled: list[float] | None = None  # grows chunk by chunk
 
     @property
     def leader(self) -> Sequence:
@@ -90,6 +91,11 @@ class Sequence:
         self.constraint = constraint
         self.planned_step = -1
         self.token_at: float | None = None  # when its newest token became known
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether every prompt token must be computed for it, cached or not."""
+        return self.needs_prompt_logprobs or self.params.pooling is not None
 
     @property
     def order(self) -> tuple[float, int, int]:

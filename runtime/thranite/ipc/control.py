@@ -9,6 +9,7 @@ import msgspec
 from thranite.config import EngineConfig
 from thranite.engine.client import EngineInfo
 from thranite.ipc.http_options import HttpOptions
+from thranite.sampling_params import Pooling
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -37,6 +38,7 @@ class StartServer(_Message, tag=2, frozen=True, array_like=True):
     log_level: str
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
+    pooling: Pooling = "last"
     process_index: int = 0  # among the server processes
 
 

@@ -35,6 +35,7 @@ class Extra(msgspec.Struct, frozen=True, array_like=True):
     prompt_logprobs: tuple[Logprobs | None, ...] | None = None
     cached_tokens: int | None = None
     error: str | None = None
+    embedding: tuple[float, ...] | None = None
 
 
 class Step(msgspec.Struct, tag=19, frozen=True, array_like=True):
@@ -94,11 +95,12 @@ def _rich_delta(
         prompt_logprobs=_unpack_prompt(extra.prompt_logprobs) if extra else None,
         cached_tokens=extra.cached_tokens if extra else None,
         error=extra.error if extra else None,
+        embedding=extra.embedding if extra else None,
     )
 
 
 def _has_extra(delta: SequenceDelta) -> bool:
-    fields = (delta.logprobs, delta.prompt_logprobs, delta.cached_tokens, delta.error)
+    fields = (delta.logprobs, delta.prompt_logprobs, delta.cached_tokens, delta.error, delta.embedding)
     return any(value is not None for value in fields)
 
 
@@ -110,6 +112,7 @@ def _extra(row: int, delta: SequenceDelta) -> Extra:
         None if prompt is None else tuple(None if entry is None else _pack(entry) for entry in prompt),
         delta.cached_tokens,
         delta.error,
+        delta.embedding,
     )
 
 

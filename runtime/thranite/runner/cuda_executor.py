@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.cuda_warm_up import warm_up_steps
 from thranite.runner.sampler import SampledTokens
-from thranite.runner.step_scores import PromptScores, begin_prompt_scores, finish_step
+from thranite.runner.step_scores import PromptScores, begin_pooling, begin_prompt_scores, finish_step
 
 
 @dataclass(slots=True)
@@ -35,6 +35,7 @@ class _Step:
     positions: Tensor | None
     prompt_scores: PromptScores
     host_positions: Sequence[int]  # as `positions`
+    pooled: Mapping[int, Tensor] = field(default_factory=dict)
     sampled: SampledTokens | None = None
 
 
@@ -107,7 +108,15 @@ class CudaExecutor:
         logits = self._model.raw_logits(hidden[step.sample_rows]) if len(step.sample_slots) else None
         scores = begin_prompt_scores(plan, step.prefill_starts, hidden, self._model.logits, self._prompt_logprob_rows)
         self._steps.append(
-            _Step(plan, logits, step.sample_slots, step.sample_positions, scores, self._host_positions(plan))
+            _Step(
+                plan,
+                logits,
+                step.sample_slots,
+                step.sample_positions,
+                scores,
+                self._host_positions(plan),
+                begin_pooling(plan, step.prefill_starts, hidden),
+            )
         )
 
     def _host_positions(self, plan: StepPlan) -> list[int]:
@@ -127,7 +136,7 @@ class CudaExecutor:
 
     def collect(self) -> StepResult:
         step = self._steps.popleft()
-        return finish_step(step.sampled, step.prompt_scores)
+        return finish_step(step.sampled, step.prompt_scores, step.pooled)
 
     def close(self) -> None:
         """Give the GPU's memory back: graphs and views hold pages as much as the cache does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from thranite.runner.inputs import StepInputs, build_inputs
 from thranite.runner.sampler import SampledTokens, Sampler
 from thranite.runner.sampling_transfer import upload
 from thranite.runner.slots import Slots
-from thranite.runner.step_scores import PromptScores, begin_prompt_scores, finish_step
+from thranite.runner.step_scores import PromptScores, begin_pooling, begin_prompt_scores, finish_step
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class _Step:
     inputs: StepInputs | None
     hidden: Tensor | None
     prompt_scores: PromptScores
+    pooled: Mapping[int, Tensor]
     sampled: SampledTokens | None = None
 
 
@@ -63,12 +65,12 @@ class TorchExecutor:
         self._sampler.start(plan.starts)
         self._slots.update(plan.blocks)
         if not plan.num_tokens:
-            self._steps.append(_Step(None, None, {}))
+            self._steps.append(_Step(None, None, {}, {}))
             return
         inputs = build_inputs(plan, self._slots, self._device)
         hidden = self._model(inputs.input_ids, inputs.batch, self._attention)
         scores = begin_prompt_scores(plan, inputs.prefill_starts, hidden, self._model.logits, self._prompt_logprob_rows)
-        self._steps.append(_Step(inputs, hidden, scores))
+        self._steps.append(_Step(inputs, hidden, scores, begin_pooling(plan, inputs.prefill_starts, hidden)))
 
     @torch.inference_mode()
     def sample(self, masks: Bitmasks) -> None:
@@ -85,7 +87,7 @@ class TorchExecutor:
 
     def collect(self) -> StepResult:
         step = self._steps.popleft()
-        return finish_step(step.sampled, step.prompt_scores)
+        return finish_step(step.sampled, step.prompt_scores, step.pooled)
 
     def close(self) -> None:
         self._steps.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from thranite.engine.plan import StepPlan, StepResult
@@ -30,8 +31,20 @@ def begin_prompt_scores(
     }
 
 
-def finish_step(sampled: SampledTokens | None, scores: PromptScores) -> StepResult:
+def begin_pooling(plan: StepPlan, starts: Sequence[int], hidden: Tensor) -> dict[int, Tensor]:
+    """[hidden size] in fp32 or better for each prefill that asked: the sum of its rows, or the last one."""
+    pooled = {}
+    for index, (prefill, first) in enumerate(zip(plan.prefills, starts, strict=True)):
+        if prefill.pooling is None:
+            continue
+        rows = hidden[first : first + len(prefill.token_ids)]
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        pooled[index] = rows.sum(0, dtype=wide) if prefill.pooling == "mean" else rows[-1].to(wide, copy=True)
+    return pooled
+
+
+def finish_step(sampled: SampledTokens | None, scores: PromptScores, pooled: Mapping[int, Tensor]) -> StepResult:
     """Wait for the device. `sampled` is None for a step without samples."""
     tokens, logprobs = ([], {}) if sampled is None else sampled.result()
     finished = {index: tuple(score for part in parts for score in part.result()) for index, parts in scores.items()}
-    return StepResult(tokens, logprobs, finished)
+    return StepResult(tokens, logprobs, finished, {index: vector.tolist() for index, vector in pooled.items()})

@@ -17,6 +17,7 @@ from thranite.server.auth import ApiKeyMiddleware
 from thranite.server.chat import ChatEndpoint
 from thranite.server.completions import CompletionEndpoint
 from thranite.server.context import ServerContext
+from thranite.server.embeddings import EmbeddingsEndpoint
 from thranite.server.errors import describe, error_answer
 from thranite.server.messages import CountTokensEndpoint, MessagesEndpoint
 from thranite.server.models import ModelEndpoints, respond
@@ -64,6 +65,7 @@ def _routes(context: ServerContext) -> list[BaseRoute]:
         Route("/v1/responses", ResponsesEndpoint(context), methods=["POST"]),
         Route("/v1/messages", MessagesEndpoint(context), methods=["POST"]),
         Route("/v1/messages/count_tokens", CountTokensEndpoint(context), methods=["POST"]),
+        Route("/v1/embeddings", EmbeddingsEndpoint(context), methods=["POST"]),
         Route("/generate", GenerateEndpoint(context), methods=["POST"]),
         WebSocketRoute("/ws/generate", GenerateSocket(context).serve),
         Route("/tokenize", TokenizeEndpoint(context), methods=["POST"]),

@@ -14,6 +14,8 @@ from thranite.server.wire.request import GenerationRequest
 T = TypeVar("T", bound=GenerationRequest)
 S = TypeVar("S")
 
+MAX_PRIORITY = 2**31
+
 _PATH = re.compile(r"^(?P<message>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"(?:unknown|required) field `([^`]+)`")
 
@@ -38,6 +40,8 @@ def decode(body: bytes | str, kind: type[S]) -> S:
 def check_request(request: GenerationRequest) -> None:
     """What types do not say."""
     refuse_unsupported(request, request.off_values)
+    if request.priority is not None and abs(request.priority) > MAX_PRIORITY:
+        raise InvalidRequest(f"priority must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}", "priority")
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options is only allowed when stream is true", "stream_options")
     if request.stream_options is not None and request.stream_options.include_obfuscation:

@@ -42,7 +42,7 @@ class Generation:
         self._texts = [RequestText(params, request.prompt_token_ids, tokenizer, incremental) for request in requests]
         self._streams: list[DeltaStream] = []
         self._readers: list[asyncio.Task[None]] = []
-        self._merged: asyncio.Queue[list[tuple[int, SequenceDelta]] | Exception] = asyncio.Queue()
+        self._merged: asyncio.Queue[list[tuple[int, SequenceDelta]] | int | Exception] = asyncio.Queue()
         self._failure: GenerationFailed | None = None
         self._submitted = 0
         self._cached_tokens = 0
@@ -126,14 +126,17 @@ class Generation:
         item = await self._merged.get()
         if isinstance(item, Exception):
             raise item
+        if isinstance(item, int):  # only now is known what became of all that came before
+            if not self._texts[item].finished:
+                raise EngineDead(ENDED_EARLY)
+            return []
         return item
 
     async def _read(self, index: int, stream: DeltaStream) -> None:
-        """Put one stream's deltas to the others'. An end that the text does not know is an early one."""
+        """Put one stream's deltas to the others', and its index at its end."""
         try:
             while deltas := await stream.take():
                 self._merged.put_nowait([(index, delta) for delta in deltas])
-            if not self._texts[index].finished:
-                self._merged.put_nowait(EngineDead(ENDED_EARLY))
+            self._merged.put_nowait(index)
         except Exception as error:  # noqa: BLE001 - handed on to the reader of the queue, which raises it
             self._merged.put_nowait(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from thranite.server.wire import anthropic, chat, completion, model, plain, responses
+from thranite.server.wire import anthropic, chat, completion, embedding, model, plain, responses
 from thranite.server.wire.error import ErrorBody
 
 
@@ -76,6 +76,7 @@ OPERATIONS = (
         plain.Done,
         plain.Delta | plain.Done,
     ),
+    Operation("post", "/v1/embeddings", "Prompts as vectors", embedding.EmbeddingRequest, embedding.EmbeddingList),
     Operation("post", "/tokenize", "Text or messages to tokens", plain.TokenizeRequest, plain.TokenizeAnswer),
     Operation("post", "/detokenize", "Tokens to text", plain.DetokenizeRequest, plain.DetokenizeAnswer),
     Operation("get", "/v1/models", "List what is served", answer=model.ModelList),

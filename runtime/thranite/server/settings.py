@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thranite.errors import ConfigError, InvalidRequest
-from thranite.sampling_params import SamplingParams
+from thranite.sampling_params import Pooling, SamplingParams
 from thranite.server.keys import ApiKey
 from thranite.text.generation_config import sampling_defaults
 from thranite.text.tools.calls import PARSERS
@@ -26,6 +26,7 @@ class ServerSettings:
     max_body_bytes: int = 32 * 2**20
     tokenizer_threads: int = 4
     tool_call_parser: str = "auto"  # a notation of text.tools.calls; auto: the chat template tells; none: no tools
+    pooling: Pooling = "last"  # of hidden states, for embeddings
     reasoning_parser: str = "auto"  # think: <think>…</think> is split off; auto: the chat template tells; none
     process_index: int = 0  # among the server processes of one engine; keeps their seeds apart
     model_root: str | None = None  # where the weights came from, shown by /v1/models

@@ -32,6 +32,7 @@ def make_settings(start: StartServer) -> ServerSettings:
         tokenizer_threads=start.tokenizer_threads,
         tool_call_parser=start.tool_call_parser,
         reasoning_parser=start.reasoning_parser,
+        pooling=start.pooling,
         process_index=start.process_index,
         model_root=start.config.model,
     )

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from thranite.config import flag, option
 from thranite.errors import ConfigError
+from thranite.sampling_params import Pooling
 from thranite.server.keys import ApiKey, read_api_keys
 from thranite.supervisor.cores import available_cores, default_server_processes
 
@@ -42,6 +43,7 @@ class ServeConfig:
     reasoning_parser: ReasoningParser = option(
         "auto", "think splits <think>…</think> off the answer; auto does so where the chat template knows it"
     )
+    pooling: Pooling = option("last", "embeddings are the last token's hidden state, or the mean of all tokens'")
     generation_config: GenerationConfig = option(
         "auto", "auto takes the model's recommended sampling where a request says nothing; none does not"
     )
@@ -92,6 +94,7 @@ class ServeConfig:
         _check_choice("log_level", self.log_level, get_args(LogLevel))
         _check_choice("generation_config", self.generation_config, get_args(GenerationConfig))
         _check_choice("tool_call_parser", self.tool_call_parser, get_args(ToolCallParser))
+        _check_choice("pooling", self.pooling, get_args(Pooling))
         _check_choice("reasoning_parser", self.reasoning_parser, get_args(ReasoningParser))
         for name, least in (("tokenizer_threads", 1), ("max_body_bytes", 1024)):
             if getattr(self, name) < least:

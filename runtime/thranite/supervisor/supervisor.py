@@ -130,6 +130,7 @@ class Supervisor:
             log_level=config.log_level,
             tool_call_parser=config.tool_call_parser,
             reasoning_parser=config.reasoning_parser,
+            pooling=config.pooling,
         )
         for name in self.lifecycle.servers:
             await self._start_server(name)

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from thranite.errors import InvalidRequest
 from thranite.sampling_params import StructuredOutputsParams
+from thranite.text.grammar_text import refuse_special_text
 from thranite.text.tokenizer import Tokenizer
 
 FIELD = "structured_outputs"
@@ -67,6 +68,7 @@ def checked_source(
     """`grammar_source`, proved to compile for this vocabulary. Raises InvalidRequest with the reason."""
     if tokenizer is None:
         raise InvalidRequest("this engine runs without a tokenizer, which structured_outputs needs", FIELD)
+    refuse_special_text(wanted, tokenizer)
     source = grammar_source(wanted)
     if len(source) > _MAX_SOURCE:
         raise InvalidRequest(f"the grammar takes {len(source)} characters; at most {_MAX_SOURCE} are allowed", FIELD)

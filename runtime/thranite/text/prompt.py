@@ -58,7 +58,7 @@ def build_request(
     refuses a max_tokens that cannot be reached (OpenAI's way); otherwise it is cut to the room there is.
     """
     ids = tuple(token_ids if params.truncate_prompt_tokens is None else token_ids[-params.truncate_prompt_tokens :])
-    _check_prompt(ids, params, info, param, strict_length)
+    check_prompt(ids, params, info, param, strict_length)
     if params.n > info.max_num_seqs:
         raise InvalidRequest(f"n is {params.n}; this engine runs at most {info.max_num_seqs} sequences at once", "n")
     if tokenizer is None and (params.stop_strings or params.bad_words):
@@ -80,7 +80,7 @@ def build_request(
     return EngineRequest(request_id, ids, resolved, priority, timeout_seconds, cache_salt, grammar)
 
 
-def _check_prompt(
+def check_prompt(
     ids: tuple[int, ...], params: SamplingParams, info: EngineInfo, param: str, strict_length: bool
 ) -> None:
     if not ids:

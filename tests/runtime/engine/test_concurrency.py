@@ -38,8 +38,8 @@ def test_it_climbs_to_the_most_that_meets_the_target(device: Device, best: int) 
     limit = ConcurrencyLimit(0.025, 1024)
     rows = run(limit, device, 40 * WINDOW_STEPS)
     settled = rows[20 * WINDOW_STEPS :]
-    assert min(settled) >= 0.9 * best
-    assert max(device(n) for n in settled) <= 1.03 * 0.025
+    assert min(settled) >= 0.88 * best
+    assert max(device(n) for n in settled) <= 0.025
     assert rows[12 * WINDOW_STEPS] > 0.8 * best  # quickly
 
 
@@ -47,8 +47,8 @@ def test_it_follows_a_device_that_slows_down_and_recovers() -> None:
     limit = ConcurrencyLimit(0.025, 1024)
     run(limit, linear, 40 * WINDOW_STEPS)
     slow = run(limit, lambda rows: 2 * linear(rows), 40 * WINDOW_STEPS)
-    assert slow[-1] == pytest.approx(37, abs=3)
-    assert run(limit, linear, 40 * WINDOW_STEPS)[-1] >= 90
+    assert slow[-1] == pytest.approx(34, abs=3)
+    assert run(limit, linear, 40 * WINDOW_STEPS)[-1] >= 86
 
 
 def test_noise_and_single_long_steps_do_not_move_it_far() -> None:
@@ -59,7 +59,7 @@ def test_noise_and_single_long_steps_do_not_move_it_far() -> None:
         return linear(rows) * noise.uniform(0.97, 1.03) + (0.2 if noise.random() < 0.1 else 0.0)
 
     settled = run(limit, device, 200 * WINDOW_STEPS)[40 * WINDOW_STEPS :]
-    assert min(settled) > 75
+    assert min(settled) > 70
     assert max(settled) < 115
 
 

@@ -9,10 +9,13 @@ import pytest
 
 from tests.support.fake_engine import INFO
 from tests.support.live_server import MODEL, LiveServer, live_server
+from tests.support.tiny_tokenizers import SPECIAL_TOKENS
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 BAD_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "[]"}}
+
+EOS = SPECIAL_TOKENS["eos_token"]  # text that no grammar can write
 
 BOTH: list[tuple[dict[str, Any], str]] = [
     ({"unknown_field": 1}, "unknown_field"),
@@ -48,6 +51,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
     ({"timeout": 0}, "timeout"),
     ({"priority": "high"}, "priority"),
+    ({"priority": 10**30}, "priority"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"stream": True, "stream_options": {"other": 1}}, "stream_options.other"),
     ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
@@ -66,6 +70,9 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"guided_json": "{"}, "guided_json"),
     ({"guided_regex": "("}, "guided_regex"),
     ({"guided_choice": []}, "guided_choice"),
+    ({"guided_choice": ["a", f"b{EOS}"]}, "guided_choice"),
+    ({"guided_json": {"properties": {"a": {"enum": [1, EOS]}}}}, "guided_json"),
+    ({"guided_regex": f"a{EOS}?"}, "guided_regex"),
     ({"guided_grammar": "start: x"}, "guided_grammar"),
     ({"structured_outputs": {}}, "structured_outputs"),
     ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from thranite.server.keys import ApiKey
 from thranite.server.metrics_source import MetricsSource
 from thranite.server.settings import ServerSettings
 
+CASES = int(os.environ.get("THRANITE_FUZZ_CASES", "25"))  # for each operation; `make fuzz` tries more
 SETTINGS = ServerSettings(served_model_names=(MODEL,))
 APP = build_app(
     FakeEngine(says("<tool_call>{}", "hello world"), max_model_len=4096),
@@ -132,7 +134,7 @@ def test_the_bad_requests_of_the_table_of_types_are_not_allowed() -> None:
 
 
 @schemathesis.openapi.from_dict(DOCUMENT).include(method="POST").parametrize()
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_nothing_that_is_allowed_fails_the_server(case: Any) -> None:
     body = b"" if isinstance(case.body, NotSet) else case.body
     content = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -90,15 +90,21 @@ def test_every_process_tells_the_engine_s_figures(tmp_path: Path) -> None:
                 assert client.get("/health").status_code == 200
 
 
-def test_a_dead_engine_is_told_by_every_process(tmp_path: Path) -> None:
-    with running_server(tmp_path, server_processes=2) as server:
+@pytest.mark.parametrize(
+    ("number", "text", "code"),
+    [(signal.SIGKILL, "engine_dead", ExitCode.ENGINE_DIED), (signal.SIGSTOP, "hangs", ExitCode.ENGINE_STALLED)],
+)
+def test_a_dead_or_hanging_engine_is_told_by_every_process(
+    tmp_path: Path, number: signal.Signals, text: str, code: ExitCode
+) -> None:
+    with running_server(tmp_path, server_processes=2, stall_timeout=1.5) as server:
         server.wait_ready()
         with ThreadPoolExecutor(STREAMS) as pool:
             futures = [pool.submit(stream, server.api_url, 2000) for _ in range(STREAMS)]
             wait_for(lambda: server.metric("thranite_requests_running") == STREAMS, "streams are running")
-            os.kill(server.engine_pid(), signal.SIGKILL)
-            assert all("engine_dead" in future.result() for future in futures)
-        assert server.exit_code() == ExitCode.ENGINE_DIED
+            os.kill(server.engine_pid(), number)
+            assert all(text in future.result() for future in futures)
+        assert server.exit_code() == code
 
 
 def test_a_port_is_shared_among_ourselves_only() -> None:

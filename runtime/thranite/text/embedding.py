@@ -1,0 +1,34 @@
+"""A prompt as a vector: the engine's request for it, and the vector's length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from thranite.engine.client import EngineInfo
+from thranite.request import EngineRequest
+from thranite.sampling_params import Pooling, SamplingParams, TokenParams
+from thranite.text.prompt import check_prompt
+
+
+def embedding_request(
+    request_id: str,
+    token_ids: Sequence[int],
+    pooling: Pooling,
+    info: EngineInfo,
+    *,
+    param: str = "prompt",
+    priority: int = 0,
+    timeout_seconds: float | None = None,
+) -> EngineRequest:
+    """It goes the way of every request, and draws one token that nobody reads. Raises InvalidRequest."""
+    ids = tuple(token_ids)
+    check_prompt(ids, SamplingParams(), info, param, strict_length=False)
+    params = TokenParams(max_tokens=1, seed=0, temperature=0.0, pooling=pooling)
+    return EngineRequest(request_id, ids, params, priority, timeout_seconds)
+
+
+def unit_length(vector: Sequence[float]) -> list[float]:
+    """As embeddings are compared: by their angle."""
+    length = math.sqrt(math.fsum(value * value for value in vector))
+    return [value / length for value in vector] if length else list(vector)
