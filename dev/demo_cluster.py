@@ -70,6 +70,8 @@ class StoryError(DemoError):
 
 def build_tools() -> None:
     """On the first run this takes minutes, in which the engine alone already answers."""
+    if sys.platform != "linux" or os.geteuid() != 0:  # said before anything is built in vain
+        raise DemoError("a local cluster needs Linux and root: namespaces, mounts and control groups (try sudo)")
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen([*LOCAL, "build"], stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -235,10 +237,11 @@ def describe(kube: Kube) -> None:
 
 
 def clean_up(kube: Kube) -> None:
-    console.print("\n[bold]cleaning up")
+    console.print("\n[bold]cleaning up" + ("" if kube.temporary else ", and waiting until all is gone"))
+    options = ("--ignore-not-found", "--wait=false" if kube.temporary else f"--timeout={SECONDS}s")
     for words in (
-        ("delete", f"infs/{SERVICE}", f"pod/{HELPER}", f"pvc/{CLAIM}", "--ignore-not-found", "--wait=false"),
-        ("delete", "namespace", SYSTEM, "--ignore-not-found", "--wait=false"),
+        ("delete", f"infs/{SERVICE}", f"pod/{HELPER}", f"pvc/{CLAIM}", *options),
+        ("delete", "namespace", SYSTEM, *options),
     ):
         try:
             if words[1] == "namespace":

@@ -41,6 +41,7 @@ class Kube:
     helm_path: str
     images: Images
     environment: Mapping[str, str] = field(default_factory=dict)
+    temporary: bool = False  # the cluster ends with the demo
 
     def kubectl(self, *words: str, text: str | None = None, show: bool = False) -> str:
         if show:
@@ -97,7 +98,7 @@ def local_cluster() -> Iterator[Kube]:
             "KUBECONFIG": facts["kubeconfig"],
             "KUBECACHEDIR": str(Path(facts["kubeconfig"]).parent / "cache"),
         }
-        yield Kube(facts["kubectl"], str(tools / "helm"), Images(image, image, image), environment)
+        yield Kube(facts["kubectl"], str(tools / "helm"), Images(image, image, image), environment, temporary=True)
     finally:
         console.print("\n[bold]the cluster goes down")
         down(quiet=False)
