@@ -23,6 +23,9 @@ SHARED_ONLY = frozenset(
     {
         "priority_aging_seconds",
         "max_waiting_requests",
+        "max_waiting_tokens",
+        "high_priority_share",
+        "target_inter_token_latency_ms",
         "null_step_seconds",
         "null_prompt_token_seconds",
         "null_row_seconds",

@@ -71,6 +71,7 @@ class _Frame:
 
 async def _stream(reply: Reply, generation: Generation, samples: ChatSamples, frame: _Frame) -> None:
     reply.open_stream()
+    generation.on_silent_start(reply.begin)
     while not generation.finished:
         await reply.flush()
         for _, delta in await generation.news():

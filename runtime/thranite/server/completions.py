@@ -72,6 +72,7 @@ class _Frame:
 
 async def _stream(reply: Reply, generation: Generation, samples: CompletionSamples, frame: _Frame) -> None:
     reply.open_stream()
+    generation.on_silent_start(reply.begin)
     while not generation.finished:
         await reply.flush()
         for prompt, delta in await generation.news():

@@ -88,6 +88,7 @@ class _Answer:
 
     async def stream(self, reply: Reply) -> None:
         reply.open_stream()
+        self._run.on_silent_start(reply.begin)
         reply.hold(named_event("message_start", {"type": "message_start", "message": self._message}))
         async for pieces, delta in self._run.news():
             events = self._blocks.add(pieces)

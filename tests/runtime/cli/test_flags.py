@@ -97,6 +97,9 @@ def test_help_documents_every_option() -> None:
     assert "how much (default: all) [" in text
 
 
+NEEDS = {"access_log_prompts": ["--access-log"], "ssl_keyfile": ["--ssl-certfile", "cert"]}  # what a flag goes with
+
+
 def example(name: str, hint: Any) -> tuple[str, Any]:
     """A text that a field takes, other than its default, and the value it stands for."""
     special = {
@@ -125,10 +128,10 @@ def example(name: str, hint: Any) -> tuple[str, Any]:
 @pytest.mark.parametrize("cls", [EngineConfig, ServeConfig])
 def test_every_field_is_set_by_its_flag_and_by_its_variable(cls: type) -> None:
     hints = get_type_hints(cls)
-    base = ["m"] if cls is EngineConfig else []
     for item in fields(cls):
         if item.name == "model":
             continue
+        base = ["m"] if cls is EngineConfig else NEEDS.get(item.name, [])
         text, value = example(item.name, hints[item.name])
         if value is None:
             value = not item.default
