@@ -81,10 +81,6 @@ class ServeConfig:
                 raise ConfigError(f"{flag(name)} must be 0 or more seconds, got {getattr(self, name)}")
         if not 0 < self.client_timeout < float("inf"):
             raise ConfigError(f"--client-timeout must be above 0 seconds, got {self.client_timeout}")
-        if self.access_log_prompts and not self.access_log:
-            raise ConfigError("--access-log-prompts says what the access log holds: it needs --access-log")
-        if self.ssl_keyfile is not None and self.ssl_certfile is None:
-            raise ConfigError("--ssl-keyfile is given without --ssl-certfile")
         if self.stall_timeout is not None and not self.stall_timeout >= MIN_STALL_TIMEOUT:
             raise ConfigError(f"--stall-timeout must be at least {MIN_STALL_TIMEOUT} s, got {self.stall_timeout}")
         if self.server_processes is not None and not 1 <= self.server_processes <= MAX_SERVER_PROCESSES:

@@ -12,6 +12,10 @@ from thranite.supervisor.config import ServeConfig
 
 def http_options(config: ServeConfig) -> HttpOptions:
     """Reads the certificate. Raises ConfigError."""
+    if config.access_log_prompts and not config.access_log:
+        raise ConfigError("--access-log-prompts says what the access log holds: it needs --access-log")
+    if config.ssl_keyfile is not None and config.ssl_certfile is None:
+        raise ConfigError("--ssl-keyfile is given without --ssl-certfile")
     _check_certificate(config)
     _check_origins(config.allowed_origins)
     if config.otlp_traces_endpoint is not None and find_spec("opentelemetry.sdk") is None:

@@ -72,7 +72,10 @@ def checked_source(
     source = grammar_source(wanted)
     if len(source) > _MAX_SOURCE:
         raise InvalidRequest(f"the grammar takes {len(source)} characters; at most {_MAX_SOURCE} are allowed", FIELD)
-    _compiler_of(tokenizer, vocab_size, tuple(eos_token_ids)).matcher(source)
+    matcher = _compiler_of(tokenizer, vocab_size, tuple(eos_token_ids)).matcher(source)
+    matcher.compute_bitmask()
+    if matcher.is_error():  # such as a schema that refers to itself alone
+        raise InvalidRequest(f"no text can match the grammar: {matcher.get_error().strip()}", FIELD, "invalid_grammar")
     return source
 
 

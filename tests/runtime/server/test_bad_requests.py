@@ -68,6 +68,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
     ({"guided_json": {"not": {}}}, "guided_json"),
     ({"guided_json": "{"}, "guided_json"),
+    ({"guided_json": {"$ref": "#"}}, "guided_json"),
     ({"guided_regex": "("}, "guided_regex"),
     ({"guided_choice": []}, "guided_choice"),
     ({"guided_choice": ["a", f"b{EOS}"]}, "guided_choice"),

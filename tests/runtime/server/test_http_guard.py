@@ -191,7 +191,9 @@ def test_a_certificate_that_cannot_be_used_is_named_before_anything_starts(
         with pytest.raises(ConfigError, match="--ssl-certfile"):
             http_options(ServeConfig(**wrong))
     with pytest.raises(ConfigError, match="without --ssl-certfile"):
-        ServeConfig(ssl_keyfile=key)
+        http_options(ServeConfig(ssl_keyfile=key))
+    with pytest.raises(ConfigError, match="needs --access-log"):
+        http_options(ServeConfig(access_log_prompts=True))
     for origin in ("a.example", "https://a.example/x", "ftp://a"):
         with pytest.raises(ConfigError, match="--allowed-origins"):
             http_options(ServeConfig(allowed_origins=(origin,)))
