@@ -71,12 +71,12 @@ class _Frame:
 
 async def _stream(reply: Reply, generation: Generation, samples: ChatSamples, frame: _Frame) -> None:
     reply.open_stream()
-    generation.on_silent_start(reply.begin)
     while not generation.finished:
-        await reply.flush()
         for _, delta in await generation.news():
             for choice in samples.news(delta):
                 reply.hold(frame.chunk(choice))
+        if not generation.finished:
+            await reply.flush()
     await reply.write(frame.usage_chunk(generation) + DONE, last=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from thranite.server.chat_prompt import PreparedChat, chat_params, prepare_chat
@@ -25,10 +25,6 @@ class ChatRun:
     @property
     def usage(self) -> Usage:
         return self._generation.usage
-
-    def on_silent_start(self, tell: Callable[[], Awaitable[None]]) -> None:
-        """As the generation's."""
-        self._generation.on_silent_start(tell)
 
     async def news(self) -> AsyncIterator[tuple[list[Piece], TextDelta]]:
         """Each delta, and what it says."""

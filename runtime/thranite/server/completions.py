@@ -72,12 +72,12 @@ class _Frame:
 
 async def _stream(reply: Reply, generation: Generation, samples: CompletionSamples, frame: _Frame) -> None:
     reply.open_stream()
-    generation.on_silent_start(reply.begin)
     while not generation.finished:
-        await reply.flush()
         for prompt, delta in await generation.news():
             for choice in samples.news(prompt, delta):
                 reply.hold(frame.chunk(choice))
+        if not generation.finished:
+            await reply.flush()
     usage = event(frame.whole([], samples.usage(generation.usage))) if frame.include_usage else b""
     await reply.write(usage + DONE, last=True)
 

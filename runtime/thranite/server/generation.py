@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
 from thranite.engine.client import DeltaStream, EngineClient
@@ -46,7 +46,6 @@ class Generation:
         self._failure: GenerationFailed | None = None
         self._submitted = 0
         self._cached_tokens = 0
-        self._on_silent_start: Callable[[], Awaitable[None]] | None = None
 
     async def __aenter__(self) -> Generation:
         return self
@@ -66,10 +65,6 @@ class Generation:
         for request in self.requests:
             self._submitted += 1
             self._streams.append(await self._client.submit(request))
-
-    def on_silent_start(self, tell: Callable[[], Awaitable[None]]) -> None:
-        """`tell` is called once if the first tokens say nothing yet: a stream begins with them all the same."""
-        self._on_silent_start = tell
 
     @property
     def usage(self) -> Usage:
@@ -103,9 +98,6 @@ class Generation:
                         found.append((index, text))
             except GenerationFailed as error:
                 self._failure = error
-            tell, self._on_silent_start = self._on_silent_start, None
-            if tell is not None and not found and self._failure is None:
-                await tell()
         return found
 
     async def _take(self) -> list[tuple[int, SequenceDelta]]:

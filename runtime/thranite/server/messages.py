@@ -88,7 +88,6 @@ class _Answer:
 
     async def stream(self, reply: Reply) -> None:
         reply.open_stream()
-        self._run.on_silent_start(reply.begin)
         reply.hold(named_event("message_start", {"type": "message_start", "message": self._message}))
         async for pieces, delta in self._run.news():
             events = self._blocks.add(pieces)
@@ -97,6 +96,8 @@ class _Answer:
                 events += [*self._blocks.close(), *self._last_events(delta)]
             if events:
                 await reply.write(b"".join(named_event(item["type"], item) for item in events), last=ended)
+            else:
+                await reply.flush()
 
     def _last_events(self, delta: TextDelta) -> list[dict[str, object]]:
         self._end(delta)

@@ -30,9 +30,10 @@ def named_event(name: str, value: object) -> bytes:
 class Reply:
     """The answer to one HTTP request. Every `write` is one ASGI message, hence one write to the socket.
 
-    A stream's header leaves with its first event, or with its first token where that says nothing yet: what fails before
-    (a deadline that passes in the queue, an engine that ends) still gets the status that it should have. `send_body` takes what follows the header, which is a
-    token's whole way of many: the middleware that `send` leads through has seen then what it looks for.
+    A stream's header leaves with its first event, or with its first token where that says nothing yet: what fails
+    before (a deadline that passes in the queue, an engine that ends) still gets the status that it should have.
+    `send_body` takes what follows the header, which is a token's whole way of many: the middleware that `send` leads
+    through has seen then what it looks for.
     """
 
     def __init__(self, send: Send, send_body: Send) -> None:
@@ -48,18 +49,13 @@ class Reply:
         """From now on the answer is events."""
         self._streaming = True
 
-    async def begin(self) -> None:
-        """A stream's header and what is held, though there is nothing to tell yet."""
-        if self._streaming and not self._started:
-            await self.write(b"")
-
     def hold(self, events: bytes) -> None:
         """They leave with the next write."""
         self._held += events
 
     async def flush(self) -> None:
-        """Write what is held, if anything is."""
-        if self._held:
+        """Write what is held; the header, if it has not left yet, though nothing is."""
+        if self._held or not self._started:
             await self.write(b"")
 
     async def write(self, events: bytes, last: bool = False) -> None:

@@ -90,7 +90,6 @@ class _Answer:
     async def give(self, reply: Reply) -> None:
         if self._stream:
             reply.open_stream()
-            self._run.on_silent_start(reply.begin)
             reply.hold(self._encoded([self._state("created"), self._state("in_progress")]))
         async for pieces, delta in self._run.news():
             events = self._items.add(pieces)
@@ -99,6 +98,8 @@ class _Answer:
                 events += self._end(delta)
             if self._stream and events:
                 await reply.write(self._encoded(events), last=ended)
+            elif self._stream:
+                await reply.flush()
         if not self._stream:
             await reply.json(self._response)
 

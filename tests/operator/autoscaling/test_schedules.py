@@ -45,6 +45,6 @@ def test_the_window_that_asks_for_most_counts() -> None:
     [({"time_zone": "Europe/Nowhere"}, "no time zone"), ({"start": "61 * * * *"}, "no cron expression")],
 )
 def test_what_the_api_server_cannot_check_is_named_and_left_out(fields: dict[str, str], words: str) -> None:
-    wrong = Schedule(**{**{"name": "x", "start": "* * * * *", "duration_seconds": 60, "min_replicas": 2}, **fields})  # type: ignore[arg-type]
+    wrong = Schedule(**{"name": "x", "start": "* * * * *", "duration_seconds": 60, "min_replicas": 2, **fields})  # type: ignore[arg-type]
     assert words in (problem(wrong) or "")
     assert active((wrong,), at("2026-07-01T07:00:00"), 0) is None

@@ -27,9 +27,11 @@ def body(max_tokens: int, first: int = 5, **extra: Any) -> dict[str, Any]:
 
 
 def stream(url: str, max_tokens: int, first: int = 5) -> list[dict[str, Any]]:
-    """The data events of one streamed completion, the last [DONE] left out."""
+    """The data events of one streamed completion, the last [DONE] left out; or the error that came in their place."""
     request = body(max_tokens, first, stream=True)
     with httpx.stream("POST", f"{url}/v1/completions", json=request, timeout=TIMEOUT) as response:
+        if response.status_code != 200:
+            return [json.loads(response.read())]
         lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
