@@ -115,11 +115,11 @@ def _recommendation(case: Case, metrics: Sequence[MetricValue]) -> Step:
     unknown = next((item for item in metrics if item.ask is None), None)
     if asked < current and unknown is not None:
         return Step(current, Reason.METRIC_MISSING, f"{unknown.unit}: not known yet")
+    if asked == current and seen.unschedulable:
+        return Step(current, Reason.INSUFFICIENT_GPU, f"{metric.words}, and {_homeless(seen)}")
     if asked == current:
         held = next((item for item in metrics if item.held is not None), None)
         if held is not None and held.held is not None:
-            if held.held == Reason.WAITING_FOR_PENDING and seen.unschedulable:
-                return Step(current, Reason.INSUFFICIENT_GPU, f"{held.words}, and {_homeless(seen)}")
             return Step(current, held.held, f"{held.words}, {_HELD[held.held]}")
         return Step(current, Reason.STEADY, metric.words)
     return Step(asked, metric.reason, metric.words)

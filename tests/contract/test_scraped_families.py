@@ -1,0 +1,35 @@
+"""What the operator's scraper asks for is what the runtime exports, with `?name[]=` and without."""
+
+from __future__ import annotations
+
+from thranite.engine.stats import EngineStats
+from thranite.request import FinishReason
+from thranite.server.metrics import MetricsSnapshot, engine_families, render
+from thranite_operator.autoscaling.exposition import FAMILIES, SERVED, Reading, parse
+
+STATS = EngineStats(
+    requests_waiting=3,
+    requests_running=2,
+    kv_cache_usage_ratio=0.5,
+    requests_received_total=20,
+    requests_finished_total={"stop": 4, "length": 5, "abort": 1},
+    requests_rejected_total={"queue_full": 6, "draining": 1, "invalid": 2},
+)
+SNAPSHOT = MetricsSnapshot("m", STATS)
+EXPECTED = Reading(waiting=3, running=2, kv_cache_usage=0.5, received=18, finished=9, rejected=6)
+
+
+def test_the_runtimes_answer_is_understood() -> None:
+    asked, _ = render(engine_families(SNAPSHOT), FAMILIES)
+    everything, _ = render(engine_families(SNAPSHOT))
+    assert parse(asked) == parse(everything) == EXPECTED
+    assert len(asked) < len(everything) / 2
+
+
+def test_an_idle_runtime_exports_all_of_them() -> None:
+    idle, _ = render(engine_families(MetricsSnapshot("m")), FAMILIES)
+    assert parse(idle).waiting == 0
+
+
+def test_reasons_are_the_runtimes() -> None:
+    assert {reason.decode() for reason in SERVED} <= {reason.value for reason in FinishReason}
