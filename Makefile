@@ -120,6 +120,10 @@ bench-cpu: $(STAMP) model  ## this engine and transformers side by side on the C
 bench-autoscaling: $(STAMP)  ## the autoscaler beside seven others on simulated replicas: tables and plots of docs/autoscaling.md
 	PYTHONPATH=dev/bench $(BIN)/python -m autoscaling.report --docs docs $(ARGS)
 
+.PHONY: test-autoscaling
+test-autoscaling: $(STAMP)  ## the autoscaler's properties over 200,000 random states (2 minutes)
+	THRANITE_TEST_STATES=200000 $(PYTEST) --timeout 1200 tests/operator/autoscaling/test_properties.py
+
 .PHONY: record-service
 record-service: $(STAMP) model  ## time the CPU engine's steps for that simulation
 	PYTHONPATH=dev/bench $(BIN)/python -m autoscaling.record_service "$$($(BIN)/python -m dev.fetch_smollm2)" \
