@@ -11,7 +11,7 @@ import functools
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import kopf
@@ -40,7 +40,13 @@ WATCHED = (
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 15.0
 # By default kopf asks for the user's name, which a container's uid need not have.
 IDENTITY: Any = names.FIELD_MANAGER
+WATCH_TASK = "watcher for "  # how kopf names the task of a watch
+CHECK_SECONDS, END_SECONDS = 1.0, 5.0
 HEALTHY_SECONDS = 60.0  # a run of this length starts the backoff anew
+
+
+class WatchLost(Exception):
+    """Some objects are no longer watched."""
 
 
 def key_of(body: Mapping[str, Any]) -> Key | None:
@@ -109,14 +115,16 @@ class Informer:
             stop.set()
         scope: dict[str, Any] = {"namespaces": list(self._namespaces)} if self._namespaces else {"clusterwide": True}
         try:
-            await kopf.operator(
-                registry=self._registry(),
-                settings=_settings(),
-                identity=IDENTITY,
-                standalone=True,
-                stop_flag=stop,
-                ready_flag=self._watching,
-                **scope,
+            await self._until_over(
+                kopf.operator(
+                    registry=self._registry(),
+                    settings=_settings(),
+                    identity=IDENTITY,
+                    standalone=True,
+                    stop_flag=stop,
+                    ready_flag=self._watching,
+                    **scope,
+                )
             )
         except Exception as error:  # noqa: BLE001 - whatever ended it, watching must go on
             logger.warning("watching failed: %s: %s", type(error).__name__, error)
@@ -125,6 +133,25 @@ class Informer:
             with self._lock:
                 self._end_run = None
         return loop.time() - began
+
+    async def _until_over(self, operator: Coroutine[Any, Any, None]) -> None:
+        """Wait for kopf's end; after a watch has ended for good, only for so long.
+
+        A watch that fails is to end its operator. With several failing at once kopf 1.45 was seen to wait for ever.
+        """
+        running = asyncio.create_task(operator)
+        most, broken_at = 0, None
+        while not running.done():
+            await asyncio.wait({running}, timeout=CHECK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            watches = sum(task.get_name().startswith(WATCH_TASK) for task in asyncio.all_tasks())
+            most = max(most, watches)
+            broken_at = (broken_at or now) if watches < most else None
+            if broken_at is not None and now - broken_at > END_SECONDS and not running.done():
+                running.cancel()
+                await asyncio.wait({running}, timeout=END_SECONDS)
+                raise WatchLost(f"{most - watches} of {most} watches ended, and kopf did not")
+        await running
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()

@@ -56,7 +56,7 @@ def test_kopf_is_started_again_and_stops_when_told(
     watching = Informer(lambda _: None, lambda: kopf.ConnectionInfo(server=failing_watches), ())
     watching.start()
     deadline = time.monotonic() + 90
-    while caplog.text.count("watching failed: WatchingError") < 2:
+    while caplog.text.count("watching failed: ") < 2:
         assert time.monotonic() < deadline, caplog.text
         time.sleep(0.1)
     assert watching.alive
