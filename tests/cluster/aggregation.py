@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import manifests
 from tests.cluster.access import LocalCluster, Namespace, run
@@ -41,7 +42,7 @@ def _pod(image: str, command: tuple[str, ...]) -> manifests.Object:
     mounts = [{"name": "certificate", "mountPath": CERTIFICATE}]
     get = {"path": f"/apis/{GROUP}/v1beta1", "port": PORT, "scheme": "HTTPS"}
     probe = {"httpGet": get, "periodSeconds": 1}
-    more = {"command": list(command), "volumeMounts": mounts, "readinessProbe": probe, "pod": volumes}
+    more: dict[str, Any] = {"command": list(command), "volumeMounts": mounts, "readinessProbe": probe, "pod": volumes}
     return manifests.pod("adapter", manifests.pod_spec(image, **more))
 
 

@@ -22,7 +22,7 @@ from tests.e2e.test_serving import MODEL, NULL, writes
 pytestmark = pytest.mark.cluster
 EXAMPLE = ROOT / "examples" / "external-hpa.yaml"
 HPA = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
-BUSY_SECONDS, ALL_SECONDS = 40, 75
+BUSY_SECONDS, ALL_SECONDS = 25, 50
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def autoscaler() -> dict[str, Any]:
     (metric,) = (item["external"] for item in found["spec"]["metrics"])
     metric["metric"]["selector"]["matchLabels"]["service"] = "x"
     metric["target"]["averageValue"] = "7"
-    found["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] = 15
+    found["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] = 10
     return found
 
 
