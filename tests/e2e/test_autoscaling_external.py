@@ -99,10 +99,11 @@ def test_an_hpa_scales_and_the_operator_follows(services: Services, namespace: N
     assert seen[-1] == (1, 1), seen
     counts = re.match(r"good (\d+) bad (\d+) ", said)
     assert counts is not None, said
-    assert int(counts[1]) > 100, said
+    assert int(counts[1]) > 50, said
     assert int(counts[2]) == 0, said
     assert set(written) == {HPA}, written
-    assert deployed == {"deployments": 1 + written[HPA]}, "once made, and once for each word of the autoscaler"
+    assert set(deployed) == {"deployments"}, deployed
+    assert 3 <= deployed["deployments"] <= 1 + written[HPA], "made once, then at most once for each of the HPA's words"
     assert services.condition("ScalingActive") == ("", "", ""), "the operator says nothing of what it does not do"
     assert len(services.pods()) == 1
 
