@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import manifests
-from tests.cluster.access import LocalCluster, Namespace, eventually, run
+from tests.cluster.access import LocalCluster, Namespace, eventually
+from tests.cluster.aggregation import external_metrics
 
 pytestmark = pytest.mark.cluster
-GROUP = "external.metrics.k8s.io"
 # The smallest external metrics API: one metric, `queue`, whose value is in a file.
 ADAPTER = """
 import http.server, json, os, signal, ssl, sys
@@ -42,36 +41,10 @@ server.serve_forever()
 """
 
 
-def make_certificate(folder: Path, host: str) -> tuple[str, str]:
-    names = f"subjectAltName=DNS:{host}"
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{folder}/tls.key")
-    subject = ("-x509", "-days", "2", "-subj", "/CN=adapter", "-addext", names, "-out", f"{folder}/tls.crt")
-    run("openssl", "req", *new_key, *subject)
-    certificate, key = (folder / name for name in ("tls.crt", "tls.key"))
-    return base64.b64encode(certificate.read_bytes()).decode(), base64.b64encode(key.read_bytes()).decode()
-
-
 @pytest.fixture
 def metrics(local: LocalCluster, namespace: Namespace, tmp_path: Path) -> Iterator[None]:
-    certificate, key = make_certificate(tmp_path, f"adapter.{namespace.name}.svc")
-    data = {"tls.crt": certificate, "tls.key": key}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "certificate"}, "data": data}
-    volumes = {"volumes": [{"name": "certificate", "secret": {"secretName": "certificate"}}]}
-    mounts = [{"name": "certificate", "mountPath": "/certificate"}]
-    probe = {"tcpSocket": {"port": 8443}, "periodSeconds": 1}
-    spec = manifests.pod_spec(local.image, ADAPTER, volumeMounts=mounts, readinessProbe=probe, pod=volumes)
-    door = manifests.service("adapter", 443)
-    door["spec"]["ports"][0]["targetPort"] = 8443
-    namespace.apply(secret, manifests.pod("adapter", spec), door)
-    namespace.wait_ready("adapter")
-    behind = {"name": "adapter", "namespace": namespace.name}
-    order = {"groupPriorityMinimum": 100, "versionPriority": 100}
-    served = {"group": GROUP, "version": "v1beta1", "service": behind, "caBundle": certificate, **order}
-    meta = {"name": f"v1beta1.{GROUP}"}
-    namespace.apply({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": meta, "spec": served})
-    local.kubectl("wait", "--for=condition=Available", f"apiservice/v1beta1.{GROUP}", "--timeout=30s")
-    yield
-    local.kubectl("delete", "apiservice", f"v1beta1.{GROUP}")
+    with external_metrics(local, namespace, tmp_path, "python", "-c", ADAPTER):
+        yield
 
 
 @pytest.mark.usefixtures("metrics")

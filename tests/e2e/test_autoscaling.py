@@ -14,7 +14,7 @@ from tests.e2e.test_serving import MODEL, NULL
 
 pytestmark = pytest.mark.cluster
 
-# One client all the time and the others for a while; a new connection each request, so that new pods get some.
+# A few clients all the time and the others for a while; a new connection each request, so that new pods get some.
 CLIENTS = """
 import openai, threading, time
 def ask():
@@ -30,7 +30,7 @@ def work(seconds):
     while time.monotonic() < end:
         try: ask(); good.append(1)
         except Exception as error: bad.append(repr(error))
-threads = [threading.Thread(target=work, args=({alone} if index == 0 else {together},)) for index in range(20)]
+threads = [threading.Thread(target=work, args=({alone} if index < {few} else {together},)) for index in range(20)]
 print("asking", flush=True)
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
@@ -57,8 +57,9 @@ def replicas(namespace: Namespace) -> int:
     return int(namespace.get("infs", "x")["spec"]["replicas"])
 
 
-def load(namespace: Namespace, alone: int, together: int) -> None:
-    script = CLIENTS.format(url=f"http://x.{namespace.name}.svc/v1", alone=alone, together=together)
+def load(namespace: Namespace, alone: int, together: int, few: int = 1) -> None:
+    """20 clients for `together` seconds, of which `few` stay until `alone`."""
+    script = CLIENTS.format(url=f"http://x.{namespace.name}.svc/v1", alone=alone, together=together, few=few)
     namespace.apply(pod("client", pod_spec(namespace.cluster.image, script)))
     eventually(lambda: "asking" in namespace.kubectl("logs", "client"), what="the clients' first word")
 
