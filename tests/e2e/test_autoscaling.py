@@ -12,7 +12,7 @@ from tests.cluster.manifests import pod, pod_spec
 from tests.e2e.conftest import SYSTEM, Operator, Services
 from tests.e2e.test_serving import MODEL, NULL
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 # A few clients all the time and the others for a while; a new connection each request, so that new pods get some.
 CLIENTS = """
@@ -87,6 +87,33 @@ def test_load_adds_replicas_and_takes_them_back(services: Services, namespace: N
     events = namespace.events("SuccessfulRescale")
     assert any(message.startswith("1 → ") for message in events), events
     assert any("→ 1: " in message for message in events), events
+
+
+def test_scrapes_that_get_through_to_nobody_change_nothing(
+    services: Services, namespace: Namespace, operator: Operator, local: LocalCluster
+) -> None:
+    """Only the operator's way to the admin ports is closed: pods are ready, and nothing says that they are idle."""
+    address = next(
+        item["status"]["podIP"]
+        for item in local.get("pods", "--namespace", SYSTEM)["items"]
+        if item["metadata"]["name"].startswith("thranite-") and "deletionTimestamp" not in item["metadata"]
+    )
+    rule = ("FORWARD", "-s", address, "-p", "tcp", "--dport", "8001", "-j", "DROP")
+    local.command("exec", "--node", "node0", "--", "iptables", "-I", *rule)
+    local.command("exec", "--node", "node1", "--", "iptables", "-I", *rule)
+    try:
+        services.apply(**spec(), replicas=3)
+        services.wait("Ready")
+        eventually(
+            lambda: services.condition("ScalingActive")[:2] == ("False", "MetricsUnavailable"), what="the reason"
+        )
+        time.sleep(20)  # four times the window after which idle replicas go
+        assert replicas(namespace) == 3
+    finally:
+        local.command("exec", "--node", "node0", "--", "iptables", "-D", *rule)
+        local.command("exec", "--node", "node1", "--", "iptables", "-D", *rule)
+    eventually(lambda: replicas(namespace) == 1, timeout=60, what="one replica, now that they are seen to be idle")
+    assert operator.log().count("Traceback") == 0
 
 
 def test_gpus_that_run_out_are_told(services: Services, namespace: Namespace, operator: Operator) -> None:
