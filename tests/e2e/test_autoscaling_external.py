@@ -19,7 +19,7 @@ from tests.e2e.conftest import Services
 from tests.e2e.test_autoscaling import load, replicas, verdict
 from tests.e2e.test_serving import MODEL, NULL, writes
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 EXAMPLE = ROOT / "examples" / "external-hpa.yaml"
 HPA = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
 BUSY_SECONDS, ALL_SECONDS = 25, 50
