@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -102,6 +102,15 @@ def test_every_feature_as_over_one_rank(pair: LLM, model: str, device: str) -> N
         pair.generate({"prompt_token_ids": [5000]}, params())
     assert facts(pair.generate(PROMPTS, MIXED)) == facts(alone.generate(PROMPTS, MIXED))
     alone.close()
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_embeddings_as_over_one_rank(pair: LLM, model: str, device: str, pooling: Literal["last", "mean"]) -> None:
+    alone = make(model, 1, device)
+    want, got = alone.embed(PROMPTS, pooling=pooling), pair.embed(PROMPTS, pooling=pooling)
+    alone.close()
+    for one, two in zip(want, got, strict=True):
+        assert two == pytest.approx(one, abs=1e-5)
 
 
 def test_connections_stay_on_loopback_and_multicast_off(pair: LLM) -> None:

@@ -65,14 +65,14 @@ def test_plans_arrive_as_they_were_sent(plan: StepPlan) -> None:
 
 
 def test_no_parameter_is_forgotten() -> None:
-    """Every field but those of scores differs from its default here, and arrives."""
+    """Every field but those of scores and embeddings (rank 0 alone makes them) differs from its default here, and arrives."""
     values: dict[str, Any] = {
         "max_tokens": 7, "seed": 2**64 - 3, "n": 2, "temperature": 0.5, "top_p": 0.25, "top_k": 3, "min_p": 0.125,
         "presence_penalty": 0.5, "frequency_penalty": 0.75, "repetition_penalty": 1.5, "logit_bias": ((4, -1.5),),
         "allowed_token_ids": (1, 2), "bad_words": ((3, 4), (5,)), "eos_token_ids": (2,), "stop_token_ids": (9,),
         "min_tokens": 1,
     }  # fmt: skip
-    assert {item.name for item in fields(TokenParams)} == set(values) | {"logprobs", "prompt_logprobs"}
+    assert {item.name for item in fields(TokenParams)} == set(values) | {"logprobs", "prompt_logprobs", "pooling"}
     start = SlotStart(1, 0, TokenParams(**values), [1, 2, 3], 2, 0)
     assert decode(encode_launch(StepPlan(0, starts=[start]))) == Launch(StepPlan(0, [], [], [start], [], []))
 
