@@ -46,7 +46,7 @@ class Look:
     reporting: float
     missing: float
     oldest_scrape: float
-    waiting_keys: float
+    reconciles: float
 
 
 @pytest.fixture
@@ -107,20 +107,23 @@ def look(cluster: LocalCluster) -> Look:
         reporting=total("thranite_operator_autoscaler_pods", state="reporting"),
         missing=total("thranite_operator_autoscaler_pods", state="missing"),
         oldest_scrape=max(values("thranite_operator_autoscaler_oldest_scrape_seconds"), default=0.0),
-        waiting_keys=total("thranite_operator_queue_depth"),
+        reconciles=total("thranite_operator_reconciles_total"),
     )
 
 
 def wait_settled(cluster: LocalCluster) -> None:
-    began = time.monotonic()
+    """Until all pods answer and hardly more is reconciled than comes around by itself."""
+    looks: list[Look] = []
 
     def settled() -> bool:
-        seen = look(cluster)
-        print(f"{time.monotonic() - began:.0f} s: {seen}", flush=True)
         time.sleep(LOOK_SECONDS)
-        return (seen.reporting, seen.missing) == (PODS, 0) and seen.waiting_keys < 1 + SERVICES / 100
+        looks.append(look(cluster))
+        print(looks[-1], flush=True)
+        if len(looks) < 2 or (looks[-1].reporting, looks[-1].missing) != (PODS, 0):
+            return False
+        return looks[-1].reconciles - looks[-2].reconciles <= max(5, SERVICES / 20)
 
-    eventually(settled, timeout=1200, what=f"{PODS} pods ready and scraped, and nothing left to reconcile")
+    eventually(settled, timeout=1200, what=f"{PODS} pods ready and scraped, and little left to reconcile")
 
 
 def watch(cluster: LocalCluster) -> list[Look]:
@@ -128,6 +131,7 @@ def watch(cluster: LocalCluster) -> list[Look]:
     while looks[-1].time - looks[0].time < SECONDS:
         time.sleep(LOOK_SECONDS)
         looks.append(look(cluster))
+        print(looks[-1], flush=True)
     return looks
 
 
@@ -137,7 +141,8 @@ def described(looks: list[Look]) -> str:
     cpu = last.cpu_seconds - first.cpu_seconds
     return (
         f"{PODS} pods of {SERVICES} services, {wall:.1f} s of wall time: {cpu:.1f} s of CPU time "
-        f"({cpu / wall:.3f} of a core), {last.scrapes - first.scrapes:.0f} scrapes, "
+        f"({cpu / wall:.3f} of a core), {last.reconciles - first.reconciles:.0f} reconciles, "
+        f"{last.scrapes - first.scrapes:.0f} scrapes, "
         f"{last.errors - first.errors:.0f} failed, oldest scrape {max(seen.oldest_scrape for seen in looks):.1f} s, "
         f"{last.resident_bytes / 2**20:.0f} MiB"
     )
