@@ -31,3 +31,7 @@ test-on-cluster: cluster-tools  ## test-cluster and test-e2e, on one cluster
 .PHONY: test-cluster-long
 test-cluster-long: cluster-tools  ## ten times up and down, and thousands of pods
 	$(PYTEST) --timeout 1800 -m "cluster and slow" tests/cluster
+
+.PHONY: test-e2e-long
+test-e2e-long: cluster-tools  ## the operator scaling 5,000 pods for five minutes (THRANITE_SCALE_PODS, _SECONDS)
+	$(PYTEST) --timeout 2400 -s -m "cluster and slow" tests/e2e

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -26,6 +26,7 @@ class OperatorMetrics:
         for outcome in ("success", "error"):
             self.reconciles.labels(outcome)
         self._registry.register(_Live(depth, writes))
+        ProcessCollector(registry=self._registry)
 
     def add(self, collector: Collector) -> None:
         self._registry.register(collector)

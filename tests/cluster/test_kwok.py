@@ -48,7 +48,7 @@ def test_fake_pods_run_and_answer_scrapes(local: LocalCluster, namespace: Namesp
     namespace.wait_rolled("web")
     first, second = (pod["status"]["podIP"] for pod in namespace.pods("web")[:2])
     assert first != second
-    assert 'thranite_requests_waiting{model_name="kwok"} 0' in scrape(local, first)
+    assert 'thranite_requests_waiting{model_name="kwok"} 0.0' in scrape(local, first)
     local.command("kwok", "metrics", "--ip", first, text="thranite_requests_waiting 7\n")
     assert scrape(local, first) == "thranite_requests_waiting 7\n"
     assert "7" not in scrape(local, second).split()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from thranite.engine.stats import EngineStats
 from thranite.request import FinishReason
 from thranite.server.metrics import MetricsSnapshot, engine_families, render
@@ -16,6 +18,7 @@ STATS = EngineStats(
     requests_rejected_total={"queue_full": 6, "draining": 1, "invalid": 2},
 )
 SNAPSHOT = MetricsSnapshot("m", STATS)
+FAKE_PODS = Path(__file__).parents[2] / "dev/cluster/helpers/fake-pods/main.go"
 EXPECTED = Reading(waiting=3, running=2, kv_cache_usage=0.5, received=18, finished=9, rejected=6)
 
 
@@ -33,3 +36,8 @@ def test_an_idle_runtime_exports_all_of_them() -> None:
 
 def test_reasons_are_the_runtimes() -> None:
     assert {reason.decode() for reason in SERVED} <= {reason.value for reason in FinishReason}
+
+
+def test_the_local_clusters_fake_pods_answer_as_an_idle_runtime() -> None:
+    idle, _ = render(engine_families(MetricsSnapshot("kwok")), FAMILIES)
+    assert f"const idleMetrics = `{idle.decode()}`" in FAKE_PODS.read_text()

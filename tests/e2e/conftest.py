@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -42,16 +43,22 @@ class Operator:
 
 @pytest.fixture(scope="session")
 def operator(cluster: Cluster) -> Iterator[Operator]:
-    """Under the restricted profile, with the role that the chart grants and no other."""
+    through = way_through_faults(cluster) if isinstance(cluster, LocalCluster) else ()
+    with installed(cluster, "--set=resyncSeconds=60", *through) as operator:
+        yield operator
+
+
+@contextmanager
+def installed(cluster: Cluster, *values: str) -> Iterator[Operator]:
+    """Under the restricted profile, with the role that the chart grants and no other. `values`: helm's --set flags."""
     meta = {"name": SYSTEM, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
     cluster.kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": meta}))
     repository, _, tag = cluster.image.rpartition(":")
     images = [
         f"{image}.{key}" for image in ("image", "runtimeImage") for key in (f"repository={repository}", f"tag={tag}")
     ]
-    through = way_through_faults(cluster) if isinstance(cluster, LocalCluster) else ()
-    values = ["--set=resyncSeconds=60", *(f"--set-string={value}" for value in (*images, *through))]
-    helm(cluster, "upgrade", "--install", "thranite", str(CHART), *values, "--wait", "--timeout", "120s")
+    chosen = [f"--set-string={value}" for value in images]
+    helm(cluster, "upgrade", "--install", "thranite", str(CHART), *chosen, *values, "--wait", "--timeout", "120s")
     yield Operator(cluster)
     helm(cluster, "uninstall", "thranite", "--wait")
 
@@ -61,7 +68,7 @@ def way_through_faults(cluster: LocalCluster) -> list[str]:
     proxy = urlsplit(cluster.status()["faultsInside"])
     variables = {"KUBERNETES_SERVICE_HOST": proxy.hostname, "KUBERNETES_SERVICE_PORT": proxy.port}
     return [
-        f"extraEnv[{index}].{key}={text}"
+        f"--set-string=extraEnv[{index}].{key}={text}"
         for index, (name, value) in enumerate(variables.items())
         for key, text in (("name", name), ("value", value))
     ]

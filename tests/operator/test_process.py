@@ -116,6 +116,7 @@ def test_life_of_a_service(api_server: ApiServer, api: KubeApi, namespace: str, 
         metrics = operator.get("/metrics").text
         assert 'thranite_operator_reconciles_total{outcome="error"} 0.0' in metrics, operator.log.read_text()
         assert 'thranite_operator_api_writes_total{kind="Deployment",verb="apply"}' in metrics
+        assert "\nprocess_cpu_seconds_total " in metrics
         api.delete("InferenceService", namespace, "x")
         assert api.find("InferenceService", namespace, "x") is None
     assert "Traceback" not in operator.log.read_text()

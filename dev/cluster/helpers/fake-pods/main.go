@@ -15,23 +15,31 @@ import (
 	"sync"
 )
 
-// What an idle runtime exports.
-const idleMetrics = `# TYPE thranite_requests_waiting gauge
-thranite_requests_waiting{model_name="kwok"} 0
+// What an idle runtime answers to the operator's scraper; tests/contract holds it to the runtime's own words.
+const idleMetrics = `# HELP thranite_requests_waiting Requests accepted and not running
+# TYPE thranite_requests_waiting gauge
+thranite_requests_waiting{model_name="kwok"} 0.0
+# HELP thranite_requests_running Requests of which a sequence runs
 # TYPE thranite_requests_running gauge
-thranite_requests_running{model_name="kwok"} 0
+thranite_requests_running{model_name="kwok"} 0.0
+# HELP thranite_kv_cache_usage_ratio KV blocks held by unfinished requests, of all
 # TYPE thranite_kv_cache_usage_ratio gauge
-thranite_kv_cache_usage_ratio{model_name="kwok"} 0
-# TYPE thranite_waiting_tokens gauge
-thranite_waiting_tokens{model_name="kwok"} 0
-# TYPE thranite_oldest_waiting_seconds gauge
-thranite_oldest_waiting_seconds{model_name="kwok"} 0
-# TYPE thranite_draining gauge
-thranite_draining{model_name="kwok"} 0
+thranite_kv_cache_usage_ratio{model_name="kwok"} 0.0
+# HELP thranite_requests_received_total Requests that reached the engine
 # TYPE thranite_requests_received_total counter
-thranite_requests_received_total{model_name="kwok"} 0
+thranite_requests_received_total{model_name="kwok"} 0.0
+# HELP thranite_requests_finished_total Requests ended, by reason
 # TYPE thranite_requests_finished_total counter
-thranite_requests_finished_total{model_name="kwok",reason="stop"} 0
+thranite_requests_finished_total{model_name="kwok",reason="stop"} 0.0
+thranite_requests_finished_total{model_name="kwok",reason="length"} 0.0
+thranite_requests_finished_total{model_name="kwok",reason="abort"} 0.0
+thranite_requests_finished_total{model_name="kwok",reason="timeout"} 0.0
+thranite_requests_finished_total{model_name="kwok",reason="error"} 0.0
+# HELP thranite_requests_rejected_total Requests refused, by reason
+# TYPE thranite_requests_rejected_total counter
+thranite_requests_rejected_total{model_name="kwok",reason="queue_full"} 0.0
+thranite_requests_rejected_total{model_name="kwok",reason="draining"} 0.0
+thranite_requests_rejected_total{model_name="kwok",reason="invalid"} 0.0
 `
 
 type pods struct {
