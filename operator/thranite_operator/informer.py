@@ -41,7 +41,7 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 15.0
 # By default kopf asks for the user's name, which a container's uid need not have.
 IDENTITY: Any = names.FIELD_MANAGER
 WATCH_TASK = "watcher for "  # how kopf names the task of a watch
-CHECK_SECONDS, END_SECONDS = 1.0, 5.0
+END_SECONDS = 8.0  # kopf waits 5 s for the handlers of what it has seen
 HEALTHY_SECONDS = 60.0  # a run of this length starts the backoff anew
 
 
@@ -115,7 +115,7 @@ class Informer:
             stop.set()
         scope: dict[str, Any] = {"namespaces": list(self._namespaces)} if self._namespaces else {"clusterwide": True}
         try:
-            await self._until_over(
+            await until_over(
                 kopf.operator(
                     registry=self._registry(),
                     settings=_settings(),
@@ -134,25 +134,6 @@ class Informer:
                 self._end_run = None
         return loop.time() - began
 
-    async def _until_over(self, operator: Coroutine[Any, Any, None]) -> None:
-        """Wait for kopf's end; after a watch has ended for good, only for so long.
-
-        A watch that fails is to end its operator. With several failing at once kopf 1.45 was seen to wait for ever.
-        """
-        running = asyncio.create_task(operator)
-        most, broken_at = 0, None
-        while not running.done():
-            await asyncio.wait({running}, timeout=CHECK_SECONDS)
-            now = asyncio.get_running_loop().time()
-            watches = sum(task.get_name().startswith(WATCH_TASK) for task in asyncio.all_tasks())
-            most = max(most, watches)
-            broken_at = (broken_at or now) if watches < most else None
-            if broken_at is not None and now - broken_at > END_SECONDS and not running.done():
-                running.cancel()
-                await asyncio.wait({running}, timeout=END_SECONDS)
-                raise WatchLost(f"{most - watches} of {most} watches ended, and kopf did not")
-        await running
-
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
@@ -169,6 +150,42 @@ class Informer:
         for kind in WATCHED:
             kopf.on.event(*_address(kind), registry=registry)(see)
         return registry
+
+
+async def until_over(operator: Coroutine[Any, Any, None]) -> None:
+    """Wait for kopf's end; after a watch has failed, only for so long.
+
+    A watch that fails is to end its operator. With several failing at once kopf 1.45 was seen to wait for ever.
+    """
+    failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def look(task: asyncio.Task[Any]) -> None:
+        if task.get_name().startswith(WATCH_TASK) and not task.cancelled() and not failed.done():
+            error = task.exception()
+            if error is not None:
+                failed.set_result(error)
+
+    asyncio.get_running_loop().set_task_factory(_looking(look))
+    running: asyncio.Future[Any] = asyncio.create_task(operator)
+    await asyncio.wait({running, failed}, return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        await asyncio.wait({running}, timeout=END_SECONDS)
+    if not running.done():
+        running.cancel()
+        await asyncio.wait({running}, timeout=END_SECONDS)
+        raise WatchLost(f"{failed.result()}, and kopf did not end")
+    await running
+
+
+def _looking(look: Callable[[asyncio.Task[Any]], object]) -> Callable[..., asyncio.Task[Any]]:
+    """A factory of tasks that shows each one at its end. A task has its name by then, if not before."""
+
+    def make(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        task.add_done_callback(look)
+        return task
+
+    return make
 
 
 def _address(kind: Kind) -> tuple[str, str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 import threading
@@ -15,7 +17,7 @@ import pytest
 from tests.support.apiserver import ApiServer
 from tests.support.kube import KubeApi
 from thranite_operator import informer
-from thranite_operator.informer import Informer
+from thranite_operator.informer import Informer, WatchLost, until_over
 
 STATUS = {"kind": "Status", "code": 500, "reason": "InternalError", "message": "no store"}
 ERROR = json.dumps({"type": "ERROR", "object": STATUS}).encode() + b"\n"
@@ -48,6 +50,7 @@ def handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:
     return Answer
 
 
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")  # a kopf that had to be cancelled leaves its session
 def test_kopf_is_started_again_and_stops_when_told(
     failing_watches: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -62,3 +65,19 @@ def test_kopf_is_started_again_and_stops_when_told(
     assert watching.alive
     watching.stop(timeout=20)
     assert not watching.alive
+    gc.collect()
+
+
+def test_a_kopf_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(informer, "END_SECONDS", 0.1)
+
+    async def watch() -> None:
+        raise RuntimeError("no store")
+
+    async def kopf_like() -> None:
+        watching = asyncio.create_task(watch(), name="watcher for pods.v1@None")
+        await asyncio.Event().wait()
+        await watching
+
+    with pytest.raises(WatchLost, match="no store, and kopf did not end"):
+        asyncio.run(until_over(kopf_like()))

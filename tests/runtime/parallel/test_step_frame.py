@@ -65,7 +65,7 @@ def test_plans_arrive_as_they_were_sent(plan: StepPlan) -> None:
 
 
 def test_no_parameter_is_forgotten() -> None:
-    """Every field differs from its default here and arrives, but for scores and embeddings, which rank 0 alone makes."""
+    """Every field differs from its default here and arrives; scores and embeddings are rank 0's alone."""
     values: dict[str, Any] = {
         "max_tokens": 7, "seed": 2**64 - 3, "n": 2, "temperature": 0.5, "top_p": 0.25, "top_k": 3, "min_p": 0.125,
         "presence_penalty": 0.5, "frequency_penalty": 0.75, "repetition_penalty": 1.5, "logit_bias": ((4, -1.5),),
