@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from thranite_operator.autoscaling.decision import Decision
-from thranite_operator.autoscaling.follower import Follower
+from thranite_operator.autoscaling.follower import SAMPLES_KEPT, Follower
 from thranite_operator.autoscaling.live import DecisionCounts
 from thranite_operator.autoscaling.report import Report
 from thranite_operator.autoscaling.rescale import rescale
@@ -24,6 +24,7 @@ from thranite_operator.spec import InferenceService
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]
+ALL_SAMPLES_KEPT = 200_000  # of pods, in the moments of all services together: what bounds the memory
 FIRST_SECONDS = 5.0  # services of an operator that starts are spread over so long, or their interval if that is less
 
 
@@ -102,6 +103,7 @@ class Autoscaler:
                 logger.exception("%s/%s: autoscaling: a bug; again in %d s", *key, follower.spec.interval_seconds)
 
     async def _round(self, key: Key, follower: Follower) -> None:
+        follower.samples_kept = min(SAMPLES_KEPT, ALL_SAMPLES_KEPT // max(len(self._followed), 1))
         follower.remember(await self._scraper.scrape(follower.targets()))
         now, service = self._clock(), follower.service
         decision = follower.decide(now, self._scraper.now())

@@ -20,7 +20,7 @@ from thranite_operator.spec import InferenceService
 
 JOURNAL_KEPT = 100
 MOMENTS_KEPT = 480  # two hours of rounds by default
-SAMPLES_KEPT = 5000  # of pods, in all moments together: what bounds the memory
+SAMPLES_KEPT = 5000  # of pods, in all moments of one service together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +38,15 @@ class Entry:
 
 class Follower:
     """`report`: for the status. `last`: the last decision, whether it changed something or not. `journal` and
-    `moments`: the past, oldest first, for `thranite-operator explain`."""
+    `moments`: the past, oldest first, for `thranite-operator explain`; they hold `samples_kept` samples of pods at
+    most, or one moment."""
 
     def __init__(self, service: InferenceService, spec: AutoscalingSpec, now: float) -> None:
         self.report: Report = report.restored(service.status)
         self.last: Decision | None = None
         self.journal: deque[Entry] = deque(maxlen=JOURNAL_KEPT)
         self.moments: deque[Moment] = deque()
+        self.samples_kept = SAMPLES_KEPT
         self.history = History()
         self.service, self.spec = service, spec
         self.pods: tuple[Pod, ...] = ()
@@ -119,7 +121,7 @@ class Follower:
 
     def _keep(self, moment: Moment) -> None:
         self.moments.append(moment)
-        while len(self.moments) > MOMENTS_KEPT or sum(len(item.pods) for item in self.moments) > SAMPLES_KEPT:
+        while len(self.moments) > MOMENTS_KEPT or sum(len(item.pods) for item in self.moments) > self.samples_kept:
             if len(self.moments) == 1:
                 return
             self.moments.popleft()
