@@ -150,16 +150,14 @@ def step_parts(llm: LLM, model: str, workload: Workload, args: argparse.Namespac
 
 def time_run(llm: LLM, workload: Workload, run: int) -> float:
     """Seconds from handing all requests over until the last result."""
-    requests = workload.requests(run, llm.info.vocab_size)
-    prompts: list[Any] = [{"prompt_token_ids": request.prompt_token_ids} for request in requests]
-    params = [workload.sampling(request.output_tokens, index) for index, request in enumerate(requests)]
+    prompts, params = workload.batch(run, llm.info.vocab_size)
     started = time.perf_counter()
     outputs = llm.generate(prompts, params)
     seconds = time.perf_counter() - started
-    for request, output in zip(requests, outputs, strict=True):
+    for asked, output in zip(params, outputs, strict=True):
         produced = len(output.outputs[0].token_ids)
-        if produced != request.output_tokens:
-            raise ThraniteError(f"{workload.name}: {produced} tokens came where {request.output_tokens} were asked for")
+        if produced != asked.max_tokens:
+            raise ThraniteError(f"{workload.name}: {produced} tokens came where {asked.max_tokens} were asked for")
     return seconds
 
 

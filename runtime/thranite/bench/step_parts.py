@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thranite.bench.workloads import Workload
 
@@ -76,11 +76,7 @@ def profile_run(llm: LLM, workload: Workload, run: int, trace: Path | None) -> S
 
     from torch.profiler import ProfilerActivity, profile
 
-    requests = workload.requests(run, llm.info.vocab_size)
-    prompts: list[Any] = [{"prompt_token_ids": request.prompt_token_ids} for request in requests]
-    params = [
-        workload.sampling(min(request.output_tokens, PROFILED_TOKENS), index) for index, request in enumerate(requests)
-    ]
+    prompts, params = workload.batch(run, llm.info.vocab_size, most=PROFILED_TOKENS)
     before = llm.engine.stats()
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         started = time.perf_counter()

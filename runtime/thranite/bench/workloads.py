@@ -82,6 +82,13 @@ class Workload:
         ids = range(FIRST_ID, min(vocab_size, LAST_ID))
         return [Request(text.choices(ids, k=prompt), output) for prompt, output in self.lengths]
 
+    def batch(self, run: int, vocab_size: int, most: int | None = None) -> tuple[list[Any], list[SamplingParams]]:
+        """What `LLM.generate` takes for run 0, 1, …; outputs are cut to `most` tokens."""
+        requests = self.requests(run, vocab_size)
+        prompts: list[Any] = [{"prompt_token_ids": request.prompt_token_ids} for request in requests]
+        lengths = [request.output_tokens if most is None else min(request.output_tokens, most) for request in requests]
+        return prompts, [self.sampling(length, index) for index, length in enumerate(lengths)]
+
     def sampling(self, output_tokens: int, index: int) -> SamplingParams:
         """Of the request with that index: exactly `output_tokens` come."""
         return SamplingParams(ignore_eos=True, max_tokens=output_tokens, detokenize=False, **self.options(index))

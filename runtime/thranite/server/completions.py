@@ -9,7 +9,6 @@ from typing import TypeGuard
 from msgspec import UNSET
 
 from thranite.errors import InvalidRequest
-from thranite.request import EngineRequest
 from thranite.sampling_params import SamplingParams
 from thranite.server.caller import Caller
 from thranite.server.completion_samples import CompletionSamples
@@ -19,10 +18,9 @@ from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
 from thranite.server.sampling import sampling_params
-from thranite.server.structured import naming_its_field
+from thranite.server.text_request import text_request
 from thranite.server.wire.completion import Completion, CompletionChoice, CompletionRequest
 from thranite.server.wire.usage import Usage
-from thranite.text.prompt import build_request, tokenize_prompt
 
 _DEFAULT_MAX_TOKENS = 16
 
@@ -39,7 +37,7 @@ class CompletionEndpoint(GenerationEndpoint):
         seeds = [self._context.next_seed() for _ in prompts]
         requests = await self._context.in_thread(
             lambda: [
-                _engine_request(f"{frame.response_id}-{index}", request, prompt, params, self._context, seeds[index])
+                text_request(f"{frame.response_id}-{index}", request, prompt, params, self._context, seeds[index])
                 for index, prompt in enumerate(prompts)
             ]
         )
@@ -120,27 +118,3 @@ def _params(request: CompletionRequest, context: ServerContext) -> SamplingParam
         return params
     # An echoed prompt is scored with as many alternatives as the completion.
     return dataclasses.replace(params, prompt_logprobs=max(request.logprobs, params.prompt_logprobs or 0))
-
-
-def _engine_request(
-    request_id: str,
-    request: CompletionRequest,
-    prompt: str | list[int],
-    params: SamplingParams,
-    context: ServerContext,
-    seed: int,
-) -> EngineRequest:
-    """Tokenise and check one prompt; runs in a thread."""
-    with naming_its_field(request):
-        return build_request(
-            request_id,
-            tokenize_prompt(prompt, context.tokenizer, request.add_special_tokens is not False),
-            params,
-            context.client.info,
-            context.tokenizer,
-            seed=seed,
-            strict_length=request.max_tokens is not None,
-            priority=request.priority or 0,
-            timeout_seconds=request.timeout,
-            cache_salt=request.cache_salt or "",
-        )

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from msgspec import UNSET
 
 from thranite.errors import InvalidRequest
-from thranite.request import EngineRequest
 from thranite.sampling_params import SamplingParams
 from thranite.server.caller import Caller
 from thranite.server.context import ServerContext, new_id
@@ -17,9 +16,8 @@ from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
 from thranite.server.sampling import sampling_params
-from thranite.server.structured import naming_its_field
+from thranite.server.text_request import text_request
 from thranite.server.wire.plain import Delta, Done, GenerateRequest, SocketGenerate
-from thranite.text.prompt import build_request, tokenize_prompt
 
 PlainRequest = GenerateRequest | SocketGenerate
 
@@ -29,7 +27,7 @@ async def run_plain(request: PlainRequest, context: ServerContext, stream: bool)
     context.check_model(request.model)
     params = _params(request, context)
     name, seed = new_id("gen"), context.next_seed()
-    engine = await context.in_thread(lambda: _engine_request(name, request, params, context, seed))
+    engine = await context.in_thread(lambda: text_request(name, request, request.prompt, params, context, seed))
     shown = request.id or name
     async with Generation(context.client, [engine], params, context.tokenizer, stream) as generation:
         await generation.submit()
@@ -53,25 +51,6 @@ def _params(request: PlainRequest, context: ServerContext) -> SamplingParams:
     defaults = context.settings.default_sampling
     max_tokens = defaults.get("max_tokens") if request.max_tokens is None else request.max_tokens
     return sampling_params(request, defaults, max_tokens=max_tokens, logprobs=None)
-
-
-def _engine_request(
-    name: str, request: PlainRequest, params: SamplingParams, context: ServerContext, seed: int
-) -> EngineRequest:
-    """Tokenise and check; runs in a thread."""
-    with naming_its_field(request):
-        return build_request(
-            name,
-            tokenize_prompt(request.prompt, context.tokenizer, request.add_special_tokens is not False),
-            params,
-            context.client.info,
-            context.tokenizer,
-            seed=seed,
-            strict_length=request.max_tokens is not None,
-            priority=request.priority or 0,
-            timeout_seconds=request.timeout,
-            cache_salt=request.cache_salt or "",
-        )
 
 
 class GenerateEndpoint(GenerationEndpoint):
