@@ -22,7 +22,7 @@ from thranite.bench.floors import REFERENCE_GPU, VLLM, floor_seconds
 from thranite.bench.shapes import SHAPES, write_model_directory
 from thranite.bench.step_parts import StepParts, profile_run
 from thranite.bench.workloads import WORKLOADS, Workload
-from thranite.errors import ThraniteError
+from thranite.errors import ConfigError, ThraniteError
 from thranite.loader.model_config import read_model_config
 from thranite.models.registry import load_spec
 
@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     rows = args.rows or {model: args.workload or list(WORKLOADS) for model in args.model}
     figures: list[Figures] = []
     if args.profile:
+        if not on_gpu(args.device):
+            raise ConfigError("--profile traces a GPU's kernels, and none is used here", "leave --profile out")
         args.profile.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="thranite-bench-") as scratch:
         for model, names in rows.items():
@@ -140,9 +142,7 @@ def time_runs(llm: LLM, workload: Workload, runs: int) -> tuple[tuple[float, ...
 
 def step_parts(llm: LLM, model: str, workload: Workload, args: argparse.Namespace) -> StepParts | None:
     """None where there is no GPU to look at."""
-    import torch
-
-    if args.device in ("cpu", "null") or not torch.cuda.is_available():
+    if not on_gpu(args.device):
         return None
     trace = args.profile / f"{Path(model).name}-{workload.name}.json" if args.profile else None
     return profile_run(llm, workload, args.runs, trace)
@@ -161,6 +161,13 @@ def time_run(llm: LLM, workload: Workload, run: int) -> float:
     return seconds
 
 
+def on_gpu(device: str) -> bool:
+    """Whether a run on `device`, as given on the command line, uses a GPU."""
+    import torch
+
+    return device not in ("cpu", "null") and torch.cuda.is_available()
+
+
 def machine(device: str) -> dict[str, str]:
     """Where the figures come from. `device` as given on the command line."""
     import torch
@@ -169,7 +176,7 @@ def machine(device: str) -> dict[str, str]:
 
     if device == "null":
         name = "null (tokens made up)"
-    elif device == "cpu" or not torch.cuda.is_available():
+    elif not on_gpu(device):
         name = f"CPU, {torch.get_num_threads()} threads"
     else:
         name = torch.cuda.get_device_name()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pytest
 from thranite.bench import offline
 from thranite.bench.figures import Figures
 from thranite.bench.workloads import WORKLOADS, Workload
-from thranite.errors import ThraniteError
+from thranite.errors import ConfigError, ThraniteError
 
 TINY = Workload("tiny", "output tok/s", 3, lambda size: (size.randint(4, 9), size.randint(2, 5)))
 
@@ -77,6 +78,12 @@ def test_a_row_that_is_none_is_named(rows: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         parsed("--rows", rows)
     assert "is not MODEL/WORKLOAD with one of the workloads mixed, mixed1k" in capsys.readouterr().err
+
+
+def test_a_trace_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--profile traces a GPU's kernels"):
+        offline.run(parsed("llama-8b", "--device", "null", "--profile", str(tmp_path / "traces")))
+    assert not (tmp_path / "traces").exists()
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
