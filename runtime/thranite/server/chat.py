@@ -70,7 +70,6 @@ class _Frame:
 
 
 async def _stream(reply: Reply, generation: Generation, samples: ChatSamples, frame: _Frame) -> None:
-    reply.open_stream()
     while not generation.finished:
         for _, delta in await generation.news():
             for choice in samples.news(delta):

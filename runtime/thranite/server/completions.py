@@ -69,7 +69,6 @@ class _Frame:
 
 
 async def _stream(reply: Reply, generation: Generation, samples: CompletionSamples, frame: _Frame) -> None:
-    reply.open_stream()
     while not generation.finished:
         for prompt, delta in await generation.news():
             for choice in samples.news(prompt, delta):

@@ -87,7 +87,6 @@ class _Answer:
         await reply.json(self._message)
 
     async def stream(self, reply: Reply) -> None:
-        reply.open_stream()
         reply.hold(named_event("message_start", {"type": "message_start", "message": self._message}))
         async for pieces, delta in self._run.news():
             events = self._blocks.add(pieces)

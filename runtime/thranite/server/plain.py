@@ -57,14 +57,10 @@ class GenerateEndpoint(GenerationEndpoint):
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = caller.apply(decode_request(body, GenerateRequest))
         stream = bool(request.stream)
-        opened = False
         async with aclosing(run_plain(request, self._context, stream)) as items:
             async for item in items:
                 if not stream:
                     await reply.json(item)
                     return
-                if not opened:
-                    reply.open_stream()
-                    opened = True
                 last = isinstance(item, Done)
                 await reply.write(event(item) + (DONE if last else b""), last=last)

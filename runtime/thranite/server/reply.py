@@ -38,16 +38,12 @@ class Reply:
 
     def __init__(self, send: Send, send_body: Send) -> None:
         self._send, self._send_body = send, send_body
-        self._streaming = self._started = False
+        self._started = False
         self._held = b""
         self.finished = False
 
     async def json(self, value: msgspec.Struct) -> None:
         await self._whole(200, _encoder.encode(value), {})
-
-    def open_stream(self) -> None:
-        """From now on the answer is events."""
-        self._streaming = True
 
     def hold(self, events: bytes) -> None:
         """They leave with the next write."""

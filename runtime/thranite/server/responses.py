@@ -89,7 +89,6 @@ class _Answer:
 
     async def give(self, reply: Reply) -> None:
         if self._stream:
-            reply.open_stream()
             reply.hold(self._encoded([self._state("created"), self._state("in_progress")]))
         async for pieces, delta in self._run.news():
             events = self._items.add(pieces)
