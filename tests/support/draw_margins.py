@@ -73,10 +73,10 @@ def _watch_gpu(sampler: CudaSampler, kept: Watch) -> None:
 
     def keeping(logits: Tensor, rows: Any, *rest: Any) -> Any:
         drawn = draw(logits, rows, *rest)
-        kept.keep(*rows, logits, drawn.tokens)
+        kept.keep(rows[0], rows[1], logits, drawn.tokens)
         return drawn
 
-    sampler.draw = keeping  # type: ignore[method-assign]
+    sampler.draw = keeping  # type: ignore[method-assign, assignment]
 
 
 def _watch_cpu(sampler: Sampler, kept: Watch) -> None:
