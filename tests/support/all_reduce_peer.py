@@ -1,14 +1,12 @@
 """`python -m tests.support.all_reduce_peer RANK SIZE FILE`: one rank of sums in Triton's interpreter.
 
-The ranks are processes over one shared file, each of which maps it elsewhere: as GPUs map each other's memory.
+The ranks are processes over one shared file, each of which maps it elsewhere: as GPUs map each other's memory. Whoever
+starts one sets TRITON_INTERPRET=1 in its environment: set at import, it would turn importers' kernels over as well.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-
-os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
