@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import tempfile
 import time
@@ -56,12 +57,15 @@ def add_engine_arguments(engine: argparse._ArgumentGroup) -> None:
     engine.add_argument("--max-num-seqs", type=int)
     engine.add_argument("--max-num-batched-tokens", type=int)
     engine.add_argument("--enforce-eager", action="store_true", help="without CUDA graphs")
+    engine.add_argument(
+        "--no-peer-all-reduce", dest="peer_all_reduce", action="store_false", help="sum over ranks through NCCL alone"
+    )
     engine.add_argument("--no-overlap", dest="overlap", action="store_false", help="read a step before the next")
 
 
 ENGINE_OPTIONS = (
     "device", "dtype", "load_format", "tensor_parallel_size", "gpu_memory_utilization", "max_num_seqs",
-    "max_num_batched_tokens", "enforce_eager", "overlap",
+    "max_num_batched_tokens", "enforce_eager", "peer_all_reduce", "overlap",
 )  # fmt: skip
 
 
@@ -100,6 +104,7 @@ def measure_model(
 ) -> list[Figures]:
     """Load once, run every workload."""
     llm, start_seconds = load(directory, args, max(workload.longest_sequence for workload in workloads))
+    print(f"ready {process_seconds():.1f} s after exec, {start_seconds:.1f} s of them in LLM()", file=sys.stderr)
     on_reference = REFERENCE_GPU in machine(args.device)["device"]
     spec = load_spec(read_model_config(str(directory), None).config, dtype=llm.info.dtype)
     measured = []
@@ -127,6 +132,14 @@ def load(directory: Path, args: argparse.Namespace, longest_sequence: int) -> tu
     started = time.perf_counter()
     llm = LLM(str(directory), skip_tokenizer_init=True, **options)
     return llm, time.perf_counter() - started
+
+
+def process_seconds() -> float:
+    """Since this process was executed."""
+    if not sys.platform.startswith("linux"):
+        return time.process_time()
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def time_runs(llm: LLM, workload: Workload, runs: int) -> tuple[tuple[float, ...], int]:
