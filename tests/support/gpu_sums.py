@@ -32,10 +32,17 @@ class Sums:
         self.memory, self.device = memory, device
         self.rng = random.Random(5)
         self.calls = 0
+        self.failures: list[str] = []  # the calls stay in step, so what follows can still be judged
 
     def draw(self, rank: int, number: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         generator = torch.Generator(self.device).manual_seed(1000 * number + rank)
         return torch.randn(shape, generator=generator, device=self.device).to(dtype)
+
+    def expect(self, check: Case, what: str) -> None:
+        try:
+            check()
+        except AssertionError as error:
+            self.failures.append(f"{what}, call {self.calls}: {error}")
 
     def case(self) -> tuple[Case, Case, Case]:
         """(fill, run, check)."""
@@ -91,9 +98,11 @@ def eager(sums: Sums) -> None:
     """Runs of several calls between checks, so that kernels follow each other closely."""
     for _ in range(EAGER // 3):
         cases = [sums.case() for _ in range(3)]
-        for step in range(3):
+        for step in range(2):
             for case in cases:
                 case[step]()
+        for _, _, check in cases:
+            sums.expect(check, "eager")
 
 
 def graphs(sums: Sums) -> None:
@@ -118,7 +127,7 @@ def graphs(sums: Sums) -> None:
             graph.replay()
         graph, cases = chosen[-1]
         for _, _, check in cases:
-            check()
+            sums.expect(check, "graph")
 
 
 def library_agrees(communicator: GroupCommunicator, sums: Sums) -> None:
@@ -126,7 +135,7 @@ def library_agrees(communicator: GroupCommunicator, sums: Sums) -> None:
     for length in (4096, 1 << 18, 5_000_001, 1 << 25):
         total = communicator.library_all_reduce(sums.draw(communicator.rank, length, (length,), torch.bfloat16))
         bits = int(total.view(torch.int16).long().mul(torch.arange(length, device=total.device) % 8191 + 1).sum())
-        low, high = communicator.least([bits, -bits])
+        low, high = communicator.least([bits, -bits])  # every rank asks, whatever came of it
         assert low == -high, f"NCCL: ranks differ at {length} elements"
 
 
@@ -160,11 +169,13 @@ def main(rank: int, size: int, store: str) -> None:
         part(sums)
         torch.cuda.synchronize()
         print(f"rank {rank}: {name}: {sums.calls} sums so far, {time.monotonic() - began:.1f} s", flush=True)
-    library_agrees(communicator, sums)
-    stop_frees(communicator)
+    sums.expect(lambda: library_agrees(communicator, sums), "library")
+    sums.expect(lambda: stop_frees(communicator), "stop")
     communicator.least([0])
-    print(f"rank {rank}: right", flush=True)
     communicator.close()
+    if sums.failures:
+        raise SystemExit("\n".join([f"rank {rank}: {len(sums.failures)} failures", *sums.failures[:25]]))
+    print(f"rank {rank}: right", flush=True)
 
 
 if __name__ == "__main__":
