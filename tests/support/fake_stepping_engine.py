@@ -10,7 +10,7 @@ from thranite.engine.stats import EngineStats
 from thranite.errors import InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 
-BOOM, HANG = 501, 502  # first prompt tokens: raise in the step, never finish it
+BOOM, HANG, EXPIRE = 501, 502, 503  # first prompt tokens: raise in the step, never finish it, end by a deadline
 
 INFO = EngineInfo(
     max_model_len=2048,
@@ -75,11 +75,13 @@ class FakeEngine:
             self._misbehave(request.prompt_token_ids[0])
             ended = length + 1 >= request.params.max_tokens
             reason = FinishReason.LENGTH if ended else None
+            if request.prompt_token_ids[0] == EXPIRE and length == 2:
+                ended, reason = True, FinishReason.TIMEOUT
             deltas.append(SequenceDelta(request_id, index, (10 + length,), reason))
             self._lengths[request_id, index] = length + 1
             if ended:
                 del self._lengths[request_id, index]
-                self._forget_if_done(request_id, FinishReason.LENGTH)
+                self._forget_if_done(request_id, reason or FinishReason.LENGTH)
         self.counters["steps"] += 1
         self.counters["tokens"] += len(deltas)
         return deltas

@@ -43,7 +43,7 @@ class Generation:
         self._streams: list[DeltaStream] = []
         self._readers: list[asyncio.Task[None]] = []
         self._merged: asyncio.Queue[list[tuple[int, SequenceDelta]] | int | Exception] = asyncio.Queue()
-        self._failure: GenerationFailed | None = None
+        self._failed: tuple[str, str] | None = None  # not the exception: it would refer to us, and we to it
         self._submitted = 0
         self._cached_tokens = 0
 
@@ -90,14 +90,14 @@ class Generation:
         """
         found: list[tuple[int, TextDelta]] = []
         while not found:
-            if self._failure is not None:
-                raise self._failure
+            if self._failed is not None:
+                raise GenerationFailed(*self._failed)
             try:
                 for index, delta in await self._take():
                     if (text := self._feed(index, delta)) is not None:
                         found.append((index, text))
             except GenerationFailed as error:
-                self._failure = error
+                self._failed = error.reason, error.message
         return found
 
     async def _take(self) -> list[tuple[int, SequenceDelta]]:
