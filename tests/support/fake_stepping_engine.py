@@ -101,6 +101,10 @@ class FakeEngine:
     def has_work(self) -> bool:
         return bool(self._lengths)
 
+    @property
+    def plan_at(self) -> float:
+        return 0.0
+
     def stats(self) -> EngineStats:
         return EngineStats(
             requests_running=len(self._requests),
