@@ -32,9 +32,9 @@ PACE = ["--null-step-seconds", str(STEP), "--null-prompt-token-seconds", str(PRO
         "--null-row-seconds", str(ROW)]  # fmt: skip
 
 
-async def alone(server: Server, count: int) -> list[float]:
+async def alone(server: Server, count: int, seed: int) -> list[float]:
     """Milliseconds beyond its own step, of requests one after another."""
-    draw = random.Random(1)
+    draw = random.Random(seed)
     found = []
     for _ in range(count):
         prompt = [draw.randint(10, VOCAB - 1) for _ in range(PROMPT)]
@@ -55,8 +55,8 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="thranite-latency-") as scratch,
         null_server(Path(scratch), *PACE, "--max-num-seqs", "512", *args.serve) as server,
     ):
-        asyncio.run(alone(server, 10))
-        added = asyncio.run(alone(server, args.requests))
+        asyncio.run(alone(server, 10, seed=1))
+        added = asyncio.run(alone(server, args.requests, seed=2))
         p10, p50, p99 = (percentile(added, share) for share in (0.1, 0.5, 0.99))
         print(f"alone: {p10:.2f} ms beyond its own step at p10, {p50:.2f} at p50 (at most {BAR_MS}), {p99:.2f} at p99")
         load = Load(server.target.host, server.target.port, MODEL, 1, VOCAB)
