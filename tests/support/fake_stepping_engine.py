@@ -7,10 +7,12 @@ from collections import Counter
 
 from thranite.engine.client import EngineInfo
 from thranite.engine.stats import EngineStats
+from thranite.engine.step_time import StepLoad
 from thranite.errors import InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 
-BOOM, HANG, EXPIRE = 501, 502, 503  # first prompt tokens: raise in the step, never finish it, end by a deadline
+# First prompt tokens: raise in the step, never finish it, end by a deadline, ask for more memory than there is.
+BOOM, HANG, EXPIRE, HUNGER = 501, 502, 503, 504
 
 INFO = EngineInfo(
     max_model_len=2048,
@@ -89,6 +91,8 @@ class FakeEngine:
     def _misbehave(self, token: int) -> None:
         if token == BOOM:
             raise RuntimeError("boom")
+        if token == HUNGER:
+            bytearray(2**60)
         if token == HANG:
             time.sleep(3600)
 
@@ -104,6 +108,9 @@ class FakeEngine:
     @property
     def plan_at(self) -> float:
         return 0.0
+
+    def load(self, most: int) -> StepLoad:
+        return StepLoad(min(len(self._lengths), most), 0)
 
     def stats(self) -> EngineStats:
         return EngineStats(

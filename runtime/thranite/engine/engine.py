@@ -22,6 +22,7 @@ from thranite.engine.sequence import RequestState, Sequence, State
 from thranite.engine.settings import EngineSettings
 from thranite.engine.stats import EngineStats
 from thranite.engine.step_pace import StepPace
+from thranite.engine.step_time import StepLoad
 from thranite.errors import DoesNotFit, InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 
@@ -287,6 +288,13 @@ class Engine:
         return deltas
 
     # --- figures
+
+    def load(self, most: int) -> StepLoad:
+        """What the next step has before it, with at most so many tokens of prompts. Cheaper than `stats`."""
+        running, kv = self.scheduler.running, self.scheduler.kv
+        begun = sum(seq.prompt_len - seq.computed for seq in running if seq.computed < seq.prompt_len)
+        tokens = len(running) + min(begun + self.scheduler.queue.tokens, most)
+        return StepLoad(tokens, kv.pool.num_used * kv.block_size)
 
     def stats(self) -> EngineStats:
         """A snapshot for metrics, of this moment."""

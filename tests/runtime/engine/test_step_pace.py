@@ -14,6 +14,7 @@ from thranite.engine.engine import Engine
 from thranite.engine.null_executor import NullExecutor, NullPace
 from thranite.engine.plan import StepPlan
 from thranite.engine.step_pace import CAUTION, LAST_STEPS, LONG_PROMPT, MARGIN, PROMPT_CAUTION, StepPace
+from thranite.engine.step_time import StepLoad
 from thranite.request import EngineRequest
 from thranite.sampling_params import TokenParams
 
@@ -165,3 +166,15 @@ def test_an_engine_waits_only_for_requests_that_could_join() -> None:
     for _ in range(5):
         engine.step()
     assert engine.plan_at == 0.0  # every slot is taken
+
+
+def test_the_load_of_the_coming_step() -> None:
+    engine = Engine(SETTINGS, Device(Time(), usual))
+    assert engine.load(100) == StepLoad(0, 0)
+    for number in range(3):
+        engine.add(EngineRequest(f"r{number}", tuple(range(3, 43)), TokenParams(50, number)))
+    assert engine.load(100) == StepLoad(100, 0)
+    assert engine.load(1000) == StepLoad(120, 0)
+    for _ in range(3):
+        engine.step()
+    assert engine.load(1000) == StepLoad(3, 4 * 32)  # their first page is one
