@@ -40,6 +40,7 @@ class Generation:
         self.requests = tuple(requests)
         self._client = client
         self._texts = [RequestText(params, request.prompt_token_ids, tokenizer, incremental) for request in requests]
+        self._unfinished = len(self._texts)
         self._streams: list[DeltaStream] = []
         self._readers: list[asyncio.Task[None]] = []
         self._merged: asyncio.Queue[list[tuple[int, SequenceDelta]] | int | Exception] = asyncio.Queue()
@@ -75,7 +76,7 @@ class Generation:
     @property
     def finished(self) -> bool:
         """Whether every sample has its last delta."""
-        return all(text.finished for text in self._texts)
+        return self._unfinished == 0
 
     async def deltas(self) -> AsyncIterator[tuple[int, TextDelta]]:
         """(index of the prompt, delta) as they come. Raises as `news` does."""
@@ -112,6 +113,8 @@ class Generation:
         text = self._texts[index].feed(delta)
         if text is None:
             return None
+        if self._texts[index].finished:
+            self._unfinished -= 1
         if text.finish_reason is not None and delta.finish_reason is None:
             self._client.stop(delta.request_id, delta.index)
         if text.finish_reason in _FAILURES:
