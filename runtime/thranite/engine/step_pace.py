@@ -14,7 +14,7 @@ LONG_PROMPT = 128  # tokens from which a step tells what a prompt token costs
 CAUTION = 0.95  # of what a step should take
 PROMPT_CAUTION = 0.8  # of what its prompt tokens should: long prompts cost less a token than short ones
 MARGIN = 0.0005  # seconds, besides what planning and launching take
-TIMED = 0.0001  # seconds: a step that had to be waited for so long ended when it was read
+TIMED = 0.0003  # seconds: a step that had to be waited for so long ended when it was read; reading takes some, too
 
 
 class StepPace:

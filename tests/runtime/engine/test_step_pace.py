@@ -108,6 +108,8 @@ def serve(rate: float, count: int, waits: bool, pace: Callable[[StepPlan], float
 @pytest.mark.parametrize("rate", [4.0, 16.0, 32.0])
 def test_first_tokens_come_earlier_and_the_device_works_as_before(rate: float) -> None:
     at_once, late = serve(rate, 200, waits=False), serve(rate, 200, waits=True)
+    print(f"{rate}/s: mean {1e3 * at_once.mean:.1f} -> {1e3 * late.mean:.1f} ms", end=", ")
+    print(f"{at_once.seconds:.2f} -> {late.seconds:.2f} s")
     assert late.mean < at_once.mean - 0.7 * STEP
     assert late.seconds < 1.002 * at_once.seconds
 
