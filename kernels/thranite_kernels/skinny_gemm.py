@@ -12,7 +12,7 @@ import torch
 
 from ._skinny_gemm import skinny_dot_kernel, skinny_vector_kernel
 from .launch import Launch, cdiv, require
-from .target import GemmConfig, gemm_config, target_of
+from .target import GemmConfig, gemm_config, overlaps, target_of
 from .work import Work
 
 MAX_ROWS = 16
@@ -90,6 +90,8 @@ def skinny_gemm_launch(
         "BLOCK_K": config.block_k,
         "SPLIT_K": config.split_k,
         "BIAS": bias is not None,
+        # With tensor cores an early start costs: Qwen3-0.6B's layer, 8 rows, H100: 39.8 against 34.6 µs.
+        "PDL": overlaps(x) and not config.dot,
     }
     grid = (blocks, config.split_k)
     if config.dot:

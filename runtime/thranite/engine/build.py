@@ -85,7 +85,7 @@ def build_device(
 
     device = pick_device(config.device, place.rank, place.size)
     memory = device_memory(device) if device.type == "cuda" else host_memory()
-    communicator = place.join(device)
+    communicator = place.join(device, peer_memory=config.peer_all_reduce)
     total, available = communicator.least([memory.total_bytes, memory.available_bytes])
     memory = replace(memory, total_bytes=total, available_bytes=available)
     plan = plan_memory(spec, config, memory)
@@ -129,7 +129,9 @@ def _build_cuda(
     progress.stage("allocate KV cache")
     executor = make(engine_settings(spec, plan, config))
     progress.stage("capture graphs")
-    executor.capture()
+    executor.capture_graphs()
+    progress.stage("warm up")
+    executor.warm_up()
     return executor, plan
 
 

@@ -42,8 +42,11 @@ class DecodeOutput:
 
 @dataclass(frozen=True, slots=True)
 class _Captured:
+    """`plans` are not the graph's own memory: it works on them at each replay, so they must live as long."""
+
     graph: torch.cuda.CUDAGraph
     output: DecodeOutput
+    plans: dict[LayerKind, DecodePlan]
 
 
 class DecodeGraphs:
@@ -75,7 +78,7 @@ class DecodeGraphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
                 output = self._forward(size, plans)
-            self._captured[size] = _Captured(graph, output)
+            self._captured[size] = _Captured(graph, output, plans)
         self._drop_slow_sizes()
 
     def _drop_slow_sizes(self) -> None:
