@@ -54,6 +54,18 @@ def engine_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     yield from vllm_histograms({"model_name": snapshot.model_name, "engine": ENGINE}, histograms)
 
 
+def all_families(snapshots: Iterable[MetricsSnapshot]) -> Iterable[Metric]:
+    """Those of several engines, each family once."""
+    families: dict[str, Metric] = {}
+    for snapshot in snapshots:
+        for family in engine_families(snapshot):
+            if family.name in families:
+                families[family.name].samples += family.samples
+            else:
+                families[family.name] = family
+    return families.values()
+
+
 def download_families(snapshot: DownloadSnapshot) -> Iterator[Metric]:
     model = snapshot.model_name
     yield _gauge("thranite_download_bytes", "Bytes of the model that are downloaded", model, snapshot.bytes_done)

@@ -162,10 +162,10 @@ class _Client:
 def test_a_busy_or_dead_engine_leaves_the_last_figures_and_their_age(monkeypatch: object) -> None:
     now = 100.0
     source, client = MetricsSource("m", lambda: now), _Client()
-    source.client = client  # type: ignore[assignment]  # only stats() is asked for
+    source.first.client = client  # type: ignore[assignment]  # only stats() is asked for
 
     async def scrape() -> MetricsSnapshot:
-        return await source.snapshot()
+        return (await source.snapshots())[0]
 
     assert asyncio.run(scrape()).stats_age_seconds == 0.0
     now = 107.0
