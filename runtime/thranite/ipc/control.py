@@ -49,6 +49,9 @@ class ModelPhase(StrEnum):
     QUEUED = "queued"
     LOADING = "loading"
     READY = "ready"
+    FALLING_ASLEEP = "falling asleep"  # new requests are refused, open ones end
+    ASLEEP = "asleep"
+    WAKING = "waking"
     FAILED = "failed"  # it is loaded again after a while
     UNLOADING = "unloading"
 
@@ -111,6 +114,12 @@ class CutOff(_Message, tag=5, frozen=True, array_like=True):
     model: str | None = None
 
 
+class Sleep(_Message, tag=10, frozen=True, array_like=True):
+    """To an engine: refuse new requests and sleep once none is open; or wake. Answered by Slept."""
+
+    asleep: bool
+
+
 class Shutdown(_Message, tag=6, frozen=True, array_like=True):
     """To any child: exit with 0. Open requests have been ended."""
 
@@ -168,6 +177,15 @@ class ServerBeat(_Message, tag=21, frozen=True, array_like=True):
     refusing: bool
 
 
+class Slept(_Message, tag=27, frozen=True, array_like=True):
+    """An engine has fallen asleep, or woken. `error`: why it could not wake, and sleeps on."""
+
+    asleep: bool
+    seconds: float
+    freed_bytes: int = 0
+    error: str | None = None
+
+
 class ModelServed(_Message, tag=24, frozen=True, array_like=True):
     """The server process answers for an added model."""
 
@@ -193,7 +211,9 @@ class ChildFatal(_Message, tag=22, frozen=True, array_like=True):
     cause: str
 
 
-ToChild = StartEngine | StartServer | AddModel | RemoveModel | ModelStates | EngineUp | Draining | CutOff | Shutdown
+ToChild = (
+    StartEngine | StartServer | AddModel | RemoveModel | ModelStates | EngineUp | Draining | CutOff | Sleep | Shutdown
+)
 FromChild = (
     StageProgress
     | StageNote
@@ -203,6 +223,7 @@ FromChild = (
     | Heartbeat
     | ServerBeat
     | ChildFatal
+    | Slept
     | ModelServed
     | ModelRefused
     | ModelGone

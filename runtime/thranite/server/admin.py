@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thranite.errors import InvalidRequest, Rejected
+from thranite.server.errors import ModelUnknown
 from thranite.server.metrics_source import MetricsSource
 
 PROBES = ("/startupz", "/readyz", "/livez")  # kubelet sends no key
@@ -151,6 +152,13 @@ def _status(status: DrainStatus) -> Response:
 
 def admin_error(code: int, message: str, param: str | None) -> Response:
     return JSONResponse({"error": {"message": message, "param": param}}, status_code=code)
+
+
+def admin_refusal(error: InvalidRequest | Rejected) -> Response:
+    """409 where it cannot be now, 404 for a model that is not there, else 400 with the field."""
+    if isinstance(error, Rejected):
+        return admin_error(409, error.message, None)
+    return admin_error(404 if isinstance(error, ModelUnknown) else 400, error.message, error.param)
 
 
 class _KeyCheck:

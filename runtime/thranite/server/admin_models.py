@@ -12,8 +12,7 @@ from starlette.routing import Route
 
 from thranite.errors import InvalidRequest, Rejected
 from thranite.ipc.control import AddModel, ModelState
-from thranite.server.admin import admin_error, body_fields, deadline_of, read_body
-from thranite.server.errors import ModelUnknown
+from thranite.server.admin import admin_refusal, body_fields, deadline_of, read_body
 from thranite.server.model_options import ModelDefaults
 
 
@@ -42,7 +41,7 @@ def model_routes(target: ModelAdmin, defaults: ModelDefaults) -> list[Route]:
             definition = defaults.define(_text(fields, "name"), _text(fields, "model"), options)
             return JSONResponse(_described(target.load_model(definition)), 202)
         except (InvalidRequest, Rejected) as error:
-            return _refused(error)
+            return admin_refusal(error)
 
     async def unload(request: Request) -> Response:
         try:
@@ -50,7 +49,7 @@ def model_routes(target: ModelAdmin, defaults: ModelDefaults) -> list[Route]:
             state = target.unload_model(_text(fields, "name"), deadline_of(fields))
             return JSONResponse(_described(state), 202)
         except (InvalidRequest, Rejected) as error:
-            return _refused(error)
+            return admin_refusal(error)
 
     return [
         Route("/models", models, methods=["GET"]),
@@ -68,9 +67,3 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be a text, got {value!r}", name)
     return value
-
-
-def _refused(error: InvalidRequest | Rejected) -> Response:
-    if isinstance(error, Rejected):
-        return admin_error(409, error.message, None)
-    return admin_error(404 if isinstance(error, ModelUnknown) else 400, error.message, error.param)

@@ -186,12 +186,12 @@ class ServerProcess:
                 self._refusing = refusing
                 self._send_beat()
             case control.CutOff(message, model):
-                if model is None and self._client is not None:
+                if model in (None, self._start.served_model_names[0]) and self._client is not None:
                     self._client.cut_off(message)
                 self._added.cut_off(message, model)
             case control.Shutdown():
                 self._quit.set()
-            case control.StartEngine() | control.StartServer():
+            case control.StartEngine() | control.StartServer() | control.Sleep():
                 raise RuntimeError(f"a server process was sent {type(order).__name__}")
 
     # --- what it tells

@@ -21,6 +21,7 @@ from thranite.server.errors import ModelUnknown
 from thranite.supervisor.actions import Action, End, Forget, Kill, Launch, Order
 from thranite.supervisor.engine_life import EngineLife
 from thranite.supervisor.fleet import Fleet
+from thranite.supervisor.sleep import CUT_OFF, Sleeper
 from thranite.supervisor.termination import describe_exit
 
 logger = logging.getLogger("thranite")
@@ -60,10 +61,11 @@ class _Model:
     def state(self) -> ModelState:
         loading = self.engine if self.phase is ModelPhase.LOADING else None
         failed = self.phase is ModelPhase.FAILED
+        ready = self.phase is ModelPhase.READY and self.engine is not None
         stage = None if loading is None else ("connect" if loading.ready else loading.stage)
         return ModelState(
             name=self.definition.name,
-            phase=self.phase,
+            phase=self.engine.phase if ready and self.engine is not None else self.phase,
             root=self.definition.config.model,
             stage=stage,
             progress=None if loading is None or loading.ready else loading.progress,
@@ -105,6 +107,15 @@ class AddedModels:
 
     def state(self, name: str) -> ModelState:
         return self._models[name].state()
+
+    def sleeper(self, name: str, known: Sequence[str]) -> Sleeper:
+        """Of a model that is ready. Raises Rejected or ModelUnknown."""
+        model = self._models.get(name)
+        if model is None:
+            raise ModelUnknown(name, known)
+        if model.phase is not ModelPhase.READY or model.engine is None:
+            raise Rejected(f"the model {name!r} is {model.phase}, not ready", "not_ready")
+        return model.engine.sleeper
 
     # --- wishes
 
@@ -210,11 +221,18 @@ class AddedModels:
             self._to_servers(control.CutOff(verdict, model.definition.name))
             self._end(model, hung=True)
         elif model.phase is ModelPhase.READY:
+            self._advance_sleep(model, engine.sleeper, now)
             if model.failures and now - model.since >= STABLE_SECONDS:
                 model.failures = 0
         elif engine.ready and self._fleet.ready_names and model.served_by >= self._fleet.ready_names:
             logger.info("model %s: ready after %.1f s", model.definition.name, now - model.since)
             model.enter(ModelPhase.READY, now)
+
+    def _advance_sleep(self, model: _Model, sleeper: Sleeper, now: float) -> None:
+        orders, cut = sleeper.advance(now)
+        self._todo += [Order(model.child, order) for order in orders]
+        if cut:
+            self._to_servers(control.CutOff(CUT_OFF, model.definition.name))
 
     def _advance_unloading(self, model: _Model, now: float) -> None:
         name = model.definition.name

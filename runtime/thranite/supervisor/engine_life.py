@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from thranite.ipc import control
+from thranite.ipc.control import ModelPhase
+from thranite.supervisor.sleep import Sleeper
 from thranite.supervisor.stall import StallWatch
 
 
@@ -17,6 +19,7 @@ class EngineLife:
         self.stage: str | None = None
         self.progress: float | None = None
         self.failure: control.StartupFailed | control.ChildFatal | None = None
+        self.sleeper = Sleeper()
         self._stall_timeout = stall_timeout
         self._stall: StallWatch | None = None  # loading is exempt
         self._behind: str | None = None  # the rank for which the engine waits
@@ -30,10 +33,17 @@ class EngineLife:
             case control.EngineReady():
                 self.ready = True
                 self._stall = StallWatch(self._stall_timeout, now)
+            case control.Slept():
+                self.sleeper.take(message)
             case control.StageProgress(stage, fraction, _, done):
                 self.stage, self.progress = stage, 1.0 if done else fraction
             case control.StartupFailed() | control.ChildFatal():
                 self.failure = self.failure or message
+
+    @property
+    def phase(self) -> ModelPhase:
+        """Of its model, as far as it is this engine's: loading, ready or some kind of asleep."""
+        return self.sleeper.status.phase if self.ready else ModelPhase.LOADING
 
     def advance(self, now: float) -> None:
         if self._stall is not None:

@@ -20,6 +20,8 @@ from thranite.supervisor.config import ServeConfig
 from thranite.supervisor.drain import Drain
 from thranite.supervisor.engine_life import EngineLife
 from thranite.supervisor.fleet import Fleet
+from thranite.supervisor.sleep import CUT_OFF as SLEEP_CUT_OFF
+from thranite.supervisor.sleep import Sleeper, SleepStatus
 from thranite.supervisor.termination import Outcome, describe_exit
 
 logger = logging.getLogger("thranite")
@@ -130,6 +132,8 @@ class Lifecycle:
             return Probe(False, "draining")
         if not self._fleet.any_ready:
             return Probe(False, "the server process is being started again")
+        if self._engine.phase is not ModelPhase.READY:
+            return Probe(False, f"the model is {self._engine.phase}")
         live = self.live_probe()
         return Probe(True, "ready") if live.ok else live
 
@@ -139,8 +143,31 @@ class Lifecycle:
 
     def model_states(self) -> tuple[ModelState, ...]:
         """How every model fares, the first one first."""
-        first = ModelState(self._names[0], ModelPhase.READY if self._engine.ready else ModelPhase.LOADING)
-        return (first, *self.added.states())
+        return (ModelState(self._names[0], self._engine.phase), *self.added.states())
+
+    def sleeper(self, name: str | None) -> Sleeper:
+        """Of a model whose engine is up; None: of the first. Raises Rejected or ModelUnknown."""
+        if name is not None and name not in self._names:
+            return self.added.sleeper(name, [state.name for state in self.model_states()])
+        if not self.started:
+            raise Rejected("the server is not up: there is nothing to put to sleep", "loading")
+        return self._engine.sleeper
+
+    def start_sleep(self, name: str | None, seconds: float | None) -> SleepStatus:
+        """None: open requests get the drain timeout. Raises Rejected or ModelUnknown."""
+        if self._drain is not None:
+            raise Rejected("the server is draining: no model is put to sleep", "draining")
+        sleeper = self.sleeper(name)
+        sleeper.sleep(self._clock(), self._config.drain_timeout if seconds is None else seconds)
+        return sleeper.status
+
+    def start_wake(self, name: str | None) -> SleepStatus:
+        sleeper = self.sleeper(name)
+        sleeper.wake()
+        return sleeper.status
+
+    def sleep_status(self, name: str | None) -> SleepStatus:
+        return self.sleeper(name).status
 
     def load_model(self, definition: control.AddModel) -> ModelState:
         """Begin to load a model beside the first. Raises Rejected."""
@@ -204,6 +231,10 @@ class Lifecycle:
             actions.append(action)
             if isinstance(action, Launch) and self._told.draining:
                 actions.append(Order(action.child, self._told))
+        orders, cut = self._engine.sleeper.advance(now)
+        actions += [Order(ENGINE, order) for order in orders]
+        if cut:
+            actions += self._to_servers(control.CutOff(SLEEP_CUT_OFF, self._names[0]))
         states = self.model_states()
         if states != self._told_states:
             self._told_states = states

@@ -22,6 +22,7 @@ from thranite.ipc import control
 from thranite.ipc.http_options import HttpOptions
 from thranite.server.admin import build_admin_app
 from thranite.server.admin_models import model_routes
+from thranite.server.admin_sleep import sleep_routes
 from thranite.server.http import make_http_server
 from thranite.server.metrics_source import MetricsSource
 from thranite.server.model_options import ModelDefaults
@@ -88,7 +89,7 @@ class Supervisor:
     async def run(self) -> Outcome:
         for definition in map(self._defaults.parse, self._config.add_model):
             self._add(definition)
-        routes = model_routes(self.lifecycle, self._defaults)
+        routes = [*model_routes(self.lifecycle, self._defaults), *sleep_routes(self.lifecycle)]
         app = build_admin_app(self.lifecycle, self._metrics, self._config.admin_key(), routes)
         options = HttpOptions(access_log=self._config.access_log, access_log_prompts=self._config.access_log_prompts)
         admin = make_http_server(app, options)
