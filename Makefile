@@ -139,6 +139,10 @@ GPU2_TESTS = $(shell grep -rlwE 'mark\.gpu2' tests/runtime --include='test_*.py'
 gpu-test:  ## the tests that need a CUDA GPU, with $(PYTHON) as it is
 	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m pytest -m gpu $(if $(ROWS),-k "$(ROWS)") $(GPU_TESTS)
 
+.PHONY: gpu-model
+gpu-model: $(STAMP) model  ## .gpu/: SmolLM2's first layers (LAYERS=3), for a GPU machine without a network
+	$(BIN)/python -m dev.gpu_model $(if $(LAYERS),--layers $(LAYERS))
+
 .PHONY: gpu-bench
 gpu-bench:  ## the offline benchmark, with $(PYTHON) as it is
 	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline $(if $(ROWS),--rows "$(ROWS)") $(ARGS)

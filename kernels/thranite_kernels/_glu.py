@@ -3,6 +3,7 @@
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -34,12 +35,16 @@ def glu_kernel(
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     KIND: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per row and BLOCK of columns; arithmetic in fp32, rounded once."""
     blocks: tl.constexpr = (N + BLOCK - 1) // BLOCK
     row = (tl.program_id(0) // blocks).to(tl.int64)
     cols = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     live = cols < N
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     gate = tl.load(x_ptr + row * stride_x + cols, mask=live, other=0.0).to(tl.float32)
     up = tl.load(x_ptr + row * stride_x + N + cols, mask=live, other=0.0).to(tl.float32)
     y = activate(gate, KIND) * up

@@ -3,6 +3,7 @@
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ._paged import LOG2E, NO_SCORE, add_sink, shape_scores, tile_offsets, tile_pages
 
@@ -136,6 +137,7 @@ def paged_decode_kernel(
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
     SINKS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per (item, block of query rows, kv head); query rows are (token, head of the group) pairs.
 
@@ -146,6 +148,9 @@ def paged_decode_kernel(
     head = tl.program_id(0) % KV_HEADS
     m_block = (tl.program_id(0) // KV_HEADS) % M_BLOCKS
     record = item_ptr + (tl.program_id(0) // (KV_HEADS * M_BLOCKS)) * RECORD
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     splits = tl.load(record)
     packed = tl.load(record + 1)
     slot = tl.load(record + 2)

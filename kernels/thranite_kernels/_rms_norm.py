@@ -3,6 +3,7 @@
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit(do_not_specialize=["eps"])
@@ -19,13 +20,17 @@ def rms_norm_kernel(
     BLOCK: tl.constexpr,
     RESIDUAL: tl.constexpr,
     ONE_PLUS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """h = x (+ residual, rounded to its dtype and written back); y = h / sqrt(mean(h^2) + eps) * (w or 1 + w)."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     live = cols < N
-    h = tl.load(x_ptr + row * stride_x + cols, mask=live, other=0.0).to(tl.float32)
     weight = tl.load(weight_ptr + cols, mask=live, other=0.0).to(tl.float32)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    h = tl.load(x_ptr + row * stride_x + cols, mask=live, other=0.0).to(tl.float32)
     if RESIDUAL:
         at = residual_ptr + row * stride_r + cols
         total = h + tl.load(at, mask=live, other=0.0).to(tl.float32)

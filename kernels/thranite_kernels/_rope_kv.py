@@ -3,6 +3,7 @@
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit(do_not_specialize=["tokens", "eps"], do_not_specialize_on_alignment=["slot_ptr", "position_ptr"])
@@ -34,6 +35,7 @@ def rope_kv_kernel(
     NORM: tl.constexpr,
     ONE_PLUS: tl.constexpr,
     ROPE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """q and k: optional RMSNorm over the head, then (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); v: a copy."""
     q_blocks: tl.constexpr = (HEADS + BLOCK_H - 1) // BLOCK_H
@@ -41,6 +43,9 @@ def rope_kv_kernel(
     t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     block = tl.program_id(1)
     live = t < tokens
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     x_row = qkv_ptr + t.to(tl.int64) * stride_x
     slot = tl.load(slot_ptr + t, mask=live, other=-1)
     page_row = kv_ptr + (slot // BLOCK_SIZE) * stride_page + (slot % BLOCK_SIZE) * HEAD_DIM

@@ -3,6 +3,7 @@
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
@@ -63,6 +64,7 @@ def skinny_dot_kernel(
     BLOCK_K: tl.constexpr,
     SPLIT_K: tl.constexpr,
     BIAS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per (BLOCK_N columns, split): tensor cores, weights copied to shared memory stages ahead."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -74,6 +76,9 @@ def skinny_dot_kernel(
     x_at = x_ptr + m[:, None] * stride_x + k[None, :]
     w_at = w_ptr + (n % N).to(tl.int64)[:, None] * stride_w + k[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     for step in range(first, last):
         start = step * BLOCK_K
         if K % BLOCK_K == 0:
@@ -101,6 +106,7 @@ def skinny_vector_kernel(
     BLOCK_K: tl.constexpr,
     SPLIT_K: tl.constexpr,
     BIAS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One row: products in fp32 registers straight from global memory, the next weights loaded before this sum."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -111,6 +117,9 @@ def skinny_vector_kernel(
     w_at = w_ptr + (n % N).to(tl.int64)[:, None] * stride_w + k[None, :]
     acc = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     w = tl.load(w_at + first * BLOCK_K, mask=(first * BLOCK_K + k < K)[None, :], other=0.0)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     for step in range(first, last):
         start = step * BLOCK_K
         ahead = start + BLOCK_K

@@ -28,7 +28,8 @@ from .rng import random_bits_launch
 from .rope_kv import rope_kv_launch
 from .sampler import SamplerScratch, SamplingState, sample_launches
 from .skinny_gemm import GemmScratch, skinny_gemm_launch
-from .target import Target, gemm_config
+from .stream_gemm import StreamScratch, stream_gemm_launch
+from .target import OVERLAP_CAPABILITY, Target, gemm_config
 
 NUM_SMS = {80: 108, 89: 58, 90: 132, 100: 148}
 """Multiprocessors of a common device of each capability: A100, L4, H100, B200."""
@@ -136,7 +137,7 @@ def sampler_entries() -> Iterator[Entry]:
 
 
 def gemm_entries(target: Target) -> Iterator[Entry]:
-    """skinny_gemm at the linears of two models, for one row and for several."""
+    """skinny_gemm and stream_gemm at linears of two models, for one row and for several."""
     for width, depth in ((6144, 4096), (4096, 14336), (4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072)):
         scratch = GemmScratch.allocate(width, "meta")
         for rows in (1, 8):
@@ -145,6 +146,14 @@ def gemm_entries(target: Target) -> Iterator[Entry]:
                 _meta(rows, depth), _meta(width, depth), scratch, bias=None, out=_meta(rows, width), config=config
             )
             yield Entry(f"skinny_gemm M{rows} N{width} K{depth} {config}", launch)
+    if target.capability < OVERLAP_CAPABILITY:
+        return  # cuBLAS takes large weights there
+    for width, depth in ((28672, 4096), (4096, 14336)):
+        partial = StreamScratch.allocate(width, "meta", target=target)
+        launch = stream_gemm_launch(
+            _meta(8, depth), _meta(width, depth), partial, bias=None, out=_meta(8, width), target=target
+        )
+        yield Entry(f"stream_gemm N{width} K{depth}", launch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import torch
 
 from ._glu import glu_kernel
 from .launch import Launch, cdiv, require
+from .target import overlaps
 from .work import Work
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
@@ -31,7 +32,7 @@ def glu_launch(x: torch.Tensor, kind: Activation, *, out: torch.Tensor) -> Launc
         glu_kernel,
         (rows * cdiv(width, block),),
         {"x_ptr": x, "stride_x": x.stride(0), "y_ptr": out, "stride_y": out.stride(0)},
-        {"N": width, "BLOCK": block, "KIND": kind},
+        {"N": width, "BLOCK": block, "KIND": kind, "PDL": overlaps(x)},
     )
 
 

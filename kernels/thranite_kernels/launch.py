@@ -7,10 +7,12 @@ compile tests (and a cache filled for an image) see is exactly what the wrappers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+
+from .target import OVERLAP_CAPABILITY
 
 LOG2E = 1.4426950408889634
 
@@ -35,7 +37,13 @@ class Launch:
 
     def _options(self) -> dict[str, Any]:
         """Compiler options; fused multiply-add is named because Triton's default for it changes with its version."""
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True, **self.options}
+        return {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": True,
+            **({"launch_pdl": True} if self.constants.get("PDL") else {}),
+            **self.options,
+        }
 
     def compile(self, capability: int) -> Any:
         """Compile for `sm_<capability>` (80, 89, 90, 100); returns Triton's compiled kernel, with its metadata.
@@ -50,9 +58,16 @@ class Launch:
 
         target = GPUTarget("cuda", capability, 32)
         backend = make_backend(target)
-        signature, constants, attributes = _signature(self.kernel, {**self.args, **self.constants}, backend)
-        source = ASTSource(self.kernel, signature, constants, attributes)
-        return triton.compile(source, target=target, options=self._options())
+        launch = self._for(capability)
+        signature, constants, attributes = _signature(launch.kernel, {**launch.args, **launch.constants}, backend)
+        source = ASTSource(launch.kernel, signature, constants, attributes)
+        return triton.compile(source, target=target, options=launch._options())
+
+    def _for(self, capability: int) -> Launch:
+        """As a device of this capability would run it: `PDL` is the device's, and meta tensors have none."""
+        if "PDL" not in self.constants:
+            return self
+        return replace(self, constants={**self.constants, "PDL": capability >= OVERLAP_CAPABILITY})
 
 
 def _signature(kernel: Any, values: Mapping[str, Any], backend: Any) -> tuple[dict[str, str], dict[Any, Any], Any]:

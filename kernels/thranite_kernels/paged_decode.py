@@ -15,7 +15,7 @@ import torch
 from ._paged_decode import decode_plan_kernel, paged_decode_kernel
 from .attention import check_attention, padded_head, score_scales
 from .launch import Launch, cdiv, next_power_of_2, require
-from .target import DecodeConfig, Target, decode_config, target_of
+from .target import DecodeConfig, Target, decode_config, overlaps, target_of
 
 RECORD = 8
 MAX_BLOCK_M = 64
@@ -186,6 +186,7 @@ def paged_decode_launch(
             "SOFTCAP": softcap > 0.0,
             "WINDOW": plan.window > 0,
             "SINKS": sinks is not None,
+            "PDL": overlaps(q),
         },
         num_warps=plan.config.num_warps,
         num_stages=plan.config.num_stages,

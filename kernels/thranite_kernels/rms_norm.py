@@ -11,6 +11,7 @@ import torch
 
 from ._rms_norm import rms_norm_kernel
 from .launch import Launch, next_power_of_2, require
+from .target import overlaps
 from .work import Work
 
 MAX_WIDTH = 32768
@@ -61,7 +62,7 @@ def rms_norm_launch(
             "stride_y": out.stride(0),
             "eps": eps,
         },
-        {"N": width, "BLOCK": block, "RESIDUAL": residual is not None, "ONE_PLUS": one_plus},
+        {"N": width, "BLOCK": block, "RESIDUAL": residual is not None, "ONE_PLUS": one_plus, "PDL": overlaps(x)},
         num_warps=min(max(block // 512, 1), 16),
     )
 

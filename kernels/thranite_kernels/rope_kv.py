@@ -14,6 +14,7 @@ import torch
 
 from ._rope_kv import rope_kv_kernel
 from .launch import Launch, cdiv, next_power_of_2, require
+from .target import overlaps
 from .work import Work
 
 
@@ -106,6 +107,7 @@ def rope_kv_launch(
             "NORM": q_weight is not None,
             "ONE_PLUS": one_plus,
             "ROPE": cos_sin is not None,
+            "PDL": overlaps(qkv),
         },
         num_warps=4 if block_t > 1 else 2,
     )

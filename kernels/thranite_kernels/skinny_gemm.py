@@ -12,7 +12,7 @@ import torch
 
 from ._skinny_gemm import skinny_dot_kernel, skinny_vector_kernel
 from .launch import Launch, cdiv, require
-from .target import GemmConfig, gemm_config, target_of
+from .target import GemmConfig, gemm_config, overlaps, target_of
 from .work import Work
 
 MAX_ROWS = 16
@@ -90,6 +90,7 @@ def skinny_gemm_launch(
         "BLOCK_K": config.block_k,
         "SPLIT_K": config.split_k,
         "BIAS": bias is not None,
+        "PDL": overlaps(x),
     }
     grid = (blocks, config.split_k)
     if config.dot:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from thranite.bench.offline import add_engine_arguments, load, machine
 from thranite.bench.shapes import SHAPES, write_model_directory
+from thranite.bench.start_time import StartTimes
 from thranite.bench.workloads import FIRST_ID, LAST_ID, TEMPERATURE
 from thranite.errors import ConfigError, ThraniteError
 from thranite.request import EngineRequest
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--length {lengths}: a slope needs two different lengths of 1 or more", "repeat --length")
     with tempfile.TemporaryDirectory(prefix="thranite-bench-") as scratch:
         directory = write_model_directory(args.model, Path(scratch)) if args.model in SHAPES else Path(args.model)
-        llm, _ = load(directory, args, lengths[-1] + args.steps + 1)
+        llm = load(directory, args, lengths[-1] + args.steps + 1, StartTimes())
         try:
             cost = ContextCost(args.model, {n: 1e3 * step_seconds(llm, n, args.steps) for n in lengths})
         finally:

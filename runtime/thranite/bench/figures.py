@@ -12,13 +12,15 @@ from thranite.bench.step_parts import StepParts
 from thranite.bench.workloads import Workload
 
 TABLE_WIDTH = 132
+PLAIN, OPTIONS = "decode64", "decode64-options"  # the workloads whose ratio is the options' cost
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """`seconds` of each run. `floor_seconds` and `vllm` (in the workload's metric): None off the reference GPU.
 
-    `compiled`: kernels that Triton compiled during the runs; 0 is what a ready engine owes.
+    `start_seconds`: until the engine was ready, for the process's first model from exec on. `compiled`: kernels that
+    Triton compiled during the runs; 0 is what a ready engine owes.
     """
 
     model: str
@@ -103,7 +105,8 @@ class Figures:
         }
 
 
-def show(figures: Sequence[Figures], machine: Mapping[str, str]) -> None:
+def show(figures: Sequence[Figures], machine: Mapping[str, str], starts: Mapping[str, str]) -> None:
+    """The table, and below it what no column holds. `starts`: a line a model."""
     from rich.console import Console
     from rich.table import Table
 
@@ -121,10 +124,25 @@ def show(figures: Sequence[Figures], machine: Mapping[str, str]) -> None:
         table.add_row(item.model, work.name, *sizes, *times, *rates, *ratios)
     console = Console(width=max(Console().width, TABLE_WIDTH))  # wrapped by a narrow terminal rather than cut off
     console.print(table)
-    if compiled := sum(item.compiled for item in figures):
-        console.print(f"{compiled} kernels were compiled after Ready: see above")
+    compiled = sum(item.compiled for item in figures)
+    console.print(f"{compiled} kernels were compiled after Ready" + (": see above" if compiled else ""))
+    for model, start in starts.items():
+        console.print(f"{model}: {start}")
+    for ratio in option_ratios(figures):
+        console.print(ratio)
     show_parts(figures)
     console.print(f"* speed relative to the floor's and vLLM's on the reference GPU, an {REFERENCE_GPU}")
+
+
+def option_ratios(figures: Sequence[Figures]) -> list[str]:
+    """A line for each model that ran decode64 with and without every sampling option."""
+    times = {(item.model, item.workload.name): item.step_ms for item in figures}
+    return [
+        f"{model}: every sampling option costs {times[model, OPTIONS] / times[model, PLAIN] - 1:+.1%} "
+        f"({times[model, OPTIONS]:.2f} against {times[model, PLAIN]:.2f} ms/step)"
+        for model in dict.fromkeys(item.model for item in figures)
+        if (model, OPTIONS) in times and (model, PLAIN) in times
+    ]
 
 
 def show_parts(figures: Sequence[Figures]) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import httptools
-
 _SEPARATOR = b"\n\n"
 _NO_CHOICES = b'"choices":[]'
 _DONE = b"data: [DONE]"
@@ -57,7 +55,9 @@ class _StreamReader(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request, self._record = request, record
         self._abort_after, self._on_event = abort_after, on_event
-        self._parser = httptools.HttpResponseParser(self)
+        import httptools  # here: the offline benchmarks share its command and need no HTTP client
+
+        self._parser, self._parse_error = httptools.HttpResponseParser(self), httptools.HttpParserError
         self._rest = b""
         self._transport: asyncio.Transport | None = None
 
@@ -73,7 +73,7 @@ class _StreamReader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except self._parse_error as error:
             self._fail(f"no HTTP: {error}")
             self._finish()
 

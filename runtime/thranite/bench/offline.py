@@ -14,12 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thranite.bench.figures import Figures, show
 from thranite.bench.floors import REFERENCE_GPU, VLLM, floor_seconds
 from thranite.bench.shapes import SHAPES, write_model_directory
+from thranite.bench.start_time import CompiledAnew, StartTimes, seconds_since_exec
 from thranite.bench.step_parts import StepParts, profile_run
 from thranite.bench.workloads import WORKLOADS, Workload
 from thranite.errors import ConfigError, ThraniteError
@@ -80,6 +82,7 @@ def _rows(text: str) -> dict[str, list[str]]:
 def run(args: argparse.Namespace) -> int:
     rows = args.rows or {model: args.workload or list(WORKLOADS) for model in args.model}
     figures: list[Figures] = []
+    starts: dict[str, StartTimes] = {}
     if args.profile:
         if not on_gpu(args.device):
             raise ConfigError("--profile traces a GPU's kernels, and none is used here", "leave --profile out")
@@ -87,19 +90,21 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="thranite-bench-") as scratch:
         for model, names in rows.items():
             directory = write_model_directory(model, Path(scratch)) if model in SHAPES else Path(model)
-            figures += measure_model(model, directory, [WORKLOADS[name] for name in names], args)
+            starts[model] = StartTimes(None if starts else seconds_since_exec())
+            figures += measure_model(model, directory, [WORKLOADS[name] for name in names], args, starts[model])
     if args.json:
         print(json.dumps({"machine": machine(args.device), "figures": [f.record() for f in figures]}, indent=2))
     else:
-        show(figures, machine(args.device))
+        show(figures, machine(args.device), {model: start.line() for model, start in starts.items()})
     return 0
 
 
 def measure_model(
-    model: str, directory: Path, workloads: Sequence[Workload], args: argparse.Namespace
+    model: str, directory: Path, workloads: Sequence[Workload], args: argparse.Namespace, start: StartTimes
 ) -> list[Figures]:
     """Load once, run every workload."""
-    llm, start_seconds = load(directory, args, max(workload.longest_sequence for workload in workloads))
+    llm = load(directory, args, max(workload.longest_sequence for workload in workloads), start)
+    print(f"{model}: {start.line()}", file=sys.stderr, flush=True)
     on_reference = REFERENCE_GPU in machine(args.device)["device"]
     spec = load_spec(read_model_config(str(directory), None).config, dtype=llm.info.dtype)
     measured = []
@@ -110,7 +115,7 @@ def measure_model(
             vllm = VLLM.get((gpus, model, workload.name)) if on_reference else None
             floor = floor_seconds(spec, workload, gpus) if on_reference else None
             parts = step_parts(llm, model, workload, args)
-            measured.append(Figures(model, workload, seconds, start_seconds, floor, vllm, compiled, parts))
+            measured.append(Figures(model, workload, seconds, start.ready_seconds, floor, vllm, compiled, parts))
             print(measured[-1].line(), file=sys.stderr, flush=True)
     finally:
         llm.close()
@@ -118,15 +123,19 @@ def measure_model(
     return measured
 
 
-def load(directory: Path, args: argparse.Namespace, longest_sequence: int) -> tuple[LLM, float]:
-    """The engine, ready, and the seconds that it took."""
+def load(directory: Path, args: argparse.Namespace, longest_sequence: int, start: StartTimes) -> LLM:
+    """The engine, ready; `start` receives how long it took."""
     from thranite.llm import LLM
 
     options: dict[str, Any] = {name: getattr(args, name) for name in ENGINE_OPTIONS}
     options["max_model_len"] = args.max_model_len or longest_sequence
-    started = time.perf_counter()
-    llm = LLM(str(directory), skip_tokenizer_init=True, **options)
-    return llm, time.perf_counter() - started
+    if start.imports is not None:
+        start.imports = seconds_since_exec()  # torch's import lies in between
+    with CompiledAnew() if on_gpu(args.device) else nullcontext() as compiled:
+        llm = LLM(str(directory), skip_tokenizer_init=True, progress=start, **options)
+    start.finish()
+    start.compiled = None if compiled is None else compiled.count
+    return llm
 
 
 def time_runs(llm: LLM, workload: Workload, runs: int) -> tuple[tuple[float, ...], int]:

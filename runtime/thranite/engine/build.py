@@ -137,7 +137,9 @@ def _build_cuda(
     progress.stage("allocate KV cache")
     executor = make(engine_settings(spec, plan, config))
     progress.stage("capture graphs")
-    executor.capture()
+    executor.capture_graphs()
+    progress.stage("warm up")
+    executor.warm_up()
     return executor, plan
 
 

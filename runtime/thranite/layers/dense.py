@@ -12,12 +12,15 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from thranite_kernels.skinny_gemm import GemmScratch
+    from thranite_kernels.stream_gemm import StreamScratch
 
 SKINNY_ROWS = 8
-# On a GPU, up to this many elements of weight, the kernel for few rows is level with cuBLAS or ahead (H200, bf16,
-# Qwen3-0.6B's layer: 17.5 against 30.9 µs for 1 row, 21.4 against 24.0 µs for 8); beyond it cuBLAS leads by 5 to 30 %.
+# On a GPU, up to this many elements of weight, `skinny_gemm` is level with cuBLAS or ahead (H200, bf16, Qwen3-0.6B's
+# layer: 17.5 against 30.9 µs for 1 row, 21.4 against 24.0 µs for 8). Beyond it `stream_gemm` is, as it begins early
+# (H100, a layer of llama-8b: 215 against 222 µs for 1 row, 220 against 227 µs for 16); for 32 rows cuBLAS leads.
 SKINNY_GPU_ELEMENTS = 10_000_000
 SKINNY_GPU_ROWS = 16
+STREAM_WIDTH = 1 << 20  # most rows of a weight: no vocabulary is larger
 HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
@@ -25,8 +28,9 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [T, K], weight [N, K] → [T, N]."""
     rows = x.shape[0]
     if weight.is_cuda:
-        small = rows <= SKINNY_GPU_ROWS and weight.numel() <= SKINNY_GPU_ELEMENTS and weight.dtype in HALF_TYPES
-        return skinny(x, weight, bias) if small else F.linear(x, weight, bias)
+        if rows <= SKINNY_GPU_ROWS and weight.dtype in HALF_TYPES:
+            return few_rows(x, weight, bias)
+        return F.linear(x, weight, bias)
     if rows > SKINNY_ROWS or weight.dtype != torch.float32 or weight.device.type != "cpu" or not mkl_on_amd():
         return F.linear(x, weight, bias)
     if rows != 2 and weight.shape[0] < weight.shape[1]:
@@ -36,19 +40,32 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result if bias is None else result.add_(bias)
 
 
-def skinny(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The GPU's product for 1 to 16 rows."""
+def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A GPU's product for 1 to 16 rows, in a 16-bit type."""
     from thranite_kernels.skinny_gemm import skinny_gemm
+    from thranite_kernels.stream_gemm import stream_gemm, streams
 
-    return skinny_gemm(x, weight, gemm_scratch(weight.device), bias=bias)
+    if weight.numel() <= SKINNY_GPU_ELEMENTS:
+        return skinny_gemm(x, weight, gemm_scratch(weight.device), bias=bias)
+    if streams(x, weight):
+        return stream_gemm(x, weight, stream_scratch(weight.device), bias=bias)
+    return F.linear(x, weight, bias)
 
 
 @cache
 def gemm_scratch(device: torch.device) -> GemmScratch:
-    """One a device: products of one stream never overlap. Wide enough for every weight that `skinny` takes."""
+    """One a device: products of one stream never overlap. Wide enough for every weight that `skinny_gemm` takes."""
     from thranite_kernels.skinny_gemm import GemmScratch
 
     return GemmScratch.allocate(SKINNY_GPU_ELEMENTS // 256, device)
+
+
+@cache
+def stream_scratch(device: torch.device) -> StreamScratch:
+    """One a device, as above, for every weight that `stream_gemm` takes."""
+    from thranite_kernels.stream_gemm import StreamScratch
+
+    return StreamScratch.allocate(STREAM_WIDTH, device)
 
 
 @cache

@@ -73,9 +73,17 @@ class CudaExecutor:
         self._freed = 0
 
     def capture(self) -> None:
-        """Capture the decode graphs, unless eager; run every kind of eager step once: nothing compiles later."""
+        """Make ready."""
+        self.capture_graphs()
+        self.warm_up()
+
+    def capture_graphs(self) -> None:
+        """Capture the decode graphs, unless eager."""
         if self._graphs is not None:
             self._graphs.capture()
+
+    def warm_up(self) -> None:
+        """Run every kind of eager step once: nothing compiles later."""
         for plan in warm_up_steps(self._settings):
             self.launch(plan)
             self.sample({})

@@ -1,6 +1,13 @@
 """Steps that touch every kernel specialisation once, before the engine is ready.
 
-Their block tables are empty, so all they write goes to the null page, and the slots are void until a sequence starts.
+Triton compiles a kernel anew for a new type, for an integer of 1 or a multiple of 16, for an address that is no
+multiple of 16 bytes and for each constant. What of it varies from step to step: the logits' type (as the head gives
+them, or fp32 once a row is biased or penalised), whether a row is truncated, and the tiles of the kernels that choose
+them by the number of tokens (1, up to 16, up to 512, more). `tests/runtime/runner/test_cuda_specialisations.py` holds
+these steps to that, for every launch that an engine makes.
+
+The steps' block tables are empty, so all they write goes to the null page, and the slots are void until a sequence
+starts.
 """
 
 from __future__ import annotations
@@ -14,25 +21,45 @@ from thranite.sampling_params import TokenParams
 PLAIN = TokenParams(max_tokens=1, seed=0, temperature=0.7)
 TRUNCATED = TokenParams(max_tokens=1, seed=0, temperature=0.7, top_p=0.9, top_k=50, min_p=0.05)
 SHAPED = TokenParams(max_tokens=1, seed=0, repetition_penalty=1.1, logit_bias=((1, 1.0),), logprobs=5)
+EVERY = TokenParams(
+    max_tokens=1, seed=0, temperature=0.7, top_p=0.9, top_k=50, min_p=0.05, repetition_penalty=1.1, logprobs=5
+)
+PROMPT_TOKENS = (1, 16, 1000)
 
 
 def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
-    """A prompt of few tokens, one of many, and decodes beside prompts, under every kind of sampling."""
-    longest = min(settings.max_num_batched_tokens, settings.max_model_len - 1)
-    for params in (PLAIN, TRUNCATED, SHAPED):
-        for count in sorted({1, min(16, longest), min(1000, longest)}):
-            yield _prompt(0, count, params, settings)
-            if settings.max_num_seqs > 1 and longest > 4:
+    """Prompts of few tokens and of many, and decodes beside a prompt, under every kind of sampling."""
+    most = min(settings.max_num_batched_tokens, settings.max_num_seqs * _longest(settings))
+    for params in (PLAIN, TRUNCATED, SHAPED, EVERY):
+        for count in sorted({min(count, most) for count in PROMPT_TOKENS}):
+            yield _prompts(count, params, settings)
+            if settings.max_num_seqs > 1 and min(_longest(settings), settings.max_num_batched_tokens) > 4:
                 yield _beside_a_prompt(params, settings)
 
 
-def _prompt(slot: int, count: int, params: TokenParams, settings: EngineSettings) -> StepPlan:
+def _longest(settings: EngineSettings) -> int:
+    return settings.max_model_len - 1
+
+
+def _prompts(count: int, params: TokenParams, settings: EngineSettings) -> StepPlan:
+    """`count` tokens in as few prompts as the model's length allows."""
+    starts: list[SlotStart] = []
+    prefills: list[Prefill] = []
+    while count > 0:
+        start, prefill = _prompt(len(starts), min(count, _longest(settings)), params, settings)
+        starts.append(start)
+        prefills.append(prefill)
+        count -= len(prefill.token_ids)
+    return StepPlan(step=0, starts=starts, prefills=prefills)
+
+
+def _prompt(slot: int, count: int, params: TokenParams, settings: EngineSettings) -> tuple[SlotStart, Prefill]:
     tokens = [i % settings.vocab_size for i in range(count)]
     scores = 1 if params is SHAPED and count > 1 else None
     prefill = Prefill(slot, 0, tokens, (slot,), scores, tokens[1:] if scores else ())
-    return StepPlan(step=0, starts=[SlotStart(slot, 0, params, tokens, count, 0)], prefills=[prefill])
+    return SlotStart(slot, 0, params, tokens, count, 0), prefill
 
 
 def _beside_a_prompt(params: TokenParams, settings: EngineSettings) -> StepPlan:
-    other = _prompt(1, 3, params, settings)
-    return StepPlan(step=0, decodes=[0], starts=other.starts, prefills=other.prefills)
+    start, prefill = _prompt(1, 3, params, settings)
+    return StepPlan(step=0, decodes=[0], starts=[start], prefills=[prefill])

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from thranite.bench import offline
-from thranite.bench.figures import Figures
+from thranite.bench.figures import Figures, option_ratios
 from thranite.bench.workloads import WORKLOADS, Workload
 from thranite.errors import ConfigError, ThraniteError
 
@@ -102,7 +102,8 @@ def test_the_null_device_runs_a_workload(
     printed = capsys.readouterr()
     assert "llama-8b tiny: " in printed.err
     if form == "table":
-        assert "compiled after Ready" not in printed.out
+        assert "0 kernels were compiled after Ready" in printed.out
+        assert "llama-8b: ready " in printed.out
         assert "llama-8b" in printed.out
         assert f"{TINY.prompt_tokens:,}" in printed.out
         return
@@ -116,3 +117,11 @@ def test_the_null_device_runs_a_workload(
     assert figures["first_ratio"] == pytest.approx(figures["seconds"][0] / figures["median_seconds"])
     assert (figures["prompt_tokens"], figures["output_tokens"]) == (TINY.prompt_tokens, TINY.output_tokens)
     assert figures["output_tokens_per_second"] == pytest.approx(TINY.output_tokens / figures["median_seconds"])
+
+
+def test_cost_of_every_option_is_the_ratio_of_two_rows() -> None:
+    def figures(model: str, name: str, seconds: float) -> Figures:
+        return Figures(model, WORKLOADS[name], (seconds,), 0.0, None, None)
+
+    both = [figures("m", "decode64", 2.0), figures("m", "decode64-options", 2.2), figures("n", "decode64", 1.0)]
+    assert option_ratios(both) == ["m: every sampling option costs +10.0% (8.59 against 7.81 ms/step)"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 
+from tests.support.draw_margins import Watch, differences, watch
 from tests.support.torch_engine import LENGTH, finish, least_blocks, tiny_model, tokens
 from thranite.engine.engine import Engine
 from thranite.engine.kv_groups import plan_kv_layout
@@ -102,11 +105,76 @@ def test_logprobs_equal_the_cpus(name: str, chunk: int) -> None:
         assert worst < 2e-3
 
 
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "graphs": {},
+    "eager": {"eager": True},
+    "overlap": {"overlap": True},
+    "small chunks": {"overlap": True, "max_num_batched_tokens": 7},
+    "few pages": {"overlap": True, "num_blocks": 0},  # as few as an engine accepts, and four
+}
+
+
+def settings_of(name: str, configuration: str) -> dict[str, Any]:
+    changes = dict(CONFIGURATIONS[configuration])
+    if "num_blocks" in changes:
+        changes["num_blocks"] = least_blocks(name, 16, 64, "float32") + 4
+    return changes
+
+
+def watched(engine: Engine) -> tuple[Outputs, Watch]:
+    kept = watch(engine)
+    return outputs(engine), kept
+
+
+@pytest.fixture(scope="module")
+def cpu() -> Callable[[str], tuple[Outputs, Watch]]:
+    return cache(lambda name: watched(engine_on("cpu", name)))
+
+
+@pytest.mark.parametrize("configuration", [*CONFIGURATIONS])
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_tokens_equal_the_cpus(name: str) -> None:
-    want = outputs(engine_on("cpu", name))
-    for changes in ({}, {"overlap": True}, {"eager": True}, {"overlap": True, "max_num_batched_tokens": 7},
-                    {"overlap": True, "num_blocks": least_blocks(name, 16, 64, "float32") + 4}):  # fmt: skip
-        got = outputs(engine_on("cuda", name, **changes))
-        different = {key for key in want if want[key] != got[key]}
-        assert len(different) <= 1, f"{changes}: {different}"  # fp32 sums differ; a rare tie may flip a sampled token
+def test_tokens_equal_the_cpus(cpu: Callable[[str], tuple[Outputs, Watch]], name: str, configuration: str) -> None:
+    """Sums round differently in fp32, so a token may differ where the CPU's own draw was a near tie: nowhere else."""
+    want, expected = cpu(name)
+    got = outputs(engine_on("cuda", name, **settings_of(name, configuration)))
+    if got == want:
+        return
+    again, actual = watched(engine_on("cuda", name, **settings_of(name, configuration)))
+    assert again == got, "the tokens depend on timing: another run, which waits for the device, gives others"
+    prompts = {r.request_id: (r.params.seed, len(r.prompt_token_ids)) for r in workload()}
+    found = differences(want, got, prompts, (expected, actual))
+    by_name = {r.request_id: r.params for r in workload()}
+    for each in found:
+        print(each, by_name[each.sequence[0]])
+    assert all(each.excused for each in found)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_overlap_changes_no_token(name: str) -> None:
+    """Late bitmasks (bad words of two tokens), stop ids, minimal lengths, forks; and requests cut short from outside
+    while a step of theirs is in flight, as stop strings do."""
+    plain, overlapped = (cut_short(engine_on("cuda", name, overlap=overlap)) for overlap in (False, True))
+    assert plain == overlapped
+
+
+def cut_short(engine: Engine) -> Outputs:
+    """Every third request is aborted once a sample of it ends in one of three pairs of tokens."""
+    for request in workload():
+        engine.add(request)
+    texts: Outputs = {}
+    stopped: set[str] = set()
+    while engine.has_work:
+        for delta in engine.step():
+            if delta.request_id in stopped:
+                continue
+            text = texts.setdefault((delta.request_id, delta.index), [])
+            for token in delta.token_ids:
+                text.append(token)
+                if int(delta.request_id[1:]) % 3 == 0 and len(text) > 1 and (text[-2] + text[-1]) % 4 == 0:
+                    stopped.add(delta.request_id)
+                    engine.abort(delta.request_id)
+                    break
+    engine.check_integrity()
+    engine.close()
+    assert stopped
+    return texts

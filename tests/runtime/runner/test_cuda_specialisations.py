@@ -1,0 +1,170 @@
+"""Once an engine on a GPU is ready, nothing that it can be asked for needs another variant of a kernel."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.pretended_gpu import DEVICE, Key, Launches, pretended_gpu, specialisation
+from tests.support.torch_engine import GEMMA3, LENGTH, LLAMA
+from thranite.bench.shapes import LLAMA_8B, QWEN3_06B
+from thranite.engine.engine import Engine
+from thranite.engine.kv_groups import plan_kv_layout
+from thranite.engine.settings import EngineSettings
+from thranite.models.decoder import Decoder
+from thranite.models.registry import load_spec
+from thranite.request import EngineRequest
+from thranite.runner import cuda_warm_up
+from thranite.runner.cuda_executor import CudaExecutor
+from thranite.sampling_params import TokenParams
+
+LONG = 40_960
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.0},
+    {"temperature": 0.7},
+    {"top_p": 0.9},
+    {"top_k": 3, "logprobs": 0},
+    {"min_p": 0.05, "logprobs": 5},
+    {"top_p": 0.9, "top_k": 50, "min_p": 0.05, "repetition_penalty": 1.1, "logprobs": 5},
+    {"temperature": 0.0, "repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+    {"logit_bias": ((5, 3.0),)},
+    {"top_p": 0.5, "allowed_token_ids": tuple(range(100))},
+    {"bad_words": ((3,), (1, 2)), "top_k": 20},
+    {"min_tokens": 2, "eos_token_ids": (1,), "stop_token_ids": (2,)},
+    {"prompt_logprobs": 2},
+    {"prompt_logprobs": 0, "top_p": 0.9},
+    {"n": 4},
+    {"n": 4, "min_p": 0.1, "logprobs": 20},
+    {"pooling": "mean"},
+    {"pooling": "last"},
+)  # fmt: skip
+EDGES = sorted({1, *(count + change for count in (16, 32, 48, 64, 128, 256, 512, 1024) for change in (-1, 0, 1))})
+
+
+class Ready:
+    """An engine on a pretended GPU. `missing`: variants that came after Ready, which a GPU would compile then."""
+
+    def __init__(self, launches: Launches, config: dict[str, Any], dtype: str, **changes: Any) -> None:
+        spec = load_spec(config, dtype=dtype, max_model_len=changes["max_model_len"])
+        fields: dict[str, Any] = {
+            "layout": plan_kv_layout(spec, 64, dtype),
+            "num_blocks": 8192,
+            "vocab_size": spec.vocab_size,
+            "max_num_seqs": 1024,
+            "max_num_batched_tokens": 8192,
+        }
+        settings = EngineSettings(**{**fields, **changes})
+        model = Decoder(spec, getattr(torch, dtype), DEVICE)
+        executor = CudaExecutor(model, spec, settings, DEVICE, 256)
+        executor.capture()
+        self.engine, self._launches, self._vocab_size = Engine(settings, executor), launches, spec.vocab_size
+        self._ready = set(launches.keys)
+        self._numbers = iter(range(10**9))
+
+    @property
+    def missing(self) -> list[Key]:
+        return [key for key in self._launches.keys if key not in self._ready]
+
+    def run(self, lengths: Sequence[int], options: Sequence[dict[str, Any]] = ({},), max_tokens: int = 3) -> None:
+        """Prompts of these lengths at once, none sharing a prefix; options in turns."""
+        for index, length in enumerate(lengths):
+            ids = random.Random(next(self._numbers)).choices(range(self._vocab_size), k=length)
+            params = TokenParams(**{"max_tokens": max_tokens, "seed": index, **options[index % len(options)]})
+            self.engine.add(EngineRequest(f"{next(self._numbers)}", tuple(ids), params))
+        while self.engine.has_work:
+            self.engine.step()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
+    with pretended_gpu(monkeypatch) as launches:
+        yield launches
+
+
+SHALLOW = {
+    "llama-8b": {**LLAMA_8B, "num_hidden_layers": 2},
+    "qwen3-0.6b": {**QWEN3_06B, "num_hidden_layers": 2},
+}
+
+
+@pytest.mark.parametrize(("name", "overlap"), [("llama-8b", True), ("qwen3-0.6b", False)])
+def test_no_variant_is_new_after_ready(gpu: Launches, name: str, overlap: bool) -> None:
+    ready = Ready(gpu, SHALLOW[name], "bfloat16", max_model_len=LONG, overlap=overlap)
+    assert gpu.keys
+    ready.run([32_768, 16_385, 16_384, 16_383], OPTIONS)
+    for length in (1, 2, *EDGES):
+        ready.run([length])
+        assert not ready.missing, length
+    for rows in EDGES:
+        ready.run([1] * min(rows, 1024), max_tokens=2)
+        assert not ready.missing, rows
+    for option in OPTIONS:
+        for lengths in ([1], [15, 16, 17, 513, 700]):
+            ready.run(lengths, [option])
+            assert not ready.missing, (option, lengths)
+    assert not ready.missing
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype", "changes"),
+    [
+        (LLAMA, "bfloat16", {}),
+        (LLAMA, "float32", {}),
+        (GEMMA3, "bfloat16", {}),
+        (LLAMA, "bfloat16", {"max_num_seqs": 1}),
+        (GEMMA3, "bfloat16", {"max_num_batched_tokens": 7}),
+        (LLAMA, "bfloat16", {"num_blocks": 20}),
+    ],
+)
+def test_small_models_and_small_limits(
+    gpu: Launches, config: dict[str, Any], dtype: str, changes: dict[str, Any]
+) -> None:
+    """Odd widths, products by the kernel for few rows, windows; limits below a warm-up step's size; preemption."""
+    wide = {"max_model_len": LENGTH, "max_num_seqs": 40, "max_num_batched_tokens": 2048, "overlap": True}
+    ready = Ready(gpu, config, dtype, **{**wide, **changes})
+    options = [option for option in OPTIONS if option.get("n", 1) <= changes.get("max_num_seqs", 40)]
+    ready.run([1])
+    ready.run([90])
+    ready.run([90] * 40, options, max_tokens=5)
+    for option in options:
+        ready.run([1, 15, 16, 17], [option], max_tokens=2)
+        assert not ready.missing, option
+    if "num_blocks" in changes:
+        ready.run([5] * 40, options, max_tokens=80)
+        assert ready.engine.stats().preemptions_total
+    assert not ready.missing
+
+
+def test_a_variant_that_was_not_warmed_up_is_noticed(gpu: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the steps of rows that are penalised and truncated at once."""
+    monkeypatch.setattr(cuda_warm_up, "EVERY", cuda_warm_up.PLAIN)
+    ready = Ready(gpu, LLAMA, "bfloat16", max_model_len=LENGTH, max_num_seqs=8, max_num_batched_tokens=64)
+    ready.run([9], [{"top_p": 0.9}])
+    ready.run([9], [{"repetition_penalty": 1.1}])
+    assert not ready.missing
+    ready.run([9], [{"top_p": 0.9, "repetition_penalty": 1.1}])
+    assert {key[0] for key in ready.missing} == {"threshold_kernel", "chunk_kernel"}
+
+
+VALUES: list[Any] = [None, 1, 2, 16, 17, 0, -16, 2**31, 2**33 + 16, 2**63, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_arguments_are_told_apart_as_triton_does(value: Any) -> None:
+    """For an integer or float argument without exceptions, and one that is not specialised."""
+    from triton._C.libtriton import native_specialize_impl
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler.compiler import make_backend
+
+    backend = make_backend(GPUTarget("cuda", 90, 32))
+    for told in (True, False):
+        parameter = SimpleNamespace(do_not_specialize=not told, do_not_specialize_on_alignment=not told)
+        kind, known = native_specialize_impl(type(backend), value, False, told, told)
+        ours = specialisation(parameter, value)
+        assert ours[0] == kind
+        assert ours[1] == ("" if known is None and value is not None else str(known))
