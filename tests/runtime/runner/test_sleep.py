@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,17 +10,19 @@ import torch
 from torch import nn
 
 from tests.support.paged_executor import settings
+from tests.support.rank_models import OPTIONS, rank_model
 from tests.support.torch_engine import LLAMA, finish, tokens, torch_engine
+from thranite import LLM
 from thranite.attention.base import KVCache
 from thranite.engine.engine import Engine
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.engine.null_executor import NullExecutor, NullPace
-from thranite.errors import Rejected
+from thranite.errors import InvalidRequest, Rejected
 from thranite.models.registry import load_spec
 from thranite.request import EngineRequest
 from thranite.runner.executor import TorchExecutor
 from thranite.runner.host_weights import HostWeights
-from thranite.sampling_params import TokenParams
+from thranite.sampling_params import SamplingParams, TokenParams
 
 PROMPT = tuple((7 * i * i + 3 * i) % 131 for i in range(60))
 
@@ -126,3 +129,25 @@ def test_weights_come_back_as_they_were_also_where_tensors_share_them() -> None:
         assert torch.equal(tensor, before[name])
     model.weight.data[3] = 1.0
     assert torch.equal(model.part[0], torch.ones(20))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_llm_sleeps_and_wakes(tmp_path: Path, ranks: int) -> None:
+    llm = LLM(rank_model(tmp_path), device="cpu", tensor_parallel_size=ranks, **OPTIONS)
+    prompts = [{"prompt_token_ids": [3 + i, 7, 11, 2 * i]} for i in range(3)]
+    params = SamplingParams(max_tokens=12, temperature=0.0)
+
+    def texts() -> list[list[int]]:
+        return [list(output.outputs[0].token_ids) for output in llm.generate(prompts, params)]
+
+    before = texts()
+    for _ in range(2):
+        llm.sleep()
+        with pytest.raises(Rejected, match="asleep"):
+            texts()
+        llm.wake_up()
+        assert texts() == before
+    with pytest.raises(InvalidRequest, match="level must be 1"):
+        llm.sleep(level=2)
+    llm.sleep()
+    llm.close()
