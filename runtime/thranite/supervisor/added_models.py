@@ -167,11 +167,20 @@ class AddedModels:
                     self._end(model)
 
     def engine_ended(self, child: str, returncode: int) -> None:
+        engine = self._by_child[child].engine
+        how = describe_exit(child, returncode)
+        self._lost(child, how if engine is None else engine.cause(how))
+
+    def engine_not_started(self, child: str, cause: str) -> None:
+        """The system has refused its process."""
+        self._lost(child, cause)
+
+    def _lost(self, child: str, cause: str) -> None:
         model = self._by_child[child]
-        engine, model.engine, model.ending = model.engine, None, False
+        model.engine, model.ending = None, False
         model.served_by.clear()
-        if engine is not None and model.phase in (ModelPhase.LOADING, ModelPhase.READY):
-            self._fail(model, engine.cause(describe_exit(child, returncode)))
+        if model.phase in (ModelPhase.LOADING, ModelPhase.READY):
+            self._fail(model, cause)
 
     def server_ended(self, server: str) -> None:
         """The one that takes its place begins with nothing."""

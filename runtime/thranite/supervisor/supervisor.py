@@ -183,7 +183,10 @@ class Supervisor:
             path = self._directory / f"engine-{next(self._numbers)}.sock"
             figures, stages = self._metrics.add(model.name), StageLog(prefix=f"{model.name}: ")
             self._links[name] = EngineLink(model.config, str(path), figures, stages, model.name)
-        await self._start_engine(name)
+        try:
+            await self._start_engine(name)
+        except OSError as error:
+            self.lifecycle.added.engine_not_started(name, f"its process cannot be started: {error}")
 
     async def _start(
         self, name: str, command: tuple[str, ...], first: control.ToChild, listener: socket.socket | None = None

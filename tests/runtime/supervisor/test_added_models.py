@@ -100,6 +100,17 @@ def test_waits_double_up_to_a_limit_and_are_forgotten_after_stable_service() -> 
     assert "SIGKILL" in (life.models.state("a").cause or "")
 
 
+def test_a_process_that_the_system_refuses_is_a_failure_like_others() -> None:
+    life = Life("a", "b")
+    assert launched(life.advance()) == [A]
+    life.models.engine_not_started(A, "no more processes")
+    assert life.models.state("a").cause == "no more processes"
+    assert launched(life.advance()) == [B]
+    life.models.take(B, control.EngineReady(INFO))
+    life.advance(1.0)
+    assert launched(life.advance()) == [A]
+
+
 def test_a_hang_is_told_and_ended() -> None:
     life = Life("a")
     life.advance()

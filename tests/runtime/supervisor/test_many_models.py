@@ -229,6 +229,22 @@ def _status(server: RunningServer, name: str) -> dict[str, Any]:
     return status
 
 
+def test_models_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        server.wait_ready()
+        processes = [server.process.pid, server.server_pid()]
+        left: list[list[int]] = []
+        for _ in range(3):
+            server.admin.post("/models/load", json={"name": "late", "model": "models/late"})
+            wait_phase(server, "late", "ready")
+            assert ask(server, "late").status_code == 200
+            server.admin.post("/models/unload", json={"name": "late", "deadline_seconds": 0})
+            wait_phase(server, "late", "gone")
+            wait_for(lambda: len(server.pids_of("engine_process")) == 1, "its engine has ended")
+            left.append([len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in processes])
+        assert left[1] == left[2]
+
+
 def test_a_server_process_that_is_replaced_answers_for_every_model(tmp_path: Path) -> None:
     with running_server(tmp_path, add_model=["small=models/small"]) as server:
         server.wait_ready()
