@@ -133,7 +133,6 @@ record-service: $(STAMP) model  ## time the CPU engine's steps for that simulati
 # ROWS="kernels" or any other expression of pytest's -k; make gpu-bench ROWS=llama-8b/mixed,qwen3-0.6b/decode1.
 SOURCES := operator:runtime:kernels
 GPU_TESTS = tests/kernels $(shell grep -rlwE 'mark\.gpu' tests/runtime --include='test_*.py')
-GPU2_TESTS = $(shell grep -rlwE 'mark\.gpu2' tests/runtime --include='test_*.py')
 
 .PHONY: gpu-test
 gpu-test:  ## the tests that need a CUDA GPU, with $(PYTHON) as it is
@@ -147,15 +146,14 @@ gpu-model: $(STAMP) model  ## .gpu/: SmolLM2's first layers (LAYERS=3), for a GP
 gpu-bench:  ## the offline benchmark, with $(PYTHON) as it is
 	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
 
+# Parts that run one after another, each under a time limit: gpu2-test GPU2=sums,killed; gpu2-bench ROWS=llama-8b/decode1.
 .PHONY: gpu2-test
 gpu2-test:  ## the tests that need two CUDA GPUs, with $(PYTHON) as it is
-	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m pytest -m gpu2 $(if $(ROWS),-k "$(ROWS)") $(GPU2_TESTS)
+	"$(PYTHON)" dev/gpu2.py test --parts "$(GPU2)"
 
 .PHONY: gpu2-bench
 gpu2-bench:  ## the ranks' sum alone, then llama-8b's workloads over two GPUs, with $(PYTHON) as it is
-	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench all-reduce --device cuda
-	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline --tensor-parallel-size 2 \
-		$(if $(ROWS),--rows $(ROWS),$(if $(ARGS),,llama-8b)) $(ARGS)
+	"$(PYTHON)" dev/gpu2.py bench --parts "$(GPU2)" $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
 
 .PHONY: clean
 clean:  ## remove the venv and every cache in the checkout

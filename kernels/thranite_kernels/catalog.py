@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import torch
 
-from .all_reduce import PROGRAMS, PeerMemory, one_shot_all_reduce_launch
+from .all_reduce import one_shot_all_reduce_launch, two_shot_all_reduce_launch
 from .attention import HEAD_SIZES
 from .glu import Activation, glu_launch
 from .launch import Launch
 from .logprobs import Logprobs, logprobs_launches
+from .packet_sum import packet_all_reduce_launch, packet_all_reduce_norm_launch
 from .paged_decode import DecodePlan, paged_decode_launch
 from .paged_prefill import PrefillPlan, paged_prefill_launch
+from .peer_memory import PeerMemory
 from .prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs_launch
 from .rms_norm import rms_norm_launch
 from .rng import random_bits_launch
@@ -54,7 +56,7 @@ def _ints(*shape: int) -> torch.Tensor:
 
 
 def elementwise_entries() -> Iterator[Entry]:
-    """rms_norm, glu, rope_kv, the ranks' sum, prepare_inputs and the generator."""
+    """rms_norm, glu, rope_kv, the ranks' sums, prepare_inputs and the generator."""
     for width in (1024, 4096):
         x = _meta(8, width)
         for residual, one_plus in ((None, False), (x, False), (x, True)):
@@ -80,11 +82,7 @@ def elementwise_entries() -> Iterator[Entry]:
                 out=_meta(tokens, heads, dim),
             )
             yield Entry(f"rope_kv T{tokens} H{heads}/{kv_heads} D{dim} rotary {rotary} {norm=}", launch)
-    for size in (2, 8):
-        addresses = _meta(size, dtype=torch.int64)
-        peers = PeerMemory(0, size, addresses, addresses, _ints(PROGRAMS))
-        x = _meta(64, 4096)
-        yield Entry(f"one_shot_all_reduce over {size}", one_shot_all_reduce_launch(x, peers, out=x))
+    yield from peer_entries()
     n = _ints(64)
     state, plan = SlotState(n, n, _ints(64, 128)), RowPlan(n, n, n, n, n)
     for advance in (False, True):
@@ -93,6 +91,20 @@ def elementwise_entries() -> Iterator[Entry]:
             f"prepare_inputs {advance=}", prepare_inputs_launch(state, plan, step, block_size=64, advance=advance)
         )
     yield Entry("random_bits", random_bits_launch(_meta(4, dtype=torch.int64), n, n, _ints(4, 99)))
+
+
+def peer_entries() -> Iterator[Entry]:
+    """The ranks' sums, over few and many ranks."""
+    for rank, size in ((0, 2), (1, 2), (7, 8)):
+        peers = PeerMemory.of(rank, [0] * size, 0, "meta")
+        for dtype in (torch.bfloat16, torch.float32):
+            x = _meta(64, 4096, dtype=dtype)
+            name = f"{str(dtype).removeprefix('torch.')} on rank {rank} of {size}"
+            yield Entry(f"one_shot_all_reduce {name}", one_shot_all_reduce_launch(x, peers, out=x))
+            yield Entry(f"two_shot_all_reduce {name}", two_shot_all_reduce_launch(x, peers, out=x))
+            yield Entry(f"packet_all_reduce {name}", packet_all_reduce_launch(x, peers, out=x))
+            launch = packet_all_reduce_norm_launch(x, x, x[0], 1e-6, peers, out=x)
+            yield Entry(f"packet_all_reduce_norm {name}", launch)
 
 
 def sampler_entries() -> Iterator[Entry]:

@@ -90,7 +90,8 @@ def skinny_gemm_launch(
         "BLOCK_K": config.block_k,
         "SPLIT_K": config.split_k,
         "BIAS": bias is not None,
-        "PDL": overlaps(x),
+        # With tensor cores an early start costs: Qwen3-0.6B's layer, 8 rows, H100: 39.8 against 34.6 µs.
+        "PDL": overlaps(x) and not config.dot,
     }
     grid = (blocks, config.split_k)
     if config.dot:

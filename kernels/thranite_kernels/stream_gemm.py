@@ -51,7 +51,7 @@ class StreamScratch:
 
 def streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `stream_gemm` takes this product: 16-bit types, few rows, tensor maps at hand, 16-byte steps of rows."""
-    aligned = weight.stride(1) == 1 and weight.stride(0) % 8 == 0 and weight.storage_offset() % 8 == 0
+    aligned = weight.stride(1) == 1 and weight.stride(0) % 8 == 0 and int(weight.storage_offset()) % 8 == 0
     return overlaps(x) and x.shape[0] <= MAX_ROWS and weight.itemsize == 2 and weight.dtype == x.dtype and aligned
 
 

@@ -52,6 +52,9 @@ class EngineConfig:
         None, "tokens a step, prompts and outputs together (default: 8192; 2048 on the CPU)"
     )
     enforce_eager: bool = option(False, "run decode without CUDA graphs")
+    peer_all_reduce: bool = option(
+        True, "GPUs sum small tensors through each other's memory where they can reach it; off: through NCCL alone"
+    )
     overlap: bool = option(True, "plan and launch a step before the last one's tokens are read")
     seed: int = option(0, "seeds requests that bring none")
     priority_aging_seconds: float = option(10.0, "waiting this long outweighs one step of priority")

@@ -1,4 +1,4 @@
-"""The one-shot sum in the interpreter, ranks as processes over shared memory: bit for bit the reference's."""
+"""The ranks' sums in the interpreter, ranks as processes over shared memory: bit for bit the reference's, on each."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.all_reduce_peer import rank_bytes
-from thranite_kernels.all_reduce import PROGRAMS, PeerMemory, largest, one_shot_all_reduce
+from thranite_kernels.all_reduce import one_shot_all_reduce, one_shot_largest, two_shot_all_reduce, two_shot_largest
+from thranite_kernels.packet_sum import packet_all_reduce, packet_all_reduce_norm, packet_largest, packet_rows
+from thranite_kernels.peer_memory import PROGRAMS, PeerMemory, piece_bytes
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_ranks_sum_alike(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "seed"), [(2, 0), (3, 1)])
+def test_ranks_sum_alike(size: int, seed: int, tmp_path: Path) -> None:
+    """Kernels, sizes and types in random order over one memory."""
     shared = tmp_path / "memory"
     with shared.open("wb") as file:
-        file.truncate(size * rank_bytes(size))
+        file.truncate(size * piece_bytes(size))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -28,25 +30,50 @@ def test_ranks_sum_alike(size: int, tmp_path: Path) -> None:
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.all_reduce_peer", str(rank), str(size), str(shared)],
+            [sys.executable, "-m", "tests.support.all_reduce_peer", str(rank), str(size), str(shared), str(seed)],
             env=environment,
             cwd=ROOT,
         )
         for rank in range(size)
     ]
     try:
-        assert [rank.wait(120) for rank in ranks] == [0] * size
+        assert [rank.wait(240) for rank in ranks] == [0] * size
     finally:
         for rank in ranks:
             rank.kill()
             rank.wait()
 
 
+def memory(size: int = 2, programs: int = PROGRAMS) -> PeerMemory:
+    return PeerMemory.of(0, [0] * size, 0, "cpu", programs)
+
+
 def test_what_cannot_be_summed_is_refused() -> None:
-    addresses, epochs = torch.zeros(2, dtype=torch.int64), torch.zeros(PROGRAMS, dtype=torch.int32)
-    memory = PeerMemory(0, 2, addresses, addresses, epochs)
-    for x in (torch.zeros(0), torch.zeros(largest() + 1), torch.zeros(4, 4).t()[1:], torch.zeros(4, dtype=torch.int32)):
-        with pytest.raises(ValueError, match="one_shot_all_reduce"):
-            one_shot_all_reduce(x, memory)
-    with pytest.raises(ValueError, match="address"):
-        PeerMemory(0, 3, addresses, addresses, epochs)
+    for kernel in (one_shot_all_reduce, two_shot_all_reduce, packet_all_reduce):
+        for x in (
+            torch.zeros(0),
+            torch.zeros((16 << 20) // 4 + 1),
+            torch.zeros(4, 4).t()[1:],
+            torch.zeros(4, dtype=torch.int32),
+        ):
+            with pytest.raises(ValueError, match="all_reduce"):
+                kernel(x, memory())
+    with pytest.raises(ValueError, match="whole"):
+        packet_all_reduce(torch.zeros(3, dtype=torch.float16), memory())
+    x = torch.zeros(2, 4)
+    for rows, residual, weight in ((x, x, x[0, :2]), (x, x.half(), x[0]), (x[:, :2], x[:, :2], x[0, :2])):
+        with pytest.raises(ValueError, match="packet_all_reduce_norm"):
+            packet_all_reduce_norm(rows, residual, weight, 1e-6, memory())
+    for rank, programs in ((2, 1), (0, PROGRAMS + 1), (0, 0)):
+        with pytest.raises(ValueError, match="peer memory"):
+            PeerMemory.of(rank, [0, 0], 0, "cpu", programs)
+
+
+def test_largest_sums_fit_their_regions() -> None:
+    assert one_shot_largest(memory(), 2) * 2 == two_shot_largest(memory(), 2) * 2 == 16 << 20
+    assert two_shot_largest(memory(3), 2) % (3 * 4096) == 0
+    assert two_shot_largest(memory(3, 1), 2) <= (128 << 10) // 2
+    assert packet_largest(memory()) == 2 << 20
+    assert packet_rows(memory(), 4096, 2) == 256
+    assert packet_rows(memory(), 8192, 2) == 128
+    assert packet_rows(memory(), 3, 2) == 0

@@ -1,58 +1,82 @@
-"""`python -m tests.support.all_reduce_peer RANK SIZE FILE`: one rank of sums in Triton's interpreter.
+"""`python -m tests.support.all_reduce_peer RANK SIZE FILE SEED`: one rank of sums in Triton's interpreter.
 
-The ranks are processes over one shared file, each of which maps it elsewhere: as GPUs map each other's memory.
+The ranks are processes over one shared file, each of which maps it elsewhere: as GPUs map each other's memory. Whoever
+starts one sets TRITON_INTERPRET=1 in its environment: set at import, it would turn importers' kernels over as well.
 """
 
 from __future__ import annotations
 
-import os
+import random
 import sys
-
-os.environ["TRITON_INTERPRET"] = "1"
+import time
+from collections.abc import Callable
 
 import torch
 
-from thranite_kernels.all_reduce import (
-    PROGRAMS,
-    PeerMemory,
-    buffer_elements,
-    one_shot_all_reduce,
-    one_shot_all_reduce_reference,
-    signal_count,
-)
+from thranite_kernels.all_reduce import all_reduce_reference, one_shot_all_reduce, two_shot_all_reduce
+from thranite_kernels.packet_sum import packet_all_reduce, packet_all_reduce_norm, packet_all_reduce_norm_reference
+from thranite_kernels.peer_memory import PeerMemory, piece_bytes
+from thranite_kernels.testing import assert_close
 
-DTYPE = torch.float16
-LENGTHS = [1, 7, 1024, 1025, 5000, 3, 70_001, 2048]
+PROGRAMS = 3  # so that each has several blocks
+DTYPES = (torch.float16, torch.float32)  # the interpreter cannot multiply bfloat16
+LENGTHS = (1, 7, 2048, 2049, 5000, 3, 20_001, 4096)
+SHAPES = ((1, 64), (5, 30), (7, 2), (3, 1000), (11, 64))
+CALLS = 8
+EPS = 1e-5
+
+Draw = Callable[[int], torch.Tensor]
 
 
-def part(rank: int, call: int, length: int) -> torch.Tensor:
+def part(rank: int, call: int, *shape: int, dtype: torch.dtype) -> torch.Tensor:
     """What a rank brings: any other rank can compute it."""
-    return torch.randn(length, generator=torch.Generator().manual_seed(1000 * call + rank)).to(DTYPE)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1000 * call + rank)).to(dtype)
 
 
-def rank_bytes(size: int) -> int:
-    return buffer_elements() * DTYPE.itemsize + signal_count(size) * 4
+def memory_of(rank: int, size: int, shared: torch.Tensor, stop: torch.Tensor) -> PeerMemory:
+    pieces = [shared.data_ptr() + index * piece_bytes(size) for index in range(size)]
+    return PeerMemory.of(rank, pieces, stop.data_ptr(), "cpu", PROGRAMS)
 
 
-def peer_memory(rank: int, size: int, shared: torch.Tensor) -> PeerMemory:
-    base = shared.data_ptr()
-    buffers = [base + index * rank_bytes(size) for index in range(size)]
-    signals = [address + buffer_elements() * DTYPE.itemsize for address in buffers]
-    return PeerMemory(
-        rank, size, torch.tensor(buffers), torch.tensor(signals), torch.zeros(PROGRAMS, dtype=torch.int32)
-    )
+def flat_sum(call: int, rng: random.Random, memory: PeerMemory) -> None:
+    dtype, length = rng.choice(DTYPES), rng.choice(LENGTHS)
+    kernel = rng.choice((one_shot_all_reduce, two_shot_all_reduce, packet_all_reduce))
+    if kernel is packet_all_reduce:  # whole words, and no more than there is room for
+        length = min(length + length % 2, 3000)
+    parts = [part(rank, call, length, dtype=dtype) for rank in range(memory.size)]
+    x = parts[memory.rank].clone()
+    out = kernel(x, memory, out=x if rng.random() < 0.5 else None)
+    if not torch.equal(out, all_reduce_reference(parts)):
+        raise SystemExit(f"rank {memory.rank}: {kernel.__name__} {call} of {length} elements is wrong")
 
 
-def main(rank: int, size: int, path: str) -> None:
-    shared = torch.from_file(path, shared=True, size=size * rank_bytes(size), dtype=torch.uint8)
-    memory = peer_memory(rank, size, shared)
-    for call, length in enumerate(LENGTHS):
-        x = part(rank, call, length)
-        out = one_shot_all_reduce(x, memory, out=x if call % 2 else None)
-        want = one_shot_all_reduce_reference([part(index, call, length) for index in range(size)])
-        if not torch.equal(out, want):
-            raise SystemExit(f"rank {rank}: sum {call} of {length} elements is wrong")
+def sum_and_norm(call: int, rng: random.Random, memory: PeerMemory) -> None:
+    dtype, (rows, width) = rng.choice(DTYPES), rng.choice(SHAPES)
+    parts = [part(rank, call, rows, width, dtype=dtype) for rank in range(memory.size)]
+    residual, weight = part(98, call, rows, width, dtype=dtype), part(99, call, width, dtype=dtype)
+    want, added = packet_all_reduce_norm_reference(parts, residual, weight, EPS)
+    out = packet_all_reduce_norm(parts[memory.rank], residual, weight, EPS, memory)
+    if not torch.equal(residual, added):
+        raise SystemExit(f"rank {memory.rank}: the residual of call {call}, {rows} x {width}, is wrong")
+    assert_close(out, want, name=f"rank {memory.rank}, call {call}")
+
+
+def main(rank: int, size: int, path: str, seed: int) -> None:
+    """The same calls in the same order on every rank, each at its own pace."""
+    shared = torch.from_file(path, shared=True, size=size * piece_bytes(size), dtype=torch.uint8)
+    stop = torch.zeros(1, dtype=torch.int32)
+    memory = memory_of(rank, size, shared, stop)
+    common, own = random.Random(seed), random.Random(f"{seed}/{rank}")
+    for call in range(CALLS):
+        time.sleep(own.choice((0.0, 0.0, 0.02)))
+        common.choice((flat_sum, sum_and_norm))(call, common, memory)
+    stop.fill_(1)  # a peer that never comes is not waited for
+    if rank == 0:
+        x = torch.ones(2, 4, dtype=torch.float16)
+        for kernel in (one_shot_all_reduce, two_shot_all_reduce, packet_all_reduce):
+            kernel(x, memory)
+        packet_all_reduce_norm(x, x.clone(), x[0], EPS, memory)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from thranite.attention import triton as attention
 from thranite.layers import dense
@@ -69,6 +70,8 @@ def specialisation(parameter: Any, value: Any) -> tuple[str, str]:
         return "constexpr", "None"
     if isinstance(value, TensorMap):
         return "tensordesc", ""
+    if isinstance(value, TensorDescriptor):
+        return "tensordesc", f"{value.base.dtype} {value.block_shape}"
     if isinstance(value, torch.Tensor):
         told = not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
         aligned = value.storage_offset() * value.itemsize % 16 == 0
@@ -94,6 +97,7 @@ def pretended_gpu(patch: pytest.MonkeyPatch) -> Iterator[Launches]:
     """Everything made and run within is on the pretended GPU, an H200 as far as tables of tiles ask."""
     launches = Launches()
     dense.gemm_scratch.cache_clear()
+    dense.stream_scratch.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True), patch.context() as here:
         here.setattr(Launch, "run", lambda launch: launches.record(launch))
         here.setattr(target, "_cuda_target", lambda index: target.Target(90, 132))
@@ -108,6 +112,7 @@ def pretended_gpu(patch: pytest.MonkeyPatch) -> Iterator[Launches]:
         here.setattr(cuda_graphs.DecodeGraphs, "_drop_slow_sizes", lambda self: None)
         yield launches
     dense.gemm_scratch.cache_clear()
+    dense.stream_scratch.cache_clear()
 
 
 def _zeros(tensor: torch.Tensor) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,16 @@ from thranite.errors import ThraniteError
 if TYPE_CHECKING:
     import torch
 
-    from thranite.layers.communicator import Communicator
+    from thranite.parallel.process_group import GroupCommunicator
+    from thranite_kernels.peer_memory import PeerMemory
 
 SMALLEST = 8 << 10
 SUMS = 20  # a graph, so that its launch is a small part
 REPLAYS = 7
+WIDTH, ROWS = 4096, (1, 8, 16, 32, 64, 128, 256)  # of sums that are added and normalised
+EPS = 1e-5
+
+Sum = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +50,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One sum of so many bytes on each rank."""
+    """One sum of so many bytes on each rank. `norm`: added to a residual stream and normalised as well."""
 
     way: str
     bytes: int
     microseconds: float
+    norm: bool = False
 
     @property
     def gigabytes_a_second(self) -> float:
@@ -62,46 +69,102 @@ def measure_rank(job: Job) -> list[Timing]:
     """All ranks do this at once; the times are rank 0's."""
     import torch
 
-    from thranite.parallel.place import RankPlace
+    from thranite.parallel.process_group import join
     from thranite.runner.device import pick_device
 
     choice: Device = "cuda" if job.device == "cuda" else "cpu" if job.device == "cpu" else "auto"
     device = pick_device(choice, job.rank, job.size)
-    communicator = RankPlace(job.rank, job.size, job.store).join(device)
-    way, seconds = ("nccl", graph_seconds) if device.type == "cuda" else ("gloo", host_seconds)
+    communicator = join(job.rank, job.size, job.store, device)
+    dtype = getattr(torch, job.dtype)
+    seconds = graph_seconds if device.type == "cuda" else host_seconds
     timings = []
     count = SMALLEST
     while count <= job.largest:
-        x = torch.full((count // getattr(torch, job.dtype).itemsize,), job.rank + 1.0, device=device)
-        x = x.to(getattr(torch, job.dtype))
-        check(communicator, x)
-        timings.append(Timing(way, count, seconds(communicator, x.zero_()) * 1e6))
+        x = torch.full((count // dtype.itemsize,), job.rank + 1.0, device=device).to(dtype)
+        for way, reduce in ways(communicator, x):
+            check(communicator, reduce, way, x)
+            x.normal_()
+            timings.append(Timing(way, count, seconds(reduce, x) * 1e6))
+            x.fill_(job.rank + 1.0)
         count *= 2
+    if communicator.peers is not None:
+        timings += with_norm(communicator, dtype, device)
     communicator.close()
     return timings
 
 
-def check(communicator: Communicator, x: torch.Tensor) -> None:
-    """Rank r brings r + 1 everywhere. Raises if the sum is not everywhere what it must be."""
-    want = communicator.size * (communicator.size + 1) / 2
-    total = communicator.all_reduce(x.clone())
-    if not bool((total == want).all()):
-        raise ThraniteError(f"the sum over {communicator.size} ranks is wrong on rank {communicator.rank}")
+def ways(communicator: GroupCommunicator, x: torch.Tensor) -> Iterator[tuple[str, Sum]]:
+    """The library's sum, each kernel that can sum x, and what the engine takes. The same on every rank."""
+    yield "nccl" if x.is_cuda else "gloo", communicator.library_all_reduce
+    if communicator.peers is None:
+        return
+    from thranite.parallel.peer_sums import KERNELS, fits
+
+    memory = communicator.peers.memory
+    for way, kernel in KERNELS.items():
+        if fits(way, x, memory):
+            yield way, partial(_in_place, kernel, memory)
+    yield "auto", communicator.all_reduce
 
 
-def graph_seconds(communicator: Communicator, x: torch.Tensor) -> float:
-    """Median time of one sum of those in a graph."""
+def _in_place(kernel: Callable[..., torch.Tensor], memory: PeerMemory, x: torch.Tensor) -> torch.Tensor:
+    return kernel(x, memory, out=x)
+
+
+def with_norm(communicator: GroupCommunicator, dtype: torch.dtype, device: torch.device) -> list[Timing]:
+    """The sum, the residual and the norm: one kernel after another, and in one."""
     import torch
 
-    graph = torch.cuda.CUDAGraph()
+    from thranite_kernels.packet_sum import packet_all_reduce_norm, packet_rows
+    from thranite_kernels.rms_norm import rms_norm
+
+    assert communicator.peers is not None
+    memory = communicator.peers.memory
+    weight = torch.ones(WIDTH, dtype=dtype, device=device)
+
+    def apart(reduce: Sum, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(reduce(x), weight, EPS, residual=residual)
+
+    def fused(residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return packet_all_reduce_norm(x, residual, weight, EPS, memory, out=x)
+
+    timings = []
+    for rows in ROWS:
+        x, residual = (torch.randn(rows, WIDTH, device=device).to(dtype) for _ in range(2))
+        contestants: dict[str, Sum] = {
+            "nccl, norm": partial(apart, communicator.library_all_reduce, residual),
+            "auto, norm": partial(apart, communicator.all_reduce, residual),
+        }
+        if rows <= packet_rows(memory, WIDTH, x.itemsize):
+            contestants["one kernel"] = partial(fused, residual)
+        timings += [Timing(way, x.nbytes, graph_seconds(sum_, x) * 1e6, True) for way, sum_ in contestants.items()]
+    return timings
+
+
+def check(communicator: GroupCommunicator, reduce: Sum, way: str, x: torch.Tensor) -> None:
+    """Rank r brings r + 1 everywhere. Raises if the sum is not everywhere what it must be."""
+    want = communicator.size * (communicator.size + 1) / 2
+    total = reduce(x.clone())
+    if not bool((total == want).all()):
+        raise ThraniteError(f"{way}: {x.numel()} elements over {communicator.size} ranks: wrong on {communicator.rank}")
+
+
+def graph_seconds(reduce: Sum, x: torch.Tensor) -> float:
+    """Median time of one sum of those in a graph. Each replay starts from x's values."""
+    import torch
+
+    y = x.clone()
+    reduce(y)  # compiles
     torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        y = x
+        z = y
         for _ in range(SUMS):
-            y = communicator.all_reduce(y)
+            z = reduce(z)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def replay() -> float:
+        y.copy_(x)
         begin.record()
         graph.replay()
         end.record()
@@ -111,13 +174,13 @@ def graph_seconds(communicator: Communicator, x: torch.Tensor) -> float:
     return _median(replay)
 
 
-def host_seconds(communicator: Communicator, x: torch.Tensor) -> float:
+def host_seconds(reduce: Sum, x: torch.Tensor) -> float:
     """Median time of one sum, for collectives that make the host wait."""
 
     def sums() -> float:
         started = time.perf_counter()
         for _ in range(SUMS):
-            communicator.all_reduce(x)
+            reduce(x)
         return time.perf_counter() - started
 
     return _median(sums)

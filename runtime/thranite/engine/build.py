@@ -85,7 +85,7 @@ def build_device(
 
     device = pick_device(config.device, place.rank, place.size)
     memory = device_memory(device) if device.type == "cuda" else host_memory()
-    communicator = place.join(device)
+    communicator = place.join(device, peer_memory=config.peer_all_reduce)
     own_memory = memory
     total, available = communicator.least([memory.total_bytes, memory.available_bytes])
     memory = replace(memory, total_bytes=total, available_bytes=available)

@@ -25,6 +25,11 @@ class Communicator(Protocol):
         """The sum over all ranks, the same bits on each. `x`, contiguous, may be overwritten."""
         ...
 
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
+        """The sum of all ranks' `x` [T, N], added to `residual` [T, N] in place, RMS-normalised and times `weight` [N],
+        in one kernel. None, and nothing done, where there is none or it would not pay. `x` may be overwritten."""
+        ...
+
     def all_gather(self, x: Tensor) -> Tensor:
         """[R, n] of each rank → [R, size * n], rank 0's columns first."""
         ...
@@ -48,6 +53,9 @@ class Alone:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return x
+
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
+        return None
 
     def all_gather(self, x: Tensor) -> Tensor:
         return x

@@ -1,7 +1,7 @@
 """Linears: one weight each, stacked by rows from the shards a checkpoint names (q, k and v; gate and up).
 
 Over tensor-parallel ranks a linear is cut by its outputs (each rank computes the results of its own rows) or by its
-inputs (each rank computes a part of every result, and their sum is the result).
+inputs (each rank computes a part of every result; who takes the parts sums them, see `Communicator`).
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class UnquantizedMethod:
 class Linear(nn.Module):
     """y = x Wᵀ + b. `shards`: (name, rows) in the order of the stacked rows.
 
-    `inputs`: the columns of the checkpoint's weight that this rank holds; if not all of them, y is summed over the
-    ranks and rank 0 alone adds the bias. `padded_rows`: rows of the weight, if more than the shards fill.
+    `inputs`: the columns of the checkpoint's weight that this rank holds; if not all of them, y is a part, to be summed
+    over the ranks, and rank 0's alone has the bias. `padded_rows`: rows of the weight, if more than the shards fill.
     """
 
     weight: Tensor
@@ -105,5 +105,4 @@ class Linear(nn.Module):
         self.method.load_shard(self, self.shards[shard], parameter, source)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.method.apply(self, x)
-        return self.communicator.all_reduce(y) if self.partial else y
+        return self.method.apply(self, x)

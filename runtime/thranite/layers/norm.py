@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thranite.layers.communicator import ALONE, Communicator
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight. `weight` is the multiplier itself.
@@ -34,10 +36,15 @@ class RMSNorm(nn.Module):
             return kernel(x, self.weight, self.eps)
         return rms_norm(x, self.shape, self.weight, self.eps)
 
-    def after_adding(self, added: Tensor | None, x: Tensor) -> Tensor:
-        """Normalise x + added; the sum is kept in x. One kernel on a GPU."""
+    def after_adding(self, added: Tensor | None, x: Tensor, ranks: Communicator = ALONE) -> Tensor:
+        """Normalise x + added; the sum is kept in x. `ranks`: those of which each holds a part of `added`. One kernel
+        on a GPU, with the sum over ranks where that pays."""
         if added is None:
             return self(x)  # type: ignore[no-any-return]
+        fused = ranks.all_reduce_norm(added, x, self.weight, self.eps)
+        if fused is not None:
+            return fused
+        added = ranks.all_reduce(added)
         if x.is_cuda and x.dtype != torch.float64:
             from thranite_kernels.rms_norm import rms_norm as kernel
 

@@ -34,6 +34,8 @@ class Builder:
         self.spec, self.dtype, self.device, self.method = spec, dtype, device, method
         self.communicator = communicator
         self.rank = Rank(communicator.rank, communicator.size)
+        # The ranks that what a layer leaves to add is still to be summed over: a norm between needs the sum before.
+        self.unsummed = ALONE if spec.sandwich_norms else communicator
 
     def linear(self, inputs: Cut, *shards: tuple[str, Cut], bias: bool = False, padded_rows: int = 0) -> Linear:
         return Linear(
@@ -113,14 +115,20 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = build.norm(hidden)
         self.mlp = MLP(build, layer)
         self.mlp_out_norm = build.norm(hidden) if sandwich else None
+        self.communicator = build.communicator
+        self.unsummed = build.unsummed
 
     def forward(self, x: Tensor, added: Tensor | None, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
         """x [T, hidden] is the residual stream, updated in place; `added`, what the layer before computed, goes into
-        it first. Returns what this layer computed, not yet added."""
-        y = self.attention(self.attention_norm.after_adding(added, x), batch, backend)
-        y = y if self.attention_out_norm is None else self.attention_out_norm(y)
-        y = self.mlp(self.mlp_norm.after_adding(y, x))
-        return y if self.mlp_out_norm is None else self.mlp_out_norm(y)  # type: ignore[no-any-return]
+        it first. Returns what this layer computed, not yet added, and without sandwich norms not yet summed over the
+        ranks."""
+        y = self.attention(self.attention_norm.after_adding(added, x, self.unsummed), batch, backend)
+        if self.attention_out_norm is not None:
+            y = self.attention_out_norm(self.communicator.all_reduce(y))
+        y = self.mlp(self.mlp_norm.after_adding(y, x, self.unsummed))
+        if self.mlp_out_norm is not None:
+            y = self.mlp_out_norm(self.communicator.all_reduce(y))
+        return y  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -141,7 +149,7 @@ class Decoder(nn.Module):
         build = Builder(spec, dtype, device, method or UnquantizedMethod(), communicator)
         self.spec, self.rank_spec = spec, rank_spec(spec, communicator.size)
         self.dtype = dtype
-        self.communicator = communicator
+        self.communicator, self.unsummed = communicator, build.unsummed
         self.embedding = build.embedding()
         self.layers = nn.ModuleList(DecoderLayer(build, layer, i) for i, layer in enumerate(spec.layers))
         self.norm = build.norm(spec.hidden_size)
@@ -152,7 +160,7 @@ class Decoder(nn.Module):
         x, added = self.embedding(input_ids), None
         for layer in self.layers:
             added = layer(x, added, batch, attention)
-        return self.norm.after_adding(added, x)
+        return self.norm.after_adding(added, x, self.unsummed)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[R, hidden] → [R, vocab] in fp32 (float64 for float64 models)."""

@@ -26,13 +26,13 @@ class RankPlace:
     arrived: Callable[[], None] = _nothing
     joined: Callable[[Communicator], None] = _nothing
 
-    def join(self, device: torch.device) -> Communicator:
-        """Waits for all ranks."""
+    def join(self, device: torch.device, *, peer_memory: bool = True) -> Communicator:
+        """Waits for all ranks. `peer_memory`: whether GPUs may sum through each other's memory."""
         if self.size == 1:
             return ALONE
         from thranite.parallel.process_group import join
 
         self.arrived()
-        communicator = join(self.rank, self.size, self.store, device)
+        communicator = join(self.rank, self.size, self.store, device, peer_memory=peer_memory)
         self.joined(communicator)
         return communicator

@@ -1,5 +1,7 @@
 """A `Communicator` over torch's process groups: NCCL between GPUs (captured in graphs as it is), gloo between CPUs.
 
+Between GPUs that reach each other's memory, sums of up to some MiB go through that instead of NCCL.
+
 The group is our own object, not torch's default one, so an LLM leaves its process free to use that.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +17,9 @@ from torch import Tensor
 from torch._C._distributed_c10d import AllgatherOptions, FileStore
 
 from thranite.parallel.environment import set_rank_environment
+
+if TYPE_CHECKING:
+    from thranite.parallel.peer_sums import PeerSums
 
 # Ranks wait for each other while they join and while graphs are captured at different speeds. While serving, ranks that
 # do not come are found out and killed long before.
@@ -26,6 +31,7 @@ class GroupCommunicator:
 
     def __init__(self, backend: Any, device: torch.device) -> None:
         self.rank, self.size = backend.rank(), backend.size()
+        self.peers: PeerSums | None = None
         self._backend, self._device = backend, device
         # On a GPU the collective then runs on the current stream and not on one of its own.
         self._sum = _reduce_options(dist.ReduceOp.SUM)
@@ -34,8 +40,17 @@ class GroupCommunicator:
         self._gather.asyncOp = False
 
     def all_reduce(self, x: Tensor) -> Tensor:
+        if self.peers is None or not self.peers.all_reduce(x):
+            self.library_all_reduce(x)
+        return x
+
+    def library_all_reduce(self, x: Tensor) -> Tensor:
+        """NCCL's or gloo's own, in place."""
         _wait(self._backend.allreduce([x], self._sum))
         return x
+
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
+        return None if self.peers is None else self.peers.all_reduce_norm(x, residual, weight, eps)
 
     def all_gather(self, x: Tensor) -> Tensor:
         rows, columns = x.shape
@@ -51,6 +66,8 @@ class GroupCommunicator:
 
     def abort(self) -> None:
         """Gloo needs no word: its waits end when the others' connections close."""
+        if self.peers is not None:
+            self.peers.stop()
         if self._device.type == "cuda":
             self._backend.abort()
 
@@ -58,12 +75,15 @@ class GroupCommunicator:
         """NCCL's way to leave in order waits for the others, which may have gone before."""
         if self._device.type == "cuda":
             self._backend.abort()
+            if self.peers is not None:
+                self.peers.close()
         else:
             self._backend.shutdown()
 
 
-def join(rank: int, size: int, store_path: str, device: torch.device) -> GroupCommunicator:
-    """Meet the other ranks through a file that all can open; waits until all have come."""
+def join(rank: int, size: int, store_path: str, device: torch.device, *, peer_memory: bool = True) -> GroupCommunicator:
+    """Meet the other ranks through a file that all can open; waits until all have come. `peer_memory`: between GPUs,
+    share some."""
     set_rank_environment()
     store = FileStore(store_path, size)
     backend: Any
@@ -76,7 +96,18 @@ def join(rank: int, size: int, store_path: str, device: torch.device) -> GroupCo
         backend = dist.ProcessGroupGloo(store, rank, size, TIMEOUT)
     communicator = GroupCommunicator(backend, device)
     communicator.least([0])
+    if peer_memory and device.type == "cuda":
+        communicator.peers = _join_peers(communicator, store, device)
     return communicator
+
+
+def _join_peers(communicator: GroupCommunicator, store: FileStore, device: torch.device) -> PeerSums | None:
+    """None where the GPUs cannot reach each other's memory; the log says why."""
+    from thranite.parallel.peer_pieces import PeerPieces
+    from thranite.parallel.peer_sums import prove
+
+    pieces = PeerPieces(communicator.rank, communicator.size, device, store, communicator.least)
+    return None if pieces.memory is None else prove(pieces, pieces.memory, communicator.least)
 
 
 def _wait(work: Any) -> None:

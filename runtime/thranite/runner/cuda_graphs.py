@@ -42,7 +42,7 @@ class DecodeOutput:
 
 @dataclass(frozen=True, slots=True)
 class _Captured:
-    """`plans`: memory outside the graph's own pool that a replay writes, so it lives as long as the graph does."""
+    """`plans` are not the graph's own memory: it works on them at each replay, so they must live as long."""
 
     graph: torch.cuda.CUDAGraph
     output: DecodeOutput

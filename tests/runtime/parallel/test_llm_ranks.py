@@ -46,7 +46,8 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def make(model: str, size: int, device: str, **options: Any) -> LLM:
-    return LLM(model, tensor_parallel_size=size, **{**OPTIONS, "device": device, **options})
+    fields = {**OPTIONS, "device": device, "kv_cache_memory_bytes": 2**22}  # a GPU's memory is a million tiny pages
+    return LLM(model, tensor_parallel_size=size, **{**fields, **options})
 
 
 @pytest.fixture(scope="module")

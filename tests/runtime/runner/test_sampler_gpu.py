@@ -44,14 +44,15 @@ def test_tokens_are_the_cpus() -> None:
     assert sample_rows(Sampler(VOCAB, 16, torch.device("cuda")), logits.cuda(), rows, slots) == expected
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_sampling_never_waits_for_the_device() -> None:
     rows = make_rows()
     sampler = Sampler(VOCAB, 16, torch.device("cuda"))
     logits = torch.randn(len(rows), VOCAB, device="cuda")
     masks = {slot: pack_mask(row.mask) for slot, row in enumerate(rows) if row.mask is not None}
     slots, positions = list(range(len(rows))), [len(row.token_ids) for row in rows]
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         sampler.start([row.start(slot) for slot, row in enumerate(rows)])
         sampled = sampler.sample(logits, slots, positions, masks)
     finally:

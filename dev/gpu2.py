@@ -1,0 +1,142 @@
+"""What only two GPUs can show: `python3 dev/gpu2.py test|bench`, with that Python as it is.
+
+Each part is a process of its own under its own time limit; one that fails or hangs does not keep the next from running.
+The last lines are a table of all parts; the exit code is the number of those that failed. THRANITE_GPU2_SECONDS
+bounds the whole (default 480), THRANITE_GPU2_LOGS is a folder for full outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("operator", "runtime", "kernels", ".")),
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+}
+RANKS = "tests/runtime/parallel/test_llm_ranks.py"
+ROWS = "llama-8b/decode1,llama-8b/decode64,llama-8b/prefill,llama-8b/mixed"
+TAIL_LINES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`seconds`: its time limit. `shown`: its whole output is wanted, not only a failure's."""
+
+    name: str
+    command: Sequence[str]
+    seconds: int
+    shown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    part: Part
+    verdict: str
+    seconds: float
+    last: str
+
+
+def tests() -> list[Part]:
+    """In the order in which a failure explains those that follow."""
+
+    def part(name: str, seconds: int, path: str, chosen: str) -> Part:
+        command = [sys.executable, "-m", "pytest", "-m", "gpu2", "-x", "-q", "-rs", "-p", "no:cacheprovider", path]
+        return Part(name, [*command, "-k", chosen, "--durations=5"], seconds)
+
+    return [
+        part("sums", 180, "tests/runtime/parallel/test_gpu_sums.py", "sums"),
+        part("features", 150, RANKS, "cuda and (feature or embeddings or loopback or bitmasks)"),
+        part("killed", 75, RANKS, "cuda and killed_rank"),
+        part("error", 75, RANKS, "cuda and rank_that_raises"),
+        part("stopped", 75, RANKS, "cuda and stopped_rank"),
+        part("families", 150, RANKS, "families_over_two_gpus"),
+    ]
+
+
+def benches(rows: str, more: Sequence[str]) -> list[Part]:
+    offline = [sys.executable, "-m", "thranite", "bench", "offline", "--tensor-parallel-size", "2"]
+    quick = ",".join(row for row in rows.split(",") if "decode" in row)
+    parts = [
+        Part("all-reduce", [sys.executable, "-m", "thranite", "bench", "all-reduce", "--device", "cuda"], 100, True),
+        Part("workloads", [*offline, "--rows", rows, "--runs", "2", *more], 240, True),
+    ]
+    if quick:  # its start is the second one, with every kernel in Triton's cache
+        command = [*offline, "--rows", quick, "--runs", "1", "--no-peer-all-reduce", *more]
+        parts.append(Part("NCCL alone", command, 120, True))
+    return parts
+
+
+def run(part: Part, seconds: float) -> Result:
+    """Its output goes to our own as it ends: all of it, or the end of a failure's."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        part.command,
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+        verdict = "ok" if process.returncode == 0 else f"FAILED ({process.returncode})"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)  # faulthandler prints stacks where it is on
+        time.sleep(1.0)
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        verdict = f"FAILED (no end after {seconds:.0f} s)"
+    keep(part, output)
+    lines = output.strip().splitlines()
+    if part.shown or verdict != "ok":
+        print(f"\n=== {part.name}: {verdict}\n" + "\n".join(lines if part.shown else lines[-TAIL_LINES:]), flush=True)
+    return Result(part, verdict, time.monotonic() - began, lines[-1] if lines else "")
+
+
+def keep(part: Part, output: str) -> None:
+    if folder := os.environ.get("THRANITE_GPU2_LOGS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"{part.name.replace(' ', '-')}.log").write_text(output)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description="What only two GPUs can show.")
+    parser.add_argument("what", choices=("test", "bench"))
+    parser.add_argument("--parts", default="", help="only these, comma-separated")
+    parser.add_argument("--rows", default=ROWS, help="MODEL/WORKLOAD,… of the benchmark")
+    args, more = parser.parse_known_args(argv)
+    parts = tests() if args.what == "test" else benches(args.rows, more)
+    wanted = [name.strip() for name in args.parts.split(",") if name.strip()]
+    if unknown := set(wanted) - {part.name for part in parts}:
+        parser.error(f"no such parts: {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in parts)}")
+    if args.what == "test" and more:
+        parser.error(f"unknown arguments: {' '.join(more)}")
+    deadline = time.monotonic() + float(os.environ.get("THRANITE_GPU2_SECONDS", "480"))
+    results = []
+    for part in parts:
+        left = deadline - time.monotonic()
+        if wanted and part.name not in wanted:
+            continue
+        if left < 10:
+            results.append(Result(part, "FAILED (no time left)", 0.0, ""))
+            continue
+        results.append(run(part, min(part.seconds, left)))
+    print()
+    for result in results:
+        print(f"{result.part.name:<12}{result.verdict:<34}{result.seconds:>7.1f} s  {result.last[:100]}")
+    return sum(result.verdict != "ok" for result in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,150 @@
+"""Which of the ways to sum over a machine's GPUs a tensor takes: packets, one shot, two shots, or NCCL.
+
+Each adds in rank order and in fp32, so all ranks hold the same bits and draw the same tokens. (NCCL's too: its ring and
+its tree compute each element on one rank and copy it to the others.)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from thranite.parallel.peer_pieces import Least, PeerPieces
+from thranite_kernels.all_reduce import (
+    one_shot_all_reduce,
+    one_shot_largest,
+    two_shot_all_reduce,
+    two_shot_largest,
+)
+from thranite_kernels.packet_sum import (
+    ELEMENTS,
+    packet_all_reduce,
+    packet_all_reduce_norm,
+    packet_largest,
+    packet_rows,
+)
+from thranite_kernels.peer_memory import PeerMemory
+
+logger = logging.getLogger(__name__)
+
+Way = Literal["packets", "one-shot", "two-shot"]
+KERNELS: Mapping[Way, Callable[..., Tensor]] = {
+    "packets": packet_all_reduce,
+    "one-shot": one_shot_all_reduce,
+    "two-shot": two_shot_all_reduce,
+}
+PROOF_SECONDS = 120.0  # for the slowest rank to have compiled
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Up to how many bytes each way is the quickest, tried in this order; above all of them NCCL is. `norm`: of the sum
+    that is added and normalised in the same kernel."""
+
+    packets: int
+    one_shot: int
+    two_shot: int
+    norm: int
+
+
+# By ranks. `thranite bench all-reduce` measures them.
+LIMITS: Mapping[int, Limits] = {
+    2: Limits(packets=1 << 20, one_shot=0, two_shot=16 << 20, norm=1 << 20),
+    4: Limits(packets=512 << 10, one_shot=0, two_shot=8 << 20, norm=512 << 10),
+    8: Limits(packets=256 << 10, one_shot=0, two_shot=8 << 20, norm=256 << 10),
+}
+
+
+def limits(size: int) -> Limits:
+    """Of the next larger group in the table, or the largest."""
+    return LIMITS[min((known for known in LIMITS if known >= size), default=max(LIMITS))]
+
+
+def fits(way: Way, x: Tensor, memory: PeerMemory) -> bool:
+    """Whether a kernel can sum x at all."""
+    if not x.numel() or not x.is_contiguous() or x.dtype not in ELEMENTS:
+        return False
+    if way == "packets":
+        return x.nbytes % 4 == 0 and x.nbytes <= packet_largest(memory)
+    largest = one_shot_largest if way == "one-shot" else two_shot_largest
+    return x.numel() <= largest(memory, x.itemsize)
+
+
+def choose(x: Tensor, memory: PeerMemory, table: Limits) -> Way | None:
+    """None: NCCL."""
+    bounds: tuple[tuple[Way, int], ...] = (
+        ("packets", table.packets),
+        ("one-shot", table.one_shot),
+        ("two-shot", table.two_shot),
+    )
+    return next((way for way, bound in bounds if x.nbytes <= bound and fits(way, x, memory)), None)
+
+
+class PeerSums:
+    """One rank's. Every rank makes the same calls in the same order."""
+
+    def __init__(self, pieces: PeerPieces, memory: PeerMemory) -> None:
+        self.memory = memory
+        self._pieces, self._limits = pieces, limits(memory.size)
+
+    def all_reduce(self, x: Tensor) -> bool:
+        """Sum in place; False where NCCL is quicker."""
+        way = choose(x, self.memory, self._limits)
+        if way is None:
+            return False
+        KERNELS[way](x, self.memory, out=x)
+        return True
+
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
+        """x [T, N] and the residual [T, N] are overwritten; None where separate kernels are quicker, or needed."""
+        if x.nbytes > self._limits.norm or not 0 < x.shape[0] <= packet_rows(self.memory, x.shape[1], x.itemsize):
+            return None
+        if x.dtype not in ELEMENTS or weight.dtype != x.dtype or not (x.is_contiguous() and residual.is_contiguous()):
+            return None
+        return packet_all_reduce_norm(x, residual, weight, eps, self.memory, out=x)
+
+    def stop(self) -> None:
+        """End all waiting for peers, at once and for good; what sums bring is void. Callable from any thread."""
+        self._pieces.stop()
+
+    def close(self) -> None:
+        self._pieces.close()
+
+
+def prove(pieces: PeerPieces, memory: PeerMemory, least: Least) -> PeerSums | None:
+    """Sum once each way before anything depends on it: memory that maps may still not carry what is written."""
+    right = 0
+    try:
+        right = int(all(_adds_up(way, memory, pieces) for way in KERNELS))
+    except Exception as error:  # noqa: BLE001 - whatever fails here, NCCL does not need it
+        pieces.stop()
+        logger.warning("sums go through NCCL alone: rank %d: %s: %s", memory.rank, type(error).__name__, error)
+    if least([right])[0]:
+        return PeerSums(pieces, memory)
+    if memory.rank == 0:
+        logger.warning("sums go through NCCL alone: a sum through peer memory came out wrong or not at all")
+    pieces.close()
+    return None
+
+
+def _adds_up(way: Way, memory: PeerMemory, pieces: PeerPieces) -> bool:
+    """Rank r brings r + 1 everywhere."""
+    x = torch.full((1 << 15,), memory.rank + 1.0, dtype=torch.bfloat16, device=memory.epochs.device)
+    for _ in range(3):  # both halves, and one of them again
+        total = KERNELS[way](x, memory)
+        done = torch.cuda.Event()
+        done.record()
+        deadline = time.monotonic() + PROOF_SECONDS
+        while not done.query():
+            if time.monotonic() > deadline:
+                pieces.stop()
+            time.sleep(0.0005)
+        if not bool((total == memory.size * (memory.size + 1) / 2).all()):
+            return False
+    return True

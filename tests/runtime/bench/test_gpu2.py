@@ -1,0 +1,53 @@
+"""How dev/gpu2.py runs its parts; the parts themselves need GPUs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from dev import gpu2
+
+
+def part(name: str, code: str, *, shown: bool = False) -> gpu2.Part:
+    return gpu2.Part(name, [sys.executable, "-c", code], 20, shown)
+
+
+def test_a_part_that_fails_or_hangs_is_a_line_and_the_next_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    parts = [
+        part("wrong", "print('a table'); raise SystemExit(3)"),
+        part("slow", "import time; print('begun', flush=True); time.sleep(60)"),
+        part("right", "print('quiet'); print('42 sums')"),
+    ]
+    monkeypatch.setattr(gpu2, "tests", lambda: [parts[0], gpu2.Part("slow", parts[1].command, 2), parts[2]])
+    monkeypatch.setenv("THRANITE_GPU2_LOGS", str(tmp_path))
+    assert gpu2.main(["test"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "=== wrong: FAILED (3)" in lines
+    assert "quiet" not in lines
+    verdicts = [line.split(maxsplit=1) for line in lines[-3:]]
+    assert [name for name, _ in verdicts] == ["wrong", "slow", "right"]
+    assert "no end after 2 s" in verdicts[1][1]
+    assert verdicts[2][1].startswith("ok")
+    assert verdicts[2][1].endswith("42 sums")
+    assert "quiet" in (tmp_path / "right.log").read_text()
+
+
+def test_only_the_parts_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu2, "tests", lambda: [part("one", "pass"), part("two", "raise SystemExit(1)")])
+    assert gpu2.main(["test", "--parts", "one"]) == 0
+    monkeypatch.setenv("THRANITE_GPU2_SECONDS", "1")
+    assert gpu2.main(["test"]) == 2
+    assert "no time left" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        gpu2.main(["test", "--parts", "three"])
+
+
+def test_the_benchmark_ends_with_a_warm_start_through_the_library_alone() -> None:
+    parts = gpu2.benches("llama-8b/mixed,llama-8b/decode1", ["--dtype", "bfloat16"])
+    assert [part.name for part in parts] == ["all-reduce", "workloads", "NCCL alone"]
+    assert parts[2].command[-5:] == ["--runs", "1", "--no-peer-all-reduce", "--dtype", "bfloat16"]
+    assert "llama-8b/decode1" in parts[2].command

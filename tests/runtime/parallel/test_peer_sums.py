@@ -1,0 +1,120 @@
+"""Which way a sum takes, and what happens where GPUs cannot share memory. The kernels' own tests are elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from thranite.parallel import peer_pieces
+from thranite.parallel.peer_pieces import PeerPieces
+from thranite.parallel.peer_sums import LIMITS, Limits, choose, fits, limits
+from thranite_kernels.peer_memory import PeerMemory
+
+TABLE = Limits(packets=1 << 10, one_shot=1 << 12, two_shot=1 << 20, norm=0)
+
+
+class DictStore(dict[str, str]):
+    """The other rank has spoken before."""
+
+    def set(self, key: str, value: str, /) -> None:
+        self[key] = value
+
+    def get(self, key: str, /) -> bytes:  # type: ignore[override]
+        return self[key].encode()
+
+
+def memory(size: int = 2) -> PeerMemory:
+    return PeerMemory.of(0, [0] * size, 0, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("elements", "way"),
+    [(2, "packets"), (512, "packets"), (511, "one-shot"), (513, "one-shot"), (2049, "two-shot"), (1 << 20, None)],
+)
+def test_the_way_follows_the_bytes(elements: int, way: str | None) -> None:
+    """Packets are whole words of 32 bits."""
+    assert choose(torch.empty(elements, dtype=torch.bfloat16), memory(), TABLE) == way
+
+
+def test_what_no_kernel_sums_goes_to_the_library() -> None:
+    for x in (torch.empty(0), torch.empty(8, dtype=torch.float64), torch.empty(8, 8).t()):
+        assert choose(x, memory(), TABLE) is None
+    most = torch.empty((2 << 20) // 4)
+    assert fits("packets", most, memory())
+    assert not fits("packets", torch.empty(most.numel() + 1), memory())
+
+
+def test_every_group_has_limits() -> None:
+    assert [limits(size) for size in (2, 3, 4, 5, 8, 16)] == [LIMITS[size] for size in (2, 4, 4, 8, 8, 8)]
+
+
+def own_least(values: Sequence[int]) -> list[int]:
+    return list(values)
+
+
+def test_without_a_driver_sums_go_to_the_library(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other rank is told, so that it does not wait."""
+    monkeypatch.setattr("thranite.parallel.cuda_driver.ctypes.CDLL", _no_library)
+    store = DictStore({"peer-piece/1": "00" * 64})
+    with caplog.at_level(logging.WARNING):
+        pieces = PeerPieces(0, 2, torch.device("cuda", 0), store, own_least)
+    assert pieces.memory is None
+    assert store["peer-piece/0"] == peer_pieces.FAILED
+    assert "rank 0 shares no memory: no CUDA driver" in caplog.text
+    pieces.stop()
+    pieces.close()
+
+
+def test_a_rank_that_shares_nothing_keeps_all_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = FakeDriver()
+    monkeypatch.setattr(peer_pieces, "CudaDriver", lambda: driver)
+    monkeypatch.setattr(peer_pieces, "_multiprocessors", lambda device: 100)
+    store = DictStore({"peer-piece/1": peer_pieces.FAILED})
+    pieces = PeerPieces(0, 2, torch.device("cuda", 0), store, lambda values: [0])
+    assert pieces.memory is None
+    assert driver.done == ["allocate", "free 4096"]
+
+
+def test_pieces_are_unmapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mapped by its handle; given back when another rank could not map its own."""
+    driver = FakeDriver()
+    monkeypatch.setattr(peer_pieces, "CudaDriver", lambda: driver)
+    monkeypatch.setattr(peer_pieces, "_multiprocessors", lambda device: 100)
+    store = DictStore({"peer-piece/1": "07" * 64})
+    pieces = PeerPieces(0, 2, torch.device("cuda", 0), store, lambda values: [min(*values, 0)])
+    assert pieces.memory is None
+    assert driver.done == ["allocate", f"open {'07' * 64}", "close 8192", "free 4096"]
+
+
+class FakeDriver:
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def can_access(self, device: int, peer: int) -> bool:
+        return (device, peer) == (0, 1)
+
+    def allocate(self, size: int) -> int:
+        self.done.append("allocate")
+        return 4096
+
+    def handle(self, address: int) -> bytes:
+        return bytes(64)
+
+    def open(self, handle: bytes) -> int:
+        self.done.append(f"open {handle.hex()}")
+        return 8192
+
+    def close(self, address: int) -> None:
+        self.done.append(f"close {address}")
+
+    def free(self, address: int) -> None:
+        self.done.append(f"free {address}")
+
+
+def _no_library(name: str) -> None:
+    raise OSError(f"{name}: no such file")

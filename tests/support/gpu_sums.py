@@ -1,0 +1,182 @@
+"""`python -m tests.support.gpu_sums RANK SIZE STORE`: one rank of sums over real GPUs, eager and in graphs."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from thranite.parallel.peer_sums import KERNELS, fits
+from thranite.parallel.process_group import GroupCommunicator, join
+from thranite_kernels.all_reduce import all_reduce_reference
+from thranite_kernels.packet_sum import packet_all_reduce_norm, packet_all_reduce_norm_reference
+from thranite_kernels.peer_memory import PeerMemory
+from thranite_kernels.testing import assert_close
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+LENGTHS = (1, 7, 2048, 2049, 4096, 5000, 3, 70_001, 262_144, 300_000, 2_000_003, 4_000_000)
+SHAPES = ((1, 4096), (5, 30), (7, 2), (64, 4096), (3, 1000), (130, 4096), (200, 64), (256, 4096), (40, 8192))
+EAGER, GRAPHS, REPLAYS = 150, 12, 150
+EPS = 1e-5
+
+Case = Callable[[], object]  # refills its inputs, which every rank can compute, or checks what became of them
+
+
+class Sums:
+    """Random sums, the same on every rank; what each rank brings is a function of the case's number and the rank."""
+
+    def __init__(self, memory: PeerMemory, device: torch.device) -> None:
+        self.memory, self.device = memory, device
+        self.rng = random.Random(5)
+        self.calls = 0
+        self.failures: list[str] = []  # the calls stay in step, so what follows can still be judged
+
+    def draw(self, rank: int, number: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        generator = torch.Generator(self.device).manual_seed(1000 * number + rank)
+        return torch.randn(shape, generator=generator, device=self.device).to(dtype)
+
+    def expect(self, check: Case, what: str) -> None:
+        try:
+            check()
+        except AssertionError as error:
+            self.failures.append(f"{what}, call {self.calls}: {error}")
+
+    def case(self) -> tuple[Case, Case, Case]:
+        """(fill, run, check)."""
+        return self.norm_case() if self.rng.random() < 0.4 else self.sum_case()
+
+    def sum_case(self) -> tuple[Case, Case, Case]:
+        rng, memory = self.rng, self.memory
+        dtype, length = rng.choice(DTYPES), rng.choice(LENGTHS)
+        x = torch.empty(length, dtype=dtype, device=self.device)
+        way = rng.choice([way for way in KERNELS if fits(way, x, memory)])
+        out = x if rng.random() < 0.5 else torch.empty_like(x)
+        number = [0]
+
+        def fill() -> None:
+            self.calls += 1
+            number[0] = self.calls
+            x.copy_(self.draw(memory.rank, number[0], (length,), dtype))
+
+        def check() -> None:
+            parts = [self.draw(rank, number[0], (length,), dtype) for rank in range(memory.size)]
+            wrong = int((out != all_reduce_reference(parts)).sum())
+            assert not wrong, f"{way}, {length} of {dtype}: {wrong} elements wrong"
+
+        return fill, lambda: KERNELS[way](x, memory, out=out), check
+
+    def norm_case(self) -> tuple[Case, Case, Case]:
+        memory, (dtype, shape) = self.memory, (self.rng.choice(DTYPES), self.rng.choice(SHAPES))
+        if shape[0] * shape[1] * dtype.itemsize > 2 << 20:
+            dtype = torch.bfloat16
+        if shape[0] > 128 and shape[1] * dtype.itemsize > 8192:
+            shape = (128, shape[1])
+        x, residual, out = (torch.empty(shape, dtype=dtype, device=self.device) for _ in range(3))
+        weight = self.draw(99, 0, shape[1:], dtype)
+        number = [0]
+
+        def fill() -> None:
+            self.calls += 1
+            number[0] = self.calls
+            x.copy_(self.draw(memory.rank, number[0], shape, dtype))
+            residual.copy_(self.draw(98, number[0], shape, dtype))
+
+        def check() -> None:
+            parts = [self.draw(rank, number[0], shape, dtype) for rank in range(memory.size)]
+            before = self.draw(98, number[0], shape, dtype)
+            want, added = packet_all_reduce_norm_reference(parts, before, weight, EPS)
+            assert torch.equal(residual, added), f"norm of {shape}, {dtype}: the residual stream is wrong"
+            assert_close(out, want, name=f"norm of {shape}, {dtype}")
+
+        return fill, lambda: packet_all_reduce_norm(x, residual, weight, EPS, memory, out=out), check
+
+
+def eager(sums: Sums) -> None:
+    """Runs of several calls between checks, so that kernels follow each other closely."""
+    for _ in range(EAGER // 3):
+        cases = [sums.case() for _ in range(3)]
+        for step in range(2):
+            for case in cases:
+                case[step]()
+        for _, _, check in cases:
+            sums.expect(check, "eager")
+
+
+def graphs(sums: Sums) -> None:
+    """Graphs of several sums, replayed in any order, some twice in a row."""
+    captured = []
+    for _ in range(GRAPHS):
+        cases = [sums.case() for _ in range(sums.rng.choice((1, 2, 5)))]
+        for fill, run, _ in cases:
+            fill()
+            run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            for _, run, _ in cases:
+                run()
+        captured.append((graph, cases))
+    for _ in range(REPLAYS):
+        chosen = sums.rng.choices(captured, k=sums.rng.choice((1, 3)))
+        for graph, cases in chosen:
+            for fill, _, _ in cases:
+                fill()
+            graph.replay()
+        graph, cases = chosen[-1]
+        for _, _, check in cases:
+            sums.expect(check, "graph")
+
+
+def library_agrees(communicator: GroupCommunicator, sums: Sums) -> None:
+    """NCCL's sums have the same bits on every rank."""
+    for length in (4096, 1 << 18, 5_000_001, 1 << 25):
+        total = communicator.library_all_reduce(sums.draw(communicator.rank, length, (length,), torch.bfloat16))
+        bits = int(total.view(torch.int16).long().mul(torch.arange(length, device=total.device) % 8191 + 1).sum())
+        low, high = communicator.least([bits, -bits])  # every rank asks, whatever came of it
+        assert low == -high, f"NCCL: ranks differ at {length} elements"
+
+
+def stop_frees(communicator: GroupCommunicator) -> None:
+    """A kernel whose peers never come ends when told to."""
+    assert communicator.peers is not None
+    if communicator.rank:
+        return
+    x = torch.ones(8, 4096, dtype=torch.bfloat16, device="cuda")
+    for kernel in KERNELS.values():
+        kernel(x, communicator.peers.memory)
+    packet_all_reduce_norm(x, x.clone(), x[0].clone(), EPS, communicator.peers.memory)
+    done = torch.cuda.Event()
+    done.record()
+    time.sleep(0.5)
+    assert not done.query(), "nobody was waited for"
+    began = time.monotonic()
+    communicator.peers.stop()
+    done.synchronize()
+    print(f"four waiting kernels ended {time.monotonic() - began:.4f} s after the stop")
+
+
+def main(rank: int, size: int, store: str) -> None:
+    torch.cuda.set_device(rank)
+    device = torch.device("cuda", rank)
+    communicator = join(rank, size, store, device)
+    assert communicator.peers is not None, "the GPUs share no memory: see the warnings above"
+    sums = Sums(communicator.peers.memory, device)
+    for name, part in {"eager": eager, "graphs": graphs}.items():
+        began = time.monotonic()
+        part(sums)
+        torch.cuda.synchronize()
+        print(f"rank {rank}: {name}: {sums.calls} sums so far, {time.monotonic() - began:.1f} s", flush=True)
+    sums.expect(lambda: library_agrees(communicator, sums), "library")
+    sums.expect(lambda: stop_frees(communicator), "stop")
+    communicator.least([0])
+    communicator.close()
+    if sums.failures:
+        raise SystemExit("\n".join([f"rank {rank}: {len(sums.failures)} failures", *sums.failures[:25]]))
+    print(f"rank {rank}: right", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
