@@ -51,7 +51,7 @@ class InvalidRequest(ThraniteError):
 class Rejected(ThraniteError):
     """A request refused for the engine's present state, before any of its work was done.
 
-    `reason` is a label value of `thranite_requests_rejected_total`: queue_full, draining.
+    `reason` is a label value of `thranite_requests_rejected_total`: queue_full, draining, asleep.
     """
 
     def __init__(self, message: str, reason: str, retry_after_seconds: float | None = None) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from thranite.config import Device, DType, EngineConfig, LoadFormat
 from thranite.engine.build import build_engine
 from thranite.engine.progress import NoProgress, Progress
-from thranite.errors import InvalidRequest, ThraniteError
+from thranite.errors import DoesNotFit, InvalidRequest, ThraniteError
+from thranite.loader.device_memory import format_bytes
 from thranite.outputs import CompletionOutput, RequestOutput
 from thranite.request import EngineRequest, TokenLogprobs
 from thranite.sampling_params import Pooling, SamplingParams
@@ -178,6 +179,18 @@ class LLM:
             raise
         self.engine.check_integrity()
         return [job.output() for job in jobs.values()]
+
+    def sleep(self, level: int = 1) -> None:
+        """Weights go to host memory and the KV cache is dropped, until `wake_up`. Level 1 is the only one."""
+        if level != 1:
+            raise InvalidRequest(f"level must be 1, got {level}: weights are kept", "level")
+        self.engine.sleep()
+
+    def wake_up(self) -> None:
+        """Serve again, with the same results as before. Raises DoesNotFit where others have taken the memory."""
+        missing = self.engine.wake()
+        if missing:
+            raise DoesNotFit(f"the device lacks {format_bytes(missing)} of free memory to wake up")
 
     def close(self) -> None:
         """Free the device's memory. The object is of no use afterwards."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from thranite.engine.stats import EngineStats
 from thranite.request import FinishReason
-from thranite.server.metrics import MetricsSnapshot, engine_families, render
+from thranite.server.metrics import MetricsSnapshot, all_families, engine_families, render
 from thranite_operator.autoscaling.exposition import FAMILIES, SERVED, Reading, parse
 
 STATS = EngineStats(
@@ -27,6 +27,12 @@ def test_the_runtimes_answer_is_understood() -> None:
     everything, _ = render(engine_families(SNAPSHOT))
     assert parse(asked) == parse(everything) == EXPECTED
     assert len(asked) < len(everything) / 2
+
+
+def test_several_models_of_a_runtime_are_one_load() -> None:
+    asked, _ = render(all_families([SNAPSHOT, MetricsSnapshot("other", STATS)]), FAMILIES)
+    expected = Reading(waiting=6, running=4, kv_cache_usage=0.5, received=36, finished=18, rejected=12, models=2)
+    assert parse(asked) == expected
 
 
 def test_an_idle_runtime_exports_all_of_them() -> None:

@@ -34,6 +34,12 @@ class FailingExecutor:
     def collect(self) -> StepResult:
         return self._real.collect()
 
+    def sleep(self) -> int:
+        return self._real.sleep()
+
+    def wake(self) -> int:
+        return self._real.wake()
+
     def close(self) -> None:
         self._real.close()
 

@@ -39,6 +39,12 @@ class FakeRank:
     def collect(self) -> StepResult:
         return StepResult([])
 
+    def sleep(self) -> int:
+        return 0
+
+    def wake(self) -> int:
+        return 0
+
     def close(self) -> None:
         return
 

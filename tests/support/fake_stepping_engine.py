@@ -34,7 +34,7 @@ class FakeEngine:
         self._step_seconds, self._max_requests = step_seconds, max_requests
         self._requests: dict[str, EngineRequest] = {}
         self._lengths: dict[tuple[str, int], int] = {}
-        self._draining = False
+        self._draining = self._sleepy = False
         self.counters: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
@@ -48,6 +48,9 @@ class FakeEngine:
         if self._draining:
             self.rejected["draining"] += 1
             raise Rejected("the server is shutting down", "draining")
+        if self._sleepy:
+            self.rejected["asleep"] += 1
+            raise Rejected("the model is asleep", "asleep")
         if len(self._requests) >= self._max_requests:
             self.rejected["queue_full"] += 1
             raise Rejected("too many requests wait", "queue_full", 3.0)
@@ -57,6 +60,18 @@ class FakeEngine:
 
     def set_draining(self, draining: bool) -> None:
         self._draining = draining
+
+    def set_sleepy(self, sleepy: bool) -> None:
+        self._sleepy = sleepy
+
+    def sleep(self) -> int:
+        assert not self._requests
+        self._sleepy = True
+        return 1 << 30
+
+    def wake(self) -> int:
+        self._sleepy = False
+        return 0
 
     def abort(self, request_id: str) -> None:
         request = self._requests.pop(request_id, None)
@@ -115,6 +130,7 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         return EngineStats(
             requests_running=len(self._requests),
+            sleeping=self._sleepy,
             kv_blocks=INFO.num_kv_blocks,
             block_size=INFO.block_size,
             requests_received_total=self.counters["received"],

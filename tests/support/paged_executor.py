@@ -157,5 +157,11 @@ class PagedExecutor:
     def collect(self) -> StepResult:
         return self.results.popleft()
 
+    def sleep(self) -> int:
+        return 0
+
+    def wake(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.results.clear()

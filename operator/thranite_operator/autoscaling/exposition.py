@@ -33,8 +33,8 @@ class Incomplete(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Of all models of a pod together. Counters are totals since the runtime's start; `received` is without invalid
-    requests."""
+    """Of all models of a pod together, the KV cache's use that of the fullest. Counters are totals since the runtime's
+    start; `received` is without invalid requests."""
 
     waiting: float
     running: float
@@ -42,15 +42,19 @@ class Reading:
     received: float
     finished: float
     rejected: float
+    models: int = 1
 
 
 def parse(body: bytes) -> Reading:
     """Raises Incomplete."""
     gauges: dict[str, float] = {}
     finished = rejected = invalid = 0.0
+    models = 0
     for raw, labels, text in _SAMPLE.findall(body):
         name, value = raw.decode(), _number(text)
-        gauges[name] = gauges.get(name, 0.0) + value
+        before = gauges.get(name, 0.0)
+        gauges[name] = max(before, value) if name == _KV_CACHE else before + value
+        models += name == _WAITING
         if name in (_FINISHED, _REJECTED):
             match = _REASON.search(labels)
             reason = match[1] if match else b""
@@ -67,6 +71,7 @@ def parse(body: bytes) -> Reading:
         received=gauges[_RECEIVED] - invalid,
         finished=finished,
         rejected=rejected,
+        models=models,
     )
 
 

@@ -47,7 +47,12 @@ class History:
             del self._seen[uid]
 
 
-def _rates(before: Seen, reading: Reading, now: float) -> Rates:
+def _rates(before: Seen, reading: Reading, now: float) -> Rates | None:
+    """None where a counter became less for one model of several, unloaded or restarted: the others' go on, so the sum
+    tells nothing."""
+    several = max(before.reading.models, reading.models) > 1
+    if several and (before.reading.received > reading.received or before.reading.finished > reading.finished):
+        return None
     seconds = now - before.time
     return Rates(
         received=_increase(before.reading.received, reading.received) / seconds,

@@ -23,7 +23,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """One scrape. `rates` is None at a pod's first one. `kv_cache_usage`: 0 to 1."""
+    """One scrape. `rates` is None at a pod's first one, and where one of its models ended. `kv_cache_usage`: 0 to 1."""
 
     waiting: float
     running: float

@@ -60,6 +60,21 @@ class KVCache:
         """KV group of a layer, and its [num_blocks, 2 (keys, values), kv_heads, block_size, head_dim] view."""
         return self._layers[layer]
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+    def release(self) -> None:
+        """Give the memory back. Views stay, and are of no use until `restore`."""
+        for buffer in self.buffers:
+            buffer.untyped_storage().resize_(0)
+
+    def restore(self) -> None:
+        """Memory again, zero as at birth, at other addresses."""
+        for buffer in self.buffers:
+            buffer.untyped_storage().resize_(buffer.nbytes)
+            buffer.zero_()
+
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole pages, (source, destination) each, in every layer."""
         source = torch.tensor([s for s, _ in pairs], device=self.buffers[0].device)

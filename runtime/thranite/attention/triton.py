@@ -54,6 +54,10 @@ class TritonAttention:
             for layer, (group, _) in zip(spec.layers, self._layers, strict=True)
         ]
 
+    def forget_addresses(self) -> None:
+        """The cache's memory has moved."""
+        self._descriptors.clear()
+
     def decode_plans(
         self, rows: int, device: torch.device, like: Mapping[LayerKind, DecodePlan] | None
     ) -> dict[LayerKind, DecodePlan]:

@@ -17,7 +17,7 @@ from thranite.engine.null_executor import NullExecutor, NullPace
 from thranite.engine.plan import Executor
 from thranite.engine.progress import Progress
 from thranite.engine.settings import EngineSettings
-from thranite.loader.device_memory import host_memory, null_memory
+from thranite.loader.device_memory import DeviceMemory, host_memory, null_memory
 from thranite.loader.hub import resolve_model
 from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
 from thranite.loader.model_config import read_model_config
@@ -86,6 +86,7 @@ def build_device(
     device = pick_device(config.device, place.rank, place.size)
     memory = device_memory(device) if device.type == "cuda" else host_memory()
     communicator = place.join(device, peer_memory=config.peer_all_reduce)
+    own_memory = memory
     total, available = communicator.least([memory.total_bytes, memory.available_bytes])
     memory = replace(memory, total_bytes=total, available_bytes=available)
     plan = plan_memory(spec, config, memory)
@@ -101,7 +102,7 @@ def build_device(
         communicator=communicator,
     )
     if device.type == "cuda":
-        executor, plan = _build_cuda(model, spec, config, plan, progress)
+        executor, plan = _build_cuda(model, spec, config, plan, progress, own_memory)
         return executor, spec, plan
     progress.stage("allocate KV cache")
     settings = engine_settings(spec, plan, config)
@@ -109,13 +110,19 @@ def build_device(
 
 
 def _build_cuda(
-    model: Decoder, spec: ModelSpec, config: EngineConfig, plan: MemoryPlan, progress: Progress
+    model: Decoder,
+    spec: ModelSpec,
+    config: EngineConfig,
+    plan: MemoryPlan,
+    progress: Progress,
+    before: DeviceMemory,
 ) -> tuple[Executor, MemoryPlan]:
-    """Measure what a step takes, give the rest to the KV cache, capture the decode graphs."""
+    """Measure what a step takes, give the rest to the KV cache, capture the decode graphs. `before`: the device's
+    figures when nothing was loaded."""
     import torch
 
     from thranite.runner.cuda_executor import CudaExecutor
-    from thranite.runner.cuda_profile import measure_activations
+    from thranite.runner.cuda_profile import held_by_others, measure_activations
 
     device = torch.device("cuda", torch.cuda.current_device())
 
@@ -123,7 +130,8 @@ def _build_cuda(
         return CudaExecutor(model, model.rank_spec, settings, device, PROMPT_LOGPROB_ROWS, eager=config.enforce_eager)
 
     progress.stage("measure activations")
-    measured = measure_activations(make, engine_settings(spec, plan, config), device)
+    others = held_by_others(before)
+    measured = measure_activations(make, engine_settings(spec, plan, config), device, others)
     measured = -model.communicator.least([-measured])[0]
     plan = plan_memory(spec, config, plan.device, measured_activation_bytes=measured)
     progress.stage("allocate KV cache")

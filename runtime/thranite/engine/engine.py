@@ -47,10 +47,11 @@ class Engine:
         self._requests: dict[str, RequestState] = {}
         self._deadlines: list[tuple[float, str]] = []  # a heap; entries of ended requests are dropped as they surface
         self._draining = False
+        self._sleepy = False  # new requests are refused: it sleeps, or will
         self._in_flight: ScheduledStep | None = None
         self._counters: Counter[str] = Counter()
         self._finished: Counter[str] = Counter({reason.value: 0 for reason in FinishReason})
-        self._rejected: Counter[str] = Counter({"invalid": 0, "queue_full": 0, "draining": 0})
+        self._rejected: Counter[str] = Counter({"invalid": 0, "queue_full": 0, "draining": 0, "asleep": 0})
         self._generated = 0
         self._host_seconds = 0.0
         self._measurements = Measurements()
@@ -87,6 +88,10 @@ class Engine:
         """Refuse new requests, or take them again. Open ones go on."""
         self._draining = draining
 
+    def set_sleepy(self, sleepy: bool) -> None:
+        """Refuse new requests for the sake of sleep, or take them again. Open ones go on."""
+        self._sleepy = sleepy
+
     def _check(self, request: EngineRequest) -> None:
         limits, length = self.settings, len(request.prompt_token_ids)
         if request.request_id in self._requests:
@@ -108,6 +113,8 @@ class Engine:
             raise InvalidRequest("this engine runs without a tokenizer, which grammars need", "structured_outputs")
         if self._draining:
             raise Rejected("the server is shutting down", "draining")
+        if self._sleepy:
+            raise Rejected("the model is asleep: POST /wake_up on the admin port wakes it", "asleep")
         self._observe_queue(self._clock())
         queue = self.scheduler.queue
         check_room(self._queue_limits, Amount(len(queue), queue.tokens), length, request.priority, self._drain_rate)
@@ -305,6 +312,7 @@ class Engine:
             requests_waiting=len(waiting),
             requests_running=len(self._requests) - len(waiting),
             concurrency_limit=self.scheduler.max_running,
+            sleeping=self._sleepy,
             kv_cache_usage_ratio=pool.num_used / blocks,
             waiting_tokens=sum(_uncomputed(parent) for parent in self._requests.values()),
             oldest_waiting_seconds=max((now - parent.arrival for parent in waiting), default=0.0),
@@ -330,6 +338,21 @@ class Engine:
         self.scheduler.check_integrity()
         if not self._requests and self.scheduler.kv.pool.num_used:
             raise RuntimeError(f"no request is open and {self.scheduler.kv.pool.num_used} pages are held")
+
+    def sleep(self) -> int:
+        """Give the device's memory back, and forget cached prefixes. No request is open. Returns the bytes."""
+        if self._requests or self.has_work:
+            raise RuntimeError(f"asked to sleep with {len(self._requests)} open requests")
+        self.set_sleepy(True)
+        self.scheduler.kv.forget_prefixes()
+        return self._executor.sleep()
+
+    def wake(self) -> int:
+        """Serve again. Returns bytes that the device lacks for it: 0, or it sleeps on."""
+        missing = self._executor.wake()
+        if not missing:
+            self.set_sleepy(False)
+        return missing
 
     def close(self) -> None:
         """Free the device. Open requests are the caller's to answer."""

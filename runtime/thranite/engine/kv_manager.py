@@ -213,6 +213,10 @@ class KVCacheManager:
             table.kept_from[group] = 0
         table.registered = 0
 
+    def forget_prefixes(self) -> None:
+        """The pages' content is void."""
+        self.pool.clear_cache()
+
     def check_integrity(self, tables: Iterable[BlockTable]) -> None:
         """Prove that the pool's counts are those of `tables`, which must be all that hold pages."""
         references: Counter[int] = Counter()

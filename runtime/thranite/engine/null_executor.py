@@ -120,6 +120,12 @@ class NullExecutor:
             self._sleep(wait)
         return step.result
 
+    def sleep(self) -> int:
+        return 0
+
+    def wake(self) -> int:
+        return 0
+
     def close(self) -> None:
         self._makers.clear()
         self._starts.clear()

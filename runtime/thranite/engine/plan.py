@@ -117,5 +117,14 @@ class Executor(Protocol):
     def collect(self) -> StepResult:
         """Wait for the oldest step not yet collected."""
 
+    def sleep(self) -> int:
+        """Weights to host memory, the KV cache's pages void, the device's memory given back; returns its bytes.
+
+        Between steps only; until `wake` nothing else is called but `close`.
+        """
+
+    def wake(self) -> int:
+        """As before the sleep, with an empty KV cache. Returns bytes that the device lacks: 0, or it sleeps on."""
+
     def close(self) -> None:
-        """Free the device."""
+        """Free the device, awake or asleep."""

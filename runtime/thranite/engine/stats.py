@@ -20,6 +20,7 @@ class EngineStats:
     requests_running: int = 0
     kv_cache_usage_ratio: float = 0.0
     concurrency_limit: int = 0  # sequences that may run at once
+    sleeping: bool = False  # or about to sleep: new requests are refused
     waiting_tokens: int = 0  # prompt tokens still to compute
     oldest_waiting_seconds: float = 0.0
     kv_blocks: int = 0

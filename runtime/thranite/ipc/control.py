@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -42,11 +43,61 @@ class StartServer(_Message, tag=2, frozen=True, array_like=True):
     process_index: int = 0  # among the server processes
 
 
+class ModelPhase(StrEnum):
+    """What becomes of a model. Models load one after another: QUEUED ones wait for their turn."""
+
+    QUEUED = "queued"
+    LOADING = "loading"
+    READY = "ready"
+    FALLING_ASLEEP = "falling asleep"  # new requests are refused, open ones end
+    ASLEEP = "asleep"
+    WAKING = "waking"
+    FAILED = "failed"  # it is loaded again after a while
+    UNLOADING = "unloading"
+
+
+class ModelState(msgspec.Struct, frozen=True, array_like=True):
+    """How a model fares. `name`: its first one. `root`: what was asked to be loaded."""
+
+    name: str
+    phase: ModelPhase
+    root: str = ""
+    stage: str | None = None  # of loading
+    progress: float | None = None  # of the stage, 0 to 1
+    cause: str | None = None  # of a failure
+    retry_seconds: float | None = None  # until a failed model is loaded again, when it failed
+
+
+class AddModel(_Message, tag=7, frozen=True, array_like=True):
+    """To servers: there is this model beside the first; read its texts. It may be repeated."""
+
+    name: str
+    config: EngineConfig
+    chat_template: str | None  # its source
+    generation_config: Literal["auto", "none"]
+    tool_call_parser: str
+    reasoning_parser: str
+    pooling: Pooling
+
+
+class RemoveModel(_Message, tag=8, frozen=True, array_like=True):
+    """To servers: take no new requests for an added model; ModelGone follows once its last one has ended."""
+
+    name: str
+
+
+class ModelStates(_Message, tag=9, frozen=True, array_like=True):
+    """To servers: how all models fare, the first included."""
+
+    states: tuple[ModelState, ...]
+
+
 class EngineUp(_Message, tag=3, frozen=True, array_like=True):
-    """To servers: the engine listens on `socket_path`."""
+    """To servers: the engine of `model` (None: the first) listens on `socket_path`."""
 
     socket_path: str
     startup_seconds: dict[str, float]
+    model: str | None = None
 
 
 class Draining(_Message, tag=4, frozen=True, array_like=True):
@@ -57,9 +108,16 @@ class Draining(_Message, tag=4, frozen=True, array_like=True):
 
 
 class CutOff(_Message, tag=5, frozen=True, array_like=True):
-    """To servers: end every open request with a final event that says `message`."""
+    """To servers: end every open request, or those of `model`, with a final event that says `message`."""
 
     message: str
+    model: str | None = None
+
+
+class Sleep(_Message, tag=10, frozen=True, array_like=True):
+    """To an engine: refuse new requests and sleep once none is open; or wake. Answered by Slept."""
+
+    asleep: bool
 
 
 class Shutdown(_Message, tag=6, frozen=True, array_like=True):
@@ -119,14 +177,57 @@ class ServerBeat(_Message, tag=21, frozen=True, array_like=True):
     refusing: bool
 
 
+class Slept(_Message, tag=27, frozen=True, array_like=True):
+    """An engine has fallen asleep, or woken. `error`: why it could not wake, and sleeps on."""
+
+    asleep: bool
+    seconds: float
+    freed_bytes: int = 0
+    error: str | None = None
+
+
+class ModelServed(_Message, tag=24, frozen=True, array_like=True):
+    """The server process answers for an added model."""
+
+    name: str
+
+
+class ModelRefused(_Message, tag=25, frozen=True, array_like=True):
+    """The server process cannot answer for an added model, such as for lack of its tokenizer."""
+
+    name: str
+    cause: str
+
+
+class ModelGone(_Message, tag=26, frozen=True, array_like=True):
+    """The server process has no open request for a model that was to be removed, and never will."""
+
+    name: str
+
+
 class ChildFatal(_Message, tag=22, frozen=True, array_like=True):
     """The child ends after an exception."""
 
     cause: str
 
 
-ToChild = StartEngine | StartServer | EngineUp | Draining | CutOff | Shutdown
-FromChild = StageProgress | StageNote | EngineReady | ServerReady | StartupFailed | Heartbeat | ServerBeat | ChildFatal
+ToChild = (
+    StartEngine | StartServer | AddModel | RemoveModel | ModelStates | EngineUp | Draining | CutOff | Sleep | Shutdown
+)
+FromChild = (
+    StageProgress
+    | StageNote
+    | EngineReady
+    | ServerReady
+    | StartupFailed
+    | Heartbeat
+    | ServerBeat
+    | ChildFatal
+    | Slept
+    | ModelServed
+    | ModelRefused
+    | ModelGone
+)
 
 DecodeError = msgspec.DecodeError
 

@@ -17,7 +17,9 @@ from thranite.engine.stats import EngineStats
 from thranite.engine.step_time import FIRST_STEP_SECONDS, StepLoad, StepTimeFit
 from thranite.errors import InvalidRequest, Rejected
 from thranite.ipc import messages
+from thranite.ipc.control import Slept
 from thranite.ipc.outbound import ToServer
+from thranite.ipc.rest import Rest
 from thranite.request import EngineRequest, SequenceDelta
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,9 @@ class SteppingEngine(Protocol):
     def load(self, most: int) -> StepLoad: ...
     def stats(self) -> EngineStats: ...
     def check_integrity(self) -> None: ...
+    def set_sleepy(self, sleepy: bool) -> None: ...
+    def sleep(self) -> int: ...
+    def wake(self) -> int: ...
     def close(self) -> None: ...
 
 
@@ -58,11 +63,18 @@ class SetDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class SetSleeping:
+    """From the supervisor: refuse new requests, and sleep once none is open; or wake."""
+
+    sleeping: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """Leave the loop."""
 
 
-Command = messages.ToEngine | Closed | SetDraining | Quit
+Command = messages.ToEngine | Closed | SetDraining | SetSleeping | Quit
 
 
 class Pulse:
@@ -89,7 +101,7 @@ class Pulse:
 
 
 class EngineLoop:
-    """`post(connection, message)` sends; it must not block."""
+    """`post(connection, message)` sends; it must not block. `tell`: of falling asleep and of waking."""
 
     def __init__(
         self,
@@ -99,11 +111,13 @@ class EngineLoop:
         *,
         max_step_tokens: int,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[Slept], None] = lambda _: None,
     ) -> None:
         self.pulse = Pulse(clock)
         self._engine, self._inbox, self._post = engine, inbox, post
         self._max_step_tokens = max_step_tokens
         self._clock = clock
+        self._rest = Rest(engine, tell, clock)
         self._routes = Routes()
         self._fit = StepTimeFit()
         self._sampled_at = -SAMPLE_SECONDS
@@ -116,6 +130,7 @@ class EngineLoop:
         while self._apply_commands():
             if self._engine.has_work:
                 self._step()
+            self._rest.advance()
 
     # --- commands
 
@@ -158,6 +173,8 @@ class EngineLoop:
                 self._post(connection, messages.Stats(serial, self._engine.stats()))
             case SetDraining(draining):
                 self._engine.set_draining(draining)
+            case SetSleeping(sleeping):
+                self._rest.want(sleeping)
             case Closed():
                 for request_id in self._routes.of_connection(connection):
                     self._abort(request_id)

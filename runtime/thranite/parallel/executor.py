@@ -10,7 +10,7 @@ from thranite.errors import EngineDead
 from thranite.layers.communicator import Communicator
 from thranite.parallel.ranks import Ranks
 from thranite.parallel.step_clock import StepClock
-from thranite.parallel.step_frame import encode_launch, encode_sample, encode_stop
+from thranite.parallel.step_frame import encode_launch, encode_sample, encode_sleep, encode_stop, encode_wake
 
 CAUSE_SECONDS = 2.0  # for the cause of an exception here to be found on another rank
 
@@ -45,6 +45,16 @@ class ParallelExecutor:
         with self._in_step():
             return self._own.collect()
 
+    def sleep(self) -> int:
+        with self._in_step(timed=False):
+            self._ranks.ring.publish(encode_sleep(), self._ranks.check)
+            return self._own.sleep()
+
+    def wake(self) -> int:
+        with self._in_step(timed=False):
+            self._ranks.ring.publish(encode_wake(), self._ranks.check)
+            return self._own.wake()
+
     def close(self) -> None:
         """The others are told, then everybody frees its device."""
         if self._ranks.failure is None:
@@ -55,10 +65,14 @@ class ParallelExecutor:
         self._closed()
 
     @contextmanager
-    def _in_step(self) -> Iterator[None]:
-        """A lost rank's cause is raised in place of what it makes collectives do: fail, or return without sense."""
+    def _in_step(self, timed: bool = True) -> Iterator[None]:
+        """A lost rank's cause is raised in place of what it makes collectives do: fail, or return without sense.
+
+        `timed`: whether it counts as hung when it takes too long.
+        """
         self._ranks.check()
-        self._clock.enter()
+        if timed:
+            self._clock.enter()
         try:
             yield
         except Exception as error:

@@ -26,7 +26,7 @@ from thranite.engine.plan import Executor
 from thranite.errors import ExitCode, StartupError
 from thranite.parallel.rank_messages import FromRank, RankDevice, RankFailed, RankReady, RankStart, encode
 from thranite.parallel.ring import RingReader
-from thranite.parallel.step_frame import Launch, Sample, decode
+from thranite.parallel.step_frame import Launch, Sample, Sleep, Stop, decode
 
 BEAT_SECONDS = 0.25
 IDLE_SECONDS = 0.05  # without a frame for so long, steps under way are waited for, so that their errors show
@@ -102,9 +102,16 @@ def follow(executor: Executor, ring: RingReader) -> None:
             if under_way > 1:
                 executor.collect()
                 under_way -= 1
-        else:
+        elif isinstance(frame, Stop):
             executor.close()
             return
+        elif isinstance(frame, Sleep):
+            for _ in range(under_way):
+                executor.collect()
+            under_way = 0
+            executor.sleep()
+        else:
+            executor.wake()  # together with rank 0, or not at all
         ring.handled()
 
 

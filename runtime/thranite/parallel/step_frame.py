@@ -1,4 +1,4 @@
-"""What rank 0 tells the others, as bytes: launch this plan, sample with these bitmasks, stop.
+"""What rank 0 tells the others, as bytes: launch this plan, sample with these bitmasks, sleep, wake, stop.
 
 Decided purely; nothing here knows rings or processes. Every frame begins with the format's version and its kind.
 """
@@ -13,7 +13,7 @@ from thranite.parallel.slot_frame import read_start, write_start
 from thranite.parallel.wire import FrameError, FrameReader, FrameWriter
 
 VERSION = 1
-LAUNCH, SAMPLE, STOP = 1, 2, 3
+LAUNCH, SAMPLE, STOP, SLEEP, WAKE = 1, 2, 3, 4, 5
 _HEAD = struct.Struct("<HH")  # version, kind
 _NO_SCORES = -1
 
@@ -33,7 +33,20 @@ class Stop:
     """The engine closes: free the device and end."""
 
 
-Frame = Launch | Sample | Stop
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Every step is done: give the device's memory back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Take it again."""
+
+
+Frame = Launch | Sample | Stop | Sleep | Wake
+
+
+_BARE: dict[int, type[Stop | Sleep | Wake]] = {STOP: Stop, SLEEP: Sleep, WAKE: Wake}
 
 
 def encode_launch(plan: StepPlan) -> bytes:
@@ -64,6 +77,14 @@ def encode_stop() -> bytes:
     return _begin(STOP).done()
 
 
+def encode_sleep() -> bytes:
+    return _begin(SLEEP).done()
+
+
+def encode_wake() -> bytes:
+    return _begin(WAKE).done()
+
+
 def decode(data: bytes) -> Frame:
     """Raises FrameError for bytes of another version, kind or length."""
     frame = FrameReader(data)
@@ -75,8 +96,8 @@ def decode(data: bytes) -> Frame:
         result = Launch(_read_plan(frame))
     elif kind == SAMPLE:
         result = Sample({slot: frame.raw() for slot in frame.integers()})
-    elif kind == STOP:
-        result = Stop()
+    elif kind in _BARE:
+        result = _BARE[int(kind)]()
     else:
         raise FrameError(f"a frame of kind {kind}, which is none")
     frame.end()

@@ -21,6 +21,7 @@ from thranite.runner.cuda_inputs import eager_step
 from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.cuda_warm_up import warm_up_steps
+from thranite.runner.host_weights import HostWeights
 from thranite.runner.sampler import SampledTokens
 from thranite.runner.step_scores import PromptScores, begin_pooling, begin_prompt_scores, finish_step
 
@@ -67,6 +68,9 @@ class CudaExecutor:
         if not eager:
             self._graphs = DecodeGraphs(model, self._attention, self._state, self._block_size, settings.max_num_seqs)
         self._steps: deque[_Step] = deque()
+        self._device = device
+        self._weights: HostWeights | None = None  # while it sleeps
+        self._freed = 0
 
     def capture(self) -> None:
         """Make ready."""
@@ -146,9 +150,40 @@ class CudaExecutor:
         step = self._steps.popleft()
         return finish_step(step.sampled, step.prompt_scores, step.pooled)
 
+    def sleep(self) -> int:
+        """Graphs hold addresses of weights and pages: they go, and are captured again."""
+        held = torch.cuda.memory_reserved(self._device)
+        if self._graphs is not None:
+            self._graphs.release()
+        self._attention.forget_addresses()
+        self._weights = HostWeights(self._model)
+        self.cache.release()
+        self._give_back()
+        self._freed = held - torch.cuda.memory_reserved(self._device)
+        return self._freed
+
+    def wake(self) -> int:
+        """All ranks wake, or none does."""
+        missing = max(self._freed - torch.cuda.mem_get_info(self._device)[0], 0)
+        missing = -self._model.communicator.least([-missing])[0]
+        if missing:
+            return missing
+        if self._weights is not None:
+            self._weights.restore()
+            self._weights = None
+        self.cache.restore()
+        if self._graphs is not None:
+            self._graphs.capture_again()
+        torch.cuda.synchronize(self._device)
+        return 0
+
+    def _give_back(self) -> None:
+        gc.collect()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+
     def close(self) -> None:
         """Give the GPU's memory back: graphs and views hold pages as much as the cache does."""
         self._steps.clear()
-        del self._graphs, self._attention, self._sampler, self._state, self.cache, self._model
-        gc.collect()
-        torch.cuda.empty_cache()
+        del self._graphs, self._attention, self._sampler, self._state, self.cache, self._model, self._weights
+        self._give_back()

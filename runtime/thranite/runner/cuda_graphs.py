@@ -65,7 +65,23 @@ class DecodeGraphs:
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Capture every size, largest first; the first run of a size outside a graph compiles what it launches."""
+        """Capture every size, and keep those that are worth it."""
+        self._capture_sizes()
+        self._drop_slow_sizes()
+
+    @torch.inference_mode()
+    def capture_again(self) -> None:
+        """After `release`: the same sizes, so that the same rows run through the same kernels as before."""
+        self._capture_sizes()
+
+    def release(self) -> None:
+        """Give back the graphs' memory; nothing can be run until they are captured again."""
+        self._captured.clear()
+        self._slots.fill_(-1)
+        self._present = []
+
+    def _capture_sizes(self) -> None:
+        """Largest first; the first run of a size outside a graph compiles what it launches."""
         pool = torch.cuda.graph_pool_handle()
         scratch: dict[LayerKind, DecodePlan] | None = None
         # Between ranks, torch's watchdog of collectives asks for events meanwhile, from its own thread.
@@ -79,7 +95,6 @@ class DecodeGraphs:
             with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
                 output = self._forward(size, plans)
             self._captured[size] = _Captured(graph, output, plans)
-        self._drop_slow_sizes()
 
     def _drop_slow_sizes(self) -> None:
         """Small batches whose padded neighbour is faster give way to it: cuBLAS is slower for 1 row than for 8 where

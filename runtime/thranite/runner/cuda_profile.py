@@ -9,6 +9,8 @@ import torch
 
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
+from thranite.loader.device_memory import DeviceMemory
+from thranite.loader.memory_needs import CUDA_RESERVE
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.sampling_params import TokenParams
 
@@ -17,13 +19,21 @@ from thranite.sampling_params import TokenParams
 GRAPH_RESERVE = 512 * 1024**2
 
 
+def held_by_others(memory: DeviceMemory) -> int:
+    """Bytes of a GPU that other processes hold, from its figures before this process loaded anything.
+
+    Its context counts among what is held then: what the plan reserves for that is taken as its own.
+    """
+    return max(memory.total_bytes - memory.available_bytes - CUDA_RESERVE, 0)
+
+
 def measure_activations(
-    make: Callable[[EngineSettings], CudaExecutor], settings: EngineSettings, device: torch.device
+    make: Callable[[EngineSettings], CudaExecutor], settings: EngineSettings, device: torch.device, others: int
 ) -> int:
     """Peak bytes of a step that fills the token budget and samples in every slot, with truncation and logprobs.
 
     Counts what the whole process took on the device beyond the weights: allocator, libraries' workspaces, context, and
-    a second helping of logits for the decode graphs' pool.
+    a second helping of logits for the decode graphs' pool. `others`: bytes that other processes hold.
     """
     plan = largest_step(settings)
     pages = 1 + sum(len(update.blocks) for update in plan.blocks)
@@ -37,7 +47,7 @@ def measure_activations(
     peak = torch.cuda.max_memory_allocated(device) - held
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)
-    outside = total - free - torch.cuda.memory_reserved(device)  # context, library workspaces, other processes
+    outside = max(total - free - torch.cuda.memory_reserved(device) - others, 0)  # context, library workspaces
     executor.close()
     del executor
     torch.cuda.empty_cache()

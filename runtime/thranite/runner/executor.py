@@ -16,6 +16,7 @@ from thranite.engine.plan import Bitmasks, StepPlan, StepResult
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.models.spec import ModelSpec
+from thranite.runner.host_weights import HostWeights
 from thranite.runner.inputs import StepInputs, build_inputs
 from thranite.runner.sampler import SampledTokens, Sampler
 from thranite.runner.sampling_transfer import upload
@@ -56,6 +57,7 @@ class TorchExecutor:
         self._sampler = Sampler(settings.vocab_size, settings.max_num_seqs, device)
         self._slots = Slots(settings, device)
         self._steps: deque[_Step] = deque()
+        self._weights: HostWeights | None = None  # while it sleeps
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> None:
@@ -88,6 +90,18 @@ class TorchExecutor:
     def collect(self) -> StepResult:
         step = self._steps.popleft()
         return finish_step(step.sampled, step.prompt_scores, step.pooled)
+
+    def sleep(self) -> int:
+        self._weights = None if self._device.type == "cpu" else HostWeights(self._model)
+        self.cache.release()
+        return self.cache.num_bytes
+
+    def wake(self) -> int:
+        if self._weights is not None:
+            self._weights.restore()
+            self._weights = None
+        self.cache.restore()
+        return 0
 
     def close(self) -> None:
         self._steps.clear()

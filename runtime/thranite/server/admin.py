@@ -9,9 +9,9 @@ from __future__ import annotations
 import hmac
 import json
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thranite.errors import InvalidRequest, Rejected
+from thranite.server.errors import ModelUnknown
 from thranite.server.metrics_source import MetricsSource
 
 PROBES = ("/startupz", "/readyz", "/livez")  # kubelet sends no key
@@ -71,19 +72,23 @@ class AdminTarget(Protocol):
         ...
 
 
-def build_admin_app(target: AdminTarget, metrics: MetricsSource, key: str | None) -> Starlette:
-    """`key`: what callers of everything but the probes must send as a bearer token; None: nothing."""
+def build_admin_app(
+    target: AdminTarget, metrics: MetricsSource, key: str | None, more: Sequence[Route] = ()
+) -> Starlette:
+    """`key`: what callers of everything but the probes must send as a bearer token; None: nothing. `more`: routes."""
 
     async def drain(request: Request) -> Response:
         try:
             if request.method == "POST":
-                return _status(target.start_drain(_deadline(await _body(request))))
+                return _status(
+                    target.start_drain(deadline_of(body_fields(await read_body(request), ("deadline_seconds",))))
+                )
             if request.method == "DELETE":
                 return _status(target.stop_drain())
         except InvalidRequest as error:
-            return _error(400, error.message, error.param)
+            return admin_error(400, error.message, error.param)
         except Rejected as error:
-            return _error(409, error.message, None)
+            return admin_error(409, error.message, None)
         return _status(target.drain_status())
 
     routes = [
@@ -92,6 +97,7 @@ def build_admin_app(target: AdminTarget, metrics: MetricsSource, key: str | None
         Route("/livez", _probe(target.live_probe)),
         Route("/metrics", metrics.endpoint),
         Route("/drain", drain, methods=["GET", "POST", "DELETE"]),
+        *more,
     ]
     middleware = [] if key is None else [Middleware(_KeyCheck, key=key)]
     return Starlette(routes=routes, middleware=middleware)
@@ -105,7 +111,7 @@ def _probe(ask: Callable[[], Probe]) -> Callable[[Request], Awaitable[Response]]
     return endpoint
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -114,19 +120,24 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _deadline(body: bytes) -> float | None:
-    """`deadline_seconds` of a drain request; an empty body asks for the default."""
+def body_fields(body: bytes, known: Collection[str] | None = None) -> dict[str, Any]:
+    """A JSON object; of the fields in `known` alone, if that is given. An empty body is one without fields."""
     if not body.strip():
-        return None
+        return {}
     try:
         fields = json.loads(body)
     except ValueError as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be a JSON object")
-    unknown = sorted(set(fields) - {"deadline_seconds"})
+    unknown = [] if known is None else sorted(set(fields) - set(known))
     if unknown:
-        raise InvalidRequest(f"unknown field {unknown[0]!r}; only deadline_seconds is known", unknown[0])
+        raise InvalidRequest(f"unknown field {unknown[0]!r}; known: {', '.join(known or ())}", unknown[0])
+    return fields
+
+
+def deadline_of(fields: dict[str, Any]) -> float | None:
+    """`deadline_seconds`; None: not given."""
     seconds = fields.get("deadline_seconds")
     if seconds is None:
         return None
@@ -139,8 +150,15 @@ def _status(status: DrainStatus) -> Response:
     return JSONResponse(asdict(status))
 
 
-def _error(code: int, message: str, param: str | None) -> Response:
+def admin_error(code: int, message: str, param: str | None) -> Response:
     return JSONResponse({"error": {"message": message, "param": param}}, status_code=code)
+
+
+def admin_refusal(error: InvalidRequest | Rejected) -> Response:
+    """409 where it cannot be now, 404 for a model that is not there, else 400 with the field."""
+    if isinstance(error, Rejected):
+        return admin_error(409, error.message, None)
+    return admin_error(404 if isinstance(error, ModelUnknown) else 400, error.message, error.param)
 
 
 class _KeyCheck:
@@ -151,7 +169,7 @@ class _KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PROBES and not self._allowed(scope):
-            answer = _error(401, "the admin key is missing or wrong", None)
+            answer = admin_error(401, "the admin key is missing or wrong", None)
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -16,7 +16,7 @@ from thranite.engine.client import EngineClient
 from thranite.server.auth import ApiKeyMiddleware
 from thranite.server.chat import ChatEndpoint
 from thranite.server.completions import CompletionEndpoint
-from thranite.server.context import ServerContext
+from thranite.server.directory import ModelDirectory
 from thranite.server.embeddings import EmbeddingsEndpoint
 from thranite.server.errors import describe, error_answer
 from thranite.server.messages import CountTokensEndpoint, MessagesEndpoint
@@ -37,39 +37,42 @@ def build_app(
     tokenizer: Tokenizer | None,
     settings: ServerSettings,
     extra_routes: Sequence[BaseRoute] = (),
+    models: ModelDirectory | None = None,
 ) -> Starlette:
     """The application of port 8000, for one event loop. `client` must be connected: its `info` is read here.
 
     `extra_routes` (such as /metrics) come behind the same API keys. Without a tokenizer only token ids are served.
+    `models`: where others are or will be; None: `client`'s is the only one.
     """
-    context = ServerContext(client, tokenizer, settings)
+    models = models or ModelDirectory(settings.served_model_names, settings.tokenizer_threads)
+    models.serve(client, tokenizer, settings)
     middleware = [Middleware(RequestIdMiddleware)]
     if settings.api_keys:
         middleware.append(Middleware(ApiKeyMiddleware, keys=settings.api_keys))
     description = OpenApiEndpoint(lambda: app.routes, needs_key=bool(settings.api_keys))
     own = [Route("/openapi.json", description.get, methods=["GET"]), Route("/", page, methods=["GET"])]
     app = Starlette(
-        routes=[*_routes(context), *own, *extra_routes],
+        routes=[*_routes(models), *own, *extra_routes],
         middleware=middleware,
         exception_handlers={HTTPException: _http_error, Exception: _unforeseen},
-        lifespan=lambda _: _lifespan(context),
+        lifespan=lambda _: _lifespan(models),
     )
     return app
 
 
-def _routes(context: ServerContext) -> list[BaseRoute]:
-    pages = ModelEndpoints(context)
+def _routes(models: ModelDirectory) -> list[BaseRoute]:
+    pages = ModelEndpoints(models)
     return [
-        Route("/v1/completions", CompletionEndpoint(context), methods=["POST"]),
-        Route("/v1/chat/completions", ChatEndpoint(context), methods=["POST"]),
-        Route("/v1/responses", ResponsesEndpoint(context), methods=["POST"]),
-        Route("/v1/messages", MessagesEndpoint(context), methods=["POST"]),
-        Route("/v1/messages/count_tokens", CountTokensEndpoint(context), methods=["POST"]),
-        Route("/v1/embeddings", EmbeddingsEndpoint(context), methods=["POST"]),
-        Route("/generate", GenerateEndpoint(context), methods=["POST"]),
-        WebSocketRoute("/ws/generate", GenerateSocket(context).serve),
-        Route("/tokenize", TokenizeEndpoint(context), methods=["POST"]),
-        Route("/detokenize", DetokenizeEndpoint(context), methods=["POST"]),
+        Route("/v1/completions", CompletionEndpoint(models), methods=["POST"]),
+        Route("/v1/chat/completions", ChatEndpoint(models), methods=["POST"]),
+        Route("/v1/responses", ResponsesEndpoint(models), methods=["POST"]),
+        Route("/v1/messages", MessagesEndpoint(models), methods=["POST"]),
+        Route("/v1/messages/count_tokens", CountTokensEndpoint(models), methods=["POST"]),
+        Route("/v1/embeddings", EmbeddingsEndpoint(models), methods=["POST"]),
+        Route("/generate", GenerateEndpoint(models), methods=["POST"]),
+        WebSocketRoute("/ws/generate", GenerateSocket(models).serve),
+        Route("/tokenize", TokenizeEndpoint(models), methods=["POST"]),
+        Route("/detokenize", DetokenizeEndpoint(models), methods=["POST"]),
         Route("/v1/models", pages.list, methods=["GET"]),
         Route("/v1/models/{model:path}", pages.get, methods=["GET"]),
         Route("/health", pages.health, methods=["GET"]),
@@ -77,11 +80,11 @@ def _routes(context: ServerContext) -> list[BaseRoute]:
 
 
 @asynccontextmanager
-async def _lifespan(context: ServerContext) -> AsyncIterator[None]:
+async def _lifespan(models: ModelDirectory) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        context.close()
+        models.close()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

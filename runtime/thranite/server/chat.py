@@ -20,14 +20,12 @@ from thranite.server.wire.chat import ChatChunk, ChatChunkChoice, ChatCompletion
 class ChatEndpoint(GenerationEndpoint):
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = caller.apply(decode_request(body, ChatRequest))
-        self._context.check_model(request.model)
-        params = chat_params(request, self._context.settings.default_sampling)
-        frame = _Frame(request, self._context.fingerprint)
-        seed = self._context.next_seed()
-        prepared = await self._context.in_thread(
-            lambda: prepare_chat(frame.response_id, request, params, self._context, seed)
-        )
-        client, tokenizer, stream = self._context.client, self._context.tokenizer, bool(request.stream)
+        context = self._models.get(request.model)
+        params = chat_params(request, context.settings.default_sampling)
+        frame = _Frame(request, context.fingerprint)
+        seed = context.next_seed()
+        prepared = await context.in_thread(lambda: prepare_chat(frame.response_id, request, params, context, seed))
+        client, tokenizer, stream = context.client, context.tokenizer, bool(request.stream)
         async with Generation(client, [prepared.engine], prepared.params, tokenizer, stream) as generation:
             await generation.submit()
             samples = ChatSamples(bool(request.return_token_ids), prepared, tokenizer)

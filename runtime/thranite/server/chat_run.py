@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from thranite.server.chat_prompt import PreparedChat, chat_params, prepare_chat
-from thranite.server.context import ServerContext
+from thranite.server.directory import ModelDirectory
 from thranite.server.generation import Generation
 from thranite.server.wire.chat import ChatRequest
 from thranite.server.wire.usage import Usage
@@ -37,9 +37,9 @@ class ChatRun:
 
 
 @asynccontextmanager
-async def chat_run(request: ChatRequest, context: ServerContext, request_id: str) -> AsyncIterator[ChatRun]:
+async def chat_run(request: ChatRequest, models: ModelDirectory, request_id: str) -> AsyncIterator[ChatRun]:
     """Leaving it aborts what still runs."""
-    context.check_model(request.model)
+    context = models.get(request.model)
     params = chat_params(request, context.settings.default_sampling)
     seed = context.next_seed()
     prepared = await context.in_thread(lambda: prepare_chat(request_id, request, params, context, seed))

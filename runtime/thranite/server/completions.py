@@ -30,18 +30,18 @@ class CompletionEndpoint(GenerationEndpoint):
 
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = caller.apply(decode_request(body, CompletionRequest))
-        self._context.check_model(request.model)
-        params = _params(request, self._context)
+        context = self._models.get(request.model)
+        params = _params(request, context)
         prompts = split_prompts(request.prompt)
-        frame = _Frame(request, self._context.fingerprint)
-        seeds = [self._context.next_seed() for _ in prompts]
-        requests = await self._context.in_thread(
+        frame = _Frame(request, context.fingerprint)
+        seeds = [context.next_seed() for _ in prompts]
+        requests = await context.in_thread(
             lambda: [
-                text_request(f"{frame.response_id}-{index}", request, prompt, params, self._context, seeds[index])
+                text_request(f"{frame.response_id}-{index}", request, prompt, params, context, seeds[index])
                 for index, prompt in enumerate(prompts)
             ]
         )
-        client, tokenizer, stream = self._context.client, self._context.tokenizer, bool(request.stream)
+        client, tokenizer, stream = context.client, context.tokenizer, bool(request.stream)
         async with Generation(client, requests, params, tokenizer, incremental=stream) as generation:
             await generation.submit()
             samples = CompletionSamples(request, prompts, requests, params, tokenizer)

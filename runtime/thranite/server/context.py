@@ -1,4 +1,4 @@
-"""What the endpoints of one server process share: engine, tokenizer, settings, threads, seeds."""
+"""What requests for one model share in a server process: engine, tokenizer, settings, threads, seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import thranite
 from thranite.engine.client import EngineClient
-from thranite.server.errors import ModelUnknown
 from thranite.server.settings import ServerSettings
 from thranite.text.tokenizer import Tokenizer
 
@@ -20,21 +19,22 @@ T = TypeVar("T")
 
 
 class ServerContext:
-    """Belongs to one event loop; `close` ends its threads."""
+    """Belongs to one event loop. `threads`: those of all models, which tokenise."""
 
-    def __init__(self, client: EngineClient, tokenizer: Tokenizer | None, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        tokenizer: Tokenizer | None,
+        settings: ServerSettings,
+        threads: ThreadPoolExecutor,
+    ) -> None:
         self.client = client
         self.settings = settings
         override = settings.chat_template
         self.tokenizer = tokenizer.with_chat_template(override) if tokenizer and override else tokenizer
-        self._threads = ThreadPoolExecutor(settings.tokenizer_threads, "tokenizer")
+        self._threads = threads
         self._seeds = random.Random(f"{client.info.seed}:{settings.process_index}")
         self.fingerprint = _fingerprint(client, settings)
-
-    def check_model(self, name: str | None) -> None:
-        """None: the only model."""
-        if name is not None and name not in self.settings.served_model_names:
-            raise ModelUnknown(name)
 
     def next_seed(self) -> int:
         """For a request that brings none: reproducible from the engine's seed and the order of requests."""
@@ -43,9 +43,6 @@ class ServerContext:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run tokenising off the event loop; the Rust tokenizer lets go of the interpreter's lock meanwhile."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def new_id(prefix: str) -> str:

@@ -27,10 +27,10 @@ FIELD = "input"
 class EmbeddingsEndpoint(GenerationEndpoint):
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         wanted = decode(body, EmbeddingRequest)
-        self._context.check_model(wanted.model)
+        context = self._models.get(wanted.model)
         prompts = _inputs(wanted)
-        requests = await self._context.in_thread(lambda: _requests(wanted, prompts, self._context, caller))
-        vectors = await _vectors(self._context, requests)
+        requests = await context.in_thread(lambda: _requests(wanted, prompts, context, caller))
+        vectors = await _vectors(context, requests)
         if wanted.dimensions not in (None, len(vectors[0])):
             raise InvalidRequest(
                 f"dimensions must be {len(vectors[0])}, the model's own: vectors are not shortened", "dimensions"

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from thranite.errors import InvalidRequest, ThraniteError
 from thranite.server.caller import Caller
-from thranite.server.context import ServerContext
+from thranite.server.directory import ModelDirectory
 from thranite.server.errors import BodyTooLarge, describe
 from thranite.server.gate import SEND_BODY
 from thranite.server.reply import Reply
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 class GenerationEndpoint(ABC):
     """An ASGI application for one POST route."""
 
-    def __init__(self, context: ServerContext) -> None:
-        self._context = context
+    def __init__(self, models: ModelDirectory) -> None:
+        self._models = models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reply = self.reply(send, scope.get(SEND_BODY, send))
         try:
-            body = await _read_body(Request(scope, receive), self._context.settings.max_body_bytes)
+            body = await _read_body(Request(scope, receive), self._models.settings.max_body_bytes)
             caller = Caller.of(scope)
         except ClientDisconnect:
             return

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from thranite.errors import EngineDead, InvalidRequest, Rejected, ThraniteError
+from thranite.ipc.control import ModelPhase, ModelState
 from thranite.request import FinishReason
 from thranite.server.wire.error import ErrorBody, ErrorDetail
 
+LOADING_RETRY_SECONDS = 5.0  # what clients of a loading model are told to wait
+
 
 class ModelUnknown(InvalidRequest):
-    """The request names a model that this server does not serve."""
+    """The request names a model that this server does not have."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"The model `{name}` does not exist", "model", "model_not_found")
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        listed = ", ".join(f"`{model}`" for model in known)
+        super().__init__(f"The model `{name}` does not exist; this server has {listed}", "model", "model_not_found")
+
+
+class ModelNotReady(ThraniteError):
+    """The request names a model that is not served at this moment."""
+
+    def __init__(self, state: ModelState) -> None:
+        texts = {
+            ModelPhase.QUEUED: "waits until other models are loaded",
+            ModelPhase.FAILED: f"has failed: {state.cause}",
+        }
+        self.message = f"The model `{state.name}` {texts.get(state.phase, 'is loading')}"
+        super().__init__(self.message)
+        self.failed = state.phase is ModelPhase.FAILED
+        self.retry_seconds = state.retry_seconds or LOADING_RETRY_SECONDS
 
 
 class NotAllowed(InvalidRequest):
@@ -73,6 +91,10 @@ def describe(error: Exception) -> ErrorAnswer:
             return error_answer(status, error.message, "invalid_request_error", error.param, error.code)
         case Rejected():
             return _rejected(error)
+        case ModelNotReady():
+            code = "model_failed" if error.failed else "loading"
+            headers = {"retry-after": str(max(1, math.ceil(error.retry_seconds)))}
+            return error_answer(503, error.message, "server_error", "model", code, headers)
         case EngineDead():
             return error_answer(503, f"The engine is not running: {error.cause}", "server_error", code="engine_dead")
         case GenerationFailed(reason=FinishReason.TIMEOUT):
@@ -88,7 +110,8 @@ def describe(error: Exception) -> ErrorAnswer:
 def _rejected(error: Rejected) -> ErrorAnswer:
     wait = max(1, math.ceil(error.retry_after_seconds or 1.0))
     headers = {"retry-after": str(wait)}
-    if error.reason == "draining":
-        headers["connection"] = "close"
+    if error.reason in ("draining", "asleep"):
+        if error.reason == "draining":
+            headers["connection"] = "close"
         return error_answer(503, error.message, "server_error", code=error.reason, headers=headers)
     return error_answer(429, error.message, "rate_limit_error", code=error.reason, headers=headers)

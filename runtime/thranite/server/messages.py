@@ -9,7 +9,7 @@ from thranite.errors import InvalidRequest
 from thranite.server.caller import Caller
 from thranite.server.chat_prompt import render
 from thranite.server.chat_run import ChatRun, chat_run
-from thranite.server.context import new_id
+from thranite.server.context import ServerContext, new_id
 from thranite.server.decode import decode, refuse_unsupported
 from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.errors import ErrorAnswer
@@ -64,7 +64,7 @@ class MessagesEndpoint(GenerationEndpoint):
         request = decode(body, MessagesRequest)
         refuse_unsupported(request, request.off_values)
         name = new_id("msg")
-        async with chat_run(caller.apply(chat_of(request)), self._context, name) as run:
+        async with chat_run(caller.apply(chat_of(request)), self._models, name) as run:
             answer = _Answer(request, name, run)
             if request.stream:
                 await answer.stream(reply)
@@ -133,13 +133,14 @@ class CountTokensEndpoint(GenerationEndpoint):
 
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, CountTokensRequest)
-        self._context.check_model(request.model)
-        await reply.json(TokenCount(await self._context.in_thread(lambda: self._count(request))))
+        context = self._models.get(request.model)
+        await reply.json(TokenCount(await context.in_thread(lambda: _count(request, context))))
 
-    def _count(self, request: CountTokensRequest) -> int:
-        tokenizer = self._context.tokenizer
-        if tokenizer is None:
-            raise InvalidRequest("this server runs without a tokenizer", "messages", "tokenizer_missing")
-        chat = chat_of(request)
-        tools = plan_tools(chat, tokenizer, self._context.settings.tool_call_parser)
-        return len(tokenizer.encode(render(chat, tools, tokenizer), add_special_tokens=False))
+
+def _count(request: CountTokensRequest, context: ServerContext) -> int:
+    tokenizer = context.tokenizer
+    if tokenizer is None:
+        raise InvalidRequest("this server runs without a tokenizer", "messages", "tokenizer_missing")
+    chat = chat_of(request)
+    tools = plan_tools(chat, tokenizer, context.settings.tool_call_parser)
+    return len(tokenizer.encode(render(chat, tools, tokenizer), add_special_tokens=False))

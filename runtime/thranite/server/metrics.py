@@ -17,7 +17,7 @@ from thranite.engine.stats import EngineStats
 from thranite.request import FinishReason
 from thranite.server.metric_histograms import own_histograms, vllm_histograms
 
-REJECTION_REASONS = ("queue_full", "draining", "invalid")
+REJECTION_REASONS = ("queue_full", "draining", "asleep", "invalid")
 VLLM_FINISH_REASONS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ABORT)
 ENGINE = "0"  # vLLM's label of the engine within a server; there is one
 
@@ -52,6 +52,18 @@ def engine_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     histograms = dict(snapshot.stats.histograms)
     yield from own_histograms(snapshot.model_name, histograms)
     yield from vllm_histograms({"model_name": snapshot.model_name, "engine": ENGINE}, histograms)
+
+
+def all_families(snapshots: Iterable[MetricsSnapshot]) -> Iterable[Metric]:
+    """Those of several engines, each family once."""
+    families: dict[str, Metric] = {}
+    for snapshot in snapshots:
+        for family in engine_families(snapshot):
+            if family.name in families:
+                families[family.name].samples += family.samples
+            else:
+                families[family.name] = family
+    return families.values()
 
 
 def download_families(snapshot: DownloadSnapshot) -> Iterator[Metric]:
@@ -95,6 +107,7 @@ def _own_gauges(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         ("oldest_waiting_seconds", "Age of the request that waits longest", stats.oldest_waiting_seconds),
         ("concurrency_limit", "Sequences that may run at once", stats.concurrency_limit),
         ("draining", "1 while the server drains", int(snapshot.draining)),
+        ("sleeping", "1 while the model sleeps, or is about to", int(stats.sleeping)),
         ("kv_blocks", "KV blocks of the cache", stats.kv_blocks),
         ("stats_age_seconds", "Age of these figures; above 0 while one step is long", snapshot.stats_age_seconds),
     ):
@@ -139,6 +152,12 @@ def _vllm_gauges(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         family = GaugeMetricFamily(f"vllm:{name}", text, labels=labels)
         family.add_metric([snapshot.model_name, ENGINE], value)
         yield family
+    asleep = GaugeMetricFamily(
+        "vllm:engine_sleep_state", "1 for the state the engine is in", labels=[*labels, "sleep_state"]
+    )
+    for state, holds in (("awake", not stats.sleeping), ("weights_offloaded", stats.sleeping), ("discard_all", False)):
+        asleep.add_metric([snapshot.model_name, ENGINE, state], int(holds))
+    yield asleep
     names = [*labels, "block_size", "num_gpu_blocks"]
     info = GaugeMetricFamily("vllm:cache_config_info", "The KV cache's shape, in labels", labels=names)
     info.add_metric([snapshot.model_name, ENGINE, str(stats.block_size), str(stats.kv_blocks)], 1)

@@ -8,39 +8,39 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thranite.errors import EngineDead
-from thranite.server.context import ServerContext
+from thranite.server.directory import ModelDirectory
 from thranite.server.errors import ErrorAnswer, ModelUnknown, describe
-from thranite.server.wire.model import ModelCard, ModelList
+from thranite.server.wire.model import ModelCard, ModelList, ModelStatus
 
 
 class ModelEndpoints:
     """Read-only pages about what is served."""
 
-    def __init__(self, context: ServerContext) -> None:
-        self._context = context
+    def __init__(self, models: ModelDirectory) -> None:
+        self._models = models
 
     async def list(self, _: Request) -> Response:
-        return _json(ModelList([self._card(name) for name in self._context.settings.served_model_names]))
+        return _json(ModelList([self._card(name) for name in self._models.names]))
 
     async def get(self, request: Request) -> Response:
         name = request.path_params["model"]
-        try:
-            self._context.check_model(name)
-        except ModelUnknown as error:
-            return respond(describe(error))
+        known = self._models.names
+        if name not in known:
+            return respond(describe(ModelUnknown(name, known)))
         return _json(self._card(name))
 
     async def health(self, _: Request) -> Response:
-        """200 while the engine runs: probes that need more (readiness, a stalled engine) ask the admin port."""
+        """200 while the first model's engine runs. Probes that need more (readiness, stalls) ask the admin port."""
         try:
-            await self._context.client.stats()
+            await self._models.first.client.stats()
         except EngineDead as error:
             return respond(describe(error))
         return Response(b"{}", media_type="application/json")
 
     def _card(self, name: str) -> ModelCard:
-        settings = self._context.settings
-        return ModelCard(name, settings.created, settings.model_root or name, self._context.client.info.max_model_len)
+        models, state = self._models, self._models.state(name)
+        status = ModelStatus(state.phase, state.stage, state.progress, state.cause, state.retry_seconds)
+        return ModelCard(name, models.settings.created, models.root(name), models.max_model_len(name), status)
 
 
 def respond(answer: ErrorAnswer) -> Response:

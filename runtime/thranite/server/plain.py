@@ -12,6 +12,7 @@ from thranite.sampling_params import SamplingParams
 from thranite.server.caller import Caller
 from thranite.server.context import ServerContext, new_id
 from thranite.server.decode import decode_request
+from thranite.server.directory import ModelDirectory
 from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
@@ -22,9 +23,9 @@ from thranite.server.wire.plain import Delta, Done, GenerateRequest, SocketGener
 PlainRequest = GenerateRequest | SocketGenerate
 
 
-async def run_plain(request: PlainRequest, context: ServerContext, stream: bool) -> AsyncGenerator[Delta | Done, None]:
+async def run_plain(request: PlainRequest, models: ModelDirectory, stream: bool) -> AsyncGenerator[Delta | Done, None]:
     """Deltas if `stream`, then Done. Closing it early aborts the request."""
-    context.check_model(request.model)
+    context = models.get(request.model)
     params = _params(request, context)
     name, seed = new_id("gen"), context.next_seed()
     engine = await context.in_thread(lambda: text_request(name, request, request.prompt, params, context, seed))
@@ -57,7 +58,7 @@ class GenerateEndpoint(GenerationEndpoint):
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = caller.apply(decode_request(body, GenerateRequest))
         stream = bool(request.stream)
-        async with aclosing(run_plain(request, self._context, stream)) as items:
+        async with aclosing(run_plain(request, self._models, stream)) as items:
             async for item in items:
                 if not stream:
                     await reply.json(item)

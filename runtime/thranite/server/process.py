@@ -25,6 +25,8 @@ from thranite.ipc import child, control
 from thranite.ipc.channel import Channel
 from thranite.ipc.client import SocketEngineClient
 from thranite.ipc.stages import StageReporter
+from thranite.server.added_models import AddedModels
+from thranite.server.directory import ModelDirectory
 from thranite.server.gate import Gate
 from thranite.server.http import make_http_server
 from thranite.server.metrics_source import MetricsSource
@@ -42,10 +44,11 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 0.25
 VERDICT_SECONDS = 5.0  # within which the supervisor ends a server whose engine died
 TEXT_STAGE = "read tokenizer"
+SETTLE_SECONDS = 5.0  # a process that replaces another takes its time for models beside the first
 LAST_RESPONSES_SECONDS = 2.0  # at the end, for final events to be written
 
 Texts = tuple["Tokenizer | None", "ServerSettings"]
-BuildApp = Callable[[EngineClient, "Tokenizer | None", "ServerSettings", Sequence[Route]], "Starlette"]
+BuildApp = Callable[[EngineClient, "Tokenizer | None", "ServerSettings", Sequence[Route], ModelDirectory], "Starlette"]
 
 
 class ServerProcess:
@@ -56,12 +59,16 @@ class ServerProcess:
         self._metrics = MetricsSource(start.served_model_names[0])
         self._gate = Gate(self._metrics, self._on_requests)
         self._client: SocketEngineClient | None = None
+        self._models = ModelDirectory(start.served_model_names, start.tokenizer_threads)
+        self._added = AddedModels(start, self._models, self._metrics, channel.send, self._traced)
+        self._tracing: Tracing | None = None
         self._refusing = False
         self._quit = asyncio.Event()
         self._resources = AsyncExitStack()  # the application's, from the moment it exists
         self._engine_path: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def run(self, listener: socket.socket) -> ExitCode:
+        self._tracing = self._start_tracing()
         http = make_http_server(self._gate, self._start.http, self._start.max_body_bytes)
         serving = asyncio.create_task(http.serve([listener]), name="http")
         tasks = [
@@ -112,16 +119,19 @@ class ServerProcess:
         """Read the tokenizer while the engine loads, then connect, open the API, and watch over the connection."""
         tokenizer, settings = await asyncio.to_thread(self._read_texts, asyncio.get_running_loop())
         self._client = await SocketEngineClient.connect(await self._engine_path)
-        self._metrics.client = self._client
+        self._metrics.first.client = self._client
         routes = [Route("/metrics", self._metrics.endpoint)]
-        tracing = self._start_tracing()
-        client = self._client if tracing is None else tracing.client(self._client)
-        app = self._build_app(client, tokenizer, settings, routes)
+        client = self._traced(self._client)
+        app = self._build_app(client, tokenizer, settings, routes, self._models)
         await self._resources.enter_async_context(app.router.lifespan_context(app))
+        await self._added.settled(SETTLE_SECONDS)
         child.settle_memory()
-        self._gate.app = app if tracing is None else tracing.app(app)
+        self._gate.app = app if self._tracing is None else self._tracing.app(app)
         self._channel.send(control.ServerReady())
         await self._watch_engine(self._client)
+
+    def _traced(self, client: EngineClient, model: str | None = None) -> EngineClient:
+        return client if self._tracing is None else self._tracing.client(client, model)
 
     def _start_tracing(self) -> Tracing | None:
         endpoint = self._start.http.otlp_traces_endpoint
@@ -160,19 +170,28 @@ class ServerProcess:
 
     def _take(self, order: control.ToChild) -> None:
         match order:
-            case control.EngineUp(path, startup_seconds):
-                self._metrics.startup_seconds = startup_seconds
+            case control.EngineUp(path, startup_seconds, None):
+                self._metrics.first.startup_seconds = startup_seconds
                 self._engine_path.set_result(path)
+            case control.EngineUp():
+                self._added.engine_up(order)
+            case control.AddModel():
+                self._added.add(order)
+            case control.RemoveModel(name):
+                self._added.remove(name)
+            case control.ModelStates(states):
+                self._models.note(states)
             case control.Draining(draining, refusing):
                 self._gate.draining = self._metrics.draining = draining
                 self._refusing = refusing
                 self._send_beat()
-            case control.CutOff(message):
-                if self._client is not None:
+            case control.CutOff(message, model):
+                if model in (None, self._start.served_model_names[0]) and self._client is not None:
                     self._client.cut_off(message)
+                self._added.cut_off(message, model)
             case control.Shutdown():
                 self._quit.set()
-            case control.StartEngine() | control.StartServer():
+            case control.StartEngine() | control.StartServer() | control.Sleep():
                 raise RuntimeError(f"a server process was sent {type(order).__name__}")
 
     # --- what it tells
@@ -194,6 +213,7 @@ class ServerProcess:
         deadline = asyncio.get_running_loop().time() + LAST_RESPONSES_SECONDS
         while self._gate.open_requests and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.02)
+        await self._added.close()
         if self._client is not None:
             await self._client.close()
 

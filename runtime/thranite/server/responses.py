@@ -13,7 +13,7 @@ from starlette.types import Send
 from thranite.errors import InvalidRequest
 from thranite.server.caller import Caller
 from thranite.server.chat_run import ChatRun, chat_run
-from thranite.server.context import ServerContext, new_id
+from thranite.server.context import new_id
 from thranite.server.decode import decode, refuse_unsupported
 from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.errors import ErrorAnswer
@@ -57,8 +57,8 @@ class ResponsesEndpoint(GenerationEndpoint):
         refuse_unsupported(request, request.off_values)
         name = new_id("resp")
         try:
-            async with chat_run(caller.apply(chat_of(request)), self._context, name) as run:
-                await _Answer(request, name, run, self._context).give(reply)
+            async with chat_run(caller.apply(chat_of(request)), self._models, name) as run:
+                await _Answer(request, name, run).give(reply)
         except InvalidRequest as error:
             raise InvalidRequest(error.message, _SPELLING.get(error.param or "", error.param), error.code) from error
 
@@ -66,7 +66,7 @@ class ResponsesEndpoint(GenerationEndpoint):
 class _Answer:
     """One answer under way."""
 
-    def __init__(self, request: ResponseRequest, name: str, run: ChatRun, context: ServerContext) -> None:
+    def __init__(self, request: ResponseRequest, name: str, run: ChatRun) -> None:
         self._run, self._stream = run, bool(request.stream)
         self._items = ResponseItems(run.prepared.output.tools)
         self._numbers = itertools.count()

@@ -12,8 +12,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from thranite.errors import InvalidRequest, ThraniteError
 from thranite.server.caller import Caller
-from thranite.server.context import ServerContext
 from thranite.server.decode import check_request, decode
+from thranite.server.directory import ModelDirectory
 from thranite.server.errors import describe
 from thranite.server.gate import COUNT_REQUESTS
 from thranite.server.models import refuse_socket
@@ -30,8 +30,8 @@ POLICY_VIOLATION = 1008
 class GenerateSocket:
     """The endpoint; each socket is a session of its own."""
 
-    def __init__(self, context: ServerContext) -> None:
-        self._context = context
+    def __init__(self, models: ModelDirectory) -> None:
+        self._models = models
 
     async def serve(self, websocket: WebSocket) -> None:
         try:
@@ -40,7 +40,7 @@ class GenerateSocket:
             await refuse_socket(describe(error))(websocket.scope, websocket.receive, websocket.send)
             return
         await websocket.accept()
-        session = _Session(websocket, self._context, caller)
+        session = _Session(websocket, self._models, caller)
         try:
             await session.read()
         except WebSocketDisconnect:
@@ -52,8 +52,8 @@ class GenerateSocket:
 class _Session:
     """One socket's open requests, each a task. Messages are sent whole, one at a time."""
 
-    def __init__(self, websocket: WebSocket, context: ServerContext, caller: Caller) -> None:
-        self._websocket, self._context, self._caller = websocket, context, caller
+    def __init__(self, websocket: WebSocket, models: ModelDirectory, caller: Caller) -> None:
+        self._websocket, self._models, self._caller = websocket, models, caller
         self._open: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # those whose end is not yet sent, too
         self._sending = asyncio.Lock()
@@ -110,7 +110,7 @@ class _Session:
 
     async def _run(self, message: SocketGenerate) -> None:
         try:
-            async with aclosing(run_plain(message, self._context, message.stream is not False)) as items:
+            async with aclosing(run_plain(message, self._models, message.stream is not False)) as items:
                 async for item in items:
                     if isinstance(item, Done):
                         self._open.pop(message.id, None)  # before the client can read of the end

@@ -1,11 +1,11 @@
-"""What a server process reads before it can answer: the tokenizer and the model's sampling defaults."""
+"""What a server process reads before it can answer for a model: the tokenizer and the model's sampling defaults."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from thranite.config import EngineConfig
-from thranite.ipc.control import StartServer
+from thranite.ipc.control import AddModel, StartServer
 from thranite.loader.hub import resolve_model
 from thranite.server.keys import ApiKey, KeyClass
 from thranite.server.settings import ServerSettings, read_default_sampling
@@ -22,19 +22,38 @@ def load_tokenizer(config: EngineConfig) -> Tokenizer | None:
 
 
 def make_settings(start: StartServer) -> ServerSettings:
-    """Raises StartupError."""
-    return ServerSettings(
-        served_model_names=start.served_model_names,
-        api_keys=tuple(ApiKey(value, KeyClass(name)) for value, name in start.api_keys),
+    """The first model's. Raises StartupError."""
+    model = AddModel(
+        name=start.served_model_names[0],
+        config=start.config,
         chat_template=start.chat_template,
-        default_sampling=_default_sampling(start.config, start.generation_config),
-        max_body_bytes=start.max_body_bytes,
-        tokenizer_threads=start.tokenizer_threads,
+        generation_config=start.generation_config,
         tool_call_parser=start.tool_call_parser,
         reasoning_parser=start.reasoning_parser,
         pooling=start.pooling,
+    )
+    return _settings(start, start.served_model_names, model)
+
+
+def added_texts(start: StartServer, model: AddModel) -> tuple[Tokenizer | None, ServerSettings]:
+    """What requests for a model beside the first need. Raises StartupError."""
+    return load_tokenizer(model.config), _settings(start, (model.name,), model)
+
+
+def _settings(start: StartServer, names: tuple[str, ...], model: AddModel) -> ServerSettings:
+    """Keys, bodies and threads are the server's, the rest is the model's."""
+    return ServerSettings(
+        served_model_names=names,
+        api_keys=tuple(ApiKey(value, KeyClass(name)) for value, name in start.api_keys),
+        chat_template=model.chat_template,
+        default_sampling=_default_sampling(model.config, model.generation_config),
+        max_body_bytes=start.max_body_bytes,
+        tokenizer_threads=start.tokenizer_threads,
+        tool_call_parser=model.tool_call_parser,
+        reasoning_parser=model.reasoning_parser,
+        pooling=model.pooling,
         process_index=start.process_index,
-        model_root=start.config.model,
+        model_root=model.config.model,
     )
 
 

@@ -18,42 +18,44 @@ from thranite.text.tokenizer import Tokenizer
 class TokenizeEndpoint(GenerationEndpoint):
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, TokenizeRequest)
-        self._context.check_model(request.model)
-        await reply.json(await self._context.in_thread(lambda: self._tokenize(request)))
+        context = self._models.get(request.model)
+        await reply.json(await context.in_thread(lambda: _tokenize(request, context)))
 
-    def _tokenize(self, request: TokenizeRequest) -> TokenizeAnswer:
-        tokenizer = _tokenizer(self._context, "prompt")
-        if (request.prompt is None) == (request.messages is None):
-            raise InvalidRequest("give either prompt or messages", "prompt")
-        if request.prompt is not None:
-            ids = tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
-        else:
-            ids = tokenizer.encode(self._rendered(request, tokenizer), bool(request.add_special_tokens))
-        strings = None
-        if request.return_token_strs:
-            strings = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
-        return TokenizeAnswer(len(ids), self._context.client.info.max_model_len, ids, strings)
 
-    def _rendered(self, request: TokenizeRequest, tokenizer: Tokenizer) -> str:
-        chat = ChatRequest(
-            model=request.model or "",
-            messages=request.messages or [],
-            tools=request.tools,
-            add_generation_prompt=request.add_generation_prompt,
-            continue_final_message=request.continue_final_message,
-            chat_template_kwargs=request.chat_template_kwargs,
-        )
-        return render(chat, plan_tools(chat, tokenizer, self._context.settings.tool_call_parser), tokenizer)
+def _tokenize(request: TokenizeRequest, context: ServerContext) -> TokenizeAnswer:
+    tokenizer = _tokenizer(context, "prompt")
+    if (request.prompt is None) == (request.messages is None):
+        raise InvalidRequest("give either prompt or messages", "prompt")
+    if request.prompt is not None:
+        ids = tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
+    else:
+        ids = tokenizer.encode(_rendered(request, tokenizer, context), bool(request.add_special_tokens))
+    strings = None
+    if request.return_token_strs:
+        strings = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
+    return TokenizeAnswer(len(ids), context.client.info.max_model_len, ids, strings)
+
+
+def _rendered(request: TokenizeRequest, tokenizer: Tokenizer, context: ServerContext) -> str:
+    chat = ChatRequest(
+        model=request.model or "",
+        messages=request.messages or [],
+        tools=request.tools,
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        chat_template_kwargs=request.chat_template_kwargs,
+    )
+    return render(chat, plan_tools(chat, tokenizer, context.settings.tool_call_parser), tokenizer)
 
 
 class DetokenizeEndpoint(GenerationEndpoint):
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, DetokenizeRequest)
-        self._context.check_model(request.model)
-        tokenizer = _tokenizer(self._context, "tokens")
-        if any(not 0 <= token < self._context.client.info.vocab_size for token in request.tokens):
+        context = self._models.get(request.model)
+        tokenizer = _tokenizer(context, "tokens")
+        if any(not 0 <= token < context.client.info.vocab_size for token in request.tokens):
             raise InvalidRequest("tokens holds an id that is not in the vocabulary", "tokens")
-        text = await self._context.in_thread(lambda: tokenizer.decode(request.tokens, skip_special_tokens=False))
+        text = await context.in_thread(lambda: tokenizer.decode(request.tokens, skip_special_tokens=False))
         await reply.json(DetokenizeAnswer(text))
 
 

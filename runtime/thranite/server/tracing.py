@@ -35,8 +35,9 @@ class Tracing:
         self._provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter(endpoint)))
         self._tracer = self._provider.get_tracer("thranite")
 
-    def client(self, client: EngineClient) -> TracedClient:
-        return TracedClient(client, self._tracer, self._model)
+    def client(self, client: EngineClient, model: str | None = None) -> TracedClient:
+        """`model`: its name in spans, if it is not the first."""
+        return TracedClient(client, self._tracer, model or self._model)
 
     def app(self, app: ASGIApp) -> ASGIApp:
         """`app`, with its caller's trace as the context."""

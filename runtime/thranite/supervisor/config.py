@@ -31,6 +31,11 @@ class ServeConfig:
     admin_host: str = option("0.0.0.0", "address of the admin port")
     admin_port: int = option(8001, "port of probes, metrics and drain; 0 takes a free one")
     served_model_name: tuple[str, ...] = option((), "name of the model in the API, repeatable (default: MODEL)")
+    add_model: tuple[str, ...] = option(
+        (),
+        "another model, NAME=MODEL or NAME=MODEL?option=value&option=value with its own options of the engine, "
+        "repeatable; on GPUs it needs gpu_memory_utilization, its share beside the others",
+    )
     api_key: str | None = option(None, "key that clients of the API must send as a bearer token (default: none)")
     api_key_file: str | None = option(
         None, "file with one such key a line; behind it may stand high, standard or batch"

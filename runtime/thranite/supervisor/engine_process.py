@@ -21,7 +21,7 @@ from thranite.engine.client import EngineInfo
 from thranite.engine.progress import Progress
 from thranite.errors import ExitCode, StartupError, ThraniteError
 from thranite.ipc import child, control, messages
-from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SteppingEngine
+from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SetSleeping, SteppingEngine
 from thranite.ipc.hub import CONTROL, Hub
 from thranite.ipc.stages import StageReporter
 from thranite.parallel.ranks import RankWatcher
@@ -69,7 +69,13 @@ class EngineProcess:
     def _serve(self, engine: SteppingEngine) -> ExitCode:
         assert self._info is not None
         tokens = self._start.config.max_num_batched_tokens or DEFAULT_STEP_TOKENS
-        self._loop = EngineLoop(engine, self._inbox, self._hub.post, max_step_tokens=tokens)
+        self._loop = EngineLoop(
+            engine,
+            self._inbox,
+            self._hub.post,
+            max_step_tokens=tokens,
+            tell=lambda slept: self._hub.post(CONTROL, slept),
+        )
         self._hub.listen(_listen(self._start.socket_path))
         self._hub.post(CONTROL, control.EngineReady(self._info))
         try:
@@ -117,6 +123,8 @@ class EngineProcess:
             self._inbox.put((CONTROL, Quit()))
         elif isinstance(order, control.Draining):
             self._inbox.put((CONTROL, SetDraining(order.refusing)))
+        elif isinstance(order, control.Sleep):
+            self._inbox.put((CONTROL, SetSleeping(order.asleep)))
 
     def _greet(self, connection: int) -> None:
         assert self._info is not None

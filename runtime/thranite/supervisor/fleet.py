@@ -52,6 +52,10 @@ class Fleet:
         return any(server.ready for server in self._servers.values())
 
     @property
+    def ready_names(self) -> set[str]:
+        return {name for name, server in self._servers.items() if server.ready}
+
+    @property
     def open_requests(self) -> int:
         return sum(server.beat.open_requests for server in self._servers.values())
 

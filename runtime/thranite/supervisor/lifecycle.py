@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from thranite.errors import ExitCode, Rejected
 from thranite.ipc import control
+from thranite.ipc.control import ModelPhase, ModelState
 from thranite.server.admin import DrainStatus, Probe
+from thranite.supervisor.actions import Action, Kill, Launch, Order, Replace
+from thranite.supervisor.added_models import AddedModels
 from thranite.supervisor.config import ServeConfig
 from thranite.supervisor.drain import Drain
+from thranite.supervisor.engine_life import EngineLife
 from thranite.supervisor.fleet import Fleet
-from thranite.supervisor.stall import StallWatch
+from thranite.supervisor.sleep import CUT_OFF as SLEEP_CUT_OFF
+from thranite.supervisor.sleep import Sleeper, SleepStatus
 from thranite.supervisor.termination import Outcome, describe_exit
 
 logger = logging.getLogger("thranite")
@@ -25,50 +29,26 @@ logger = logging.getLogger("thranite")
 FLUSH_SECONDS = 3.0  # between cutting requests off and ending, for their last events to be written
 CUT_OFF = "the server is shutting down and this request did not finish in time"
 
-ENGINE = "engine"  # the child's name; the others are a Fleet's
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A message for one child."""
-
-    child: str
-    message: control.ToChild
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """Start a server process in place of one that ended."""
-
-    child: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End a server process that hangs; its end is then noted as any other."""
-
-    child: str
-
-
-Action = Order | Replace | Kill
+ENGINE = "engine"  # the first model's; the other children are the Fleet's and the AddedModels'
 
 
 class Lifecycle:
-    """Implements `thranite.server.admin.AdminTarget`."""
+    """Implements `thranite.server.admin.AdminTarget`. `names`: the first model's, in the API."""
 
-    def __init__(self, config: ServeConfig, clock: Callable[[], float]) -> None:
+    def __init__(self, config: ServeConfig, clock: Callable[[], float], names: Sequence[str] = ("model",)) -> None:
         self.outcome: Outcome | None = None
         self.started = False  # every child was ready; stays true
         self.hung: str | None = None  # why the engine must be killed
         self._config, self._clock = config, clock
         self._began = clock()
         self._stage = "start"
-        self._engine_ready = False
+        self._names = tuple(names)
+        self._engine = EngineLife(config.stall_timeout)
         self._failures: dict[str, control.StartupFailed | control.ChildFatal] = {}
         self._fleet = Fleet(config.server_count(), self._began)
         self._lost: list[str] = []  # server processes to be replaced
-        self._stall: StallWatch | None = None
-        self._behind: str | None = None  # the rank for which the engine waits
+        self.added = AddedModels(self._fleet, config.stall_timeout, clock)
+        self._told_states = self.model_states()
         self._drain: Drain | None = None
         self._told = control.Draining(False, False)
         self._cut = False  # whether this drain has cut requests off
@@ -85,16 +65,16 @@ class Lifecycle:
     # --- inputs
 
     def take(self, child: str, message: control.FromChild) -> None:
+        if self.added.owns(child):
+            self.added.take(child, message)
+            return
+        if child == ENGINE:
+            self._engine.take(message, self._clock())
         match message:
-            case control.Heartbeat(_, busy_seconds, allowed_seconds, behind):
-                self._behind = behind
-                if self._stall is not None:
-                    self._stall.heartbeat(busy_seconds, allowed_seconds)
             case control.ServerBeat():
                 self._fleet.beat(child, message)
-            case control.EngineReady():
-                self._engine_ready = True
-                self._stall = StallWatch(self._config.stall_timeout, self._clock())
+            case control.ModelServed() | control.ModelRefused() | control.ModelGone():
+                self.added.told(child, message)
             case control.ServerReady():
                 self._fleet.ready(child)
             case control.StageProgress(stage, _, _, done):
@@ -103,7 +83,14 @@ class Lifecycle:
                 self._failures.setdefault(child, message)
 
     def child_ended(self, child: str, returncode: int) -> None:
-        """The engine's end is the server's end; a server process is replaced, unless that has not helped before."""
+        """The first model's engine's end is the server's end, that of another is its model's alone; a server process is
+        replaced, unless that has not helped before."""
+        if self.added.owns(child):
+            if self.outcome is None:
+                self.added.engine_ended(child, returncode)
+            return
+        if child != ENGINE:
+            self.added.server_ended(child)
         how, failure = describe_exit(child, returncode), self._failures.pop(child, None)
         if self.outcome is None and child != ENGINE and self._fleet.ended(child, self._clock()) and self.started:
             logger.error("%s; its open requests are lost, and it is started again", how)
@@ -145,14 +132,59 @@ class Lifecycle:
             return Probe(False, "draining")
         if not self._fleet.any_ready:
             return Probe(False, "the server process is being started again")
+        if self._engine.phase is not ModelPhase.READY:
+            return Probe(False, f"the model is {self._engine.phase}")
         live = self.live_probe()
         return Probe(True, "ready") if live.ok else live
 
     def live_probe(self) -> Probe:
-        verdict = None if self._stall is None else self._stall.verdict()
-        if verdict is not None:
-            return Probe(False, f"the engine hangs: {verdict}")
-        return Probe(True, "alive")
+        hang = self._engine.hang()
+        return Probe(True, "alive") if hang is None else Probe(False, hang)
+
+    def model_states(self) -> tuple[ModelState, ...]:
+        """How every model fares, the first one first."""
+        return (ModelState(self._names[0], self._engine.phase), *self.added.states())
+
+    def sleeper(self, name: str | None) -> Sleeper:
+        """Of a model whose engine is up; None: of the first. Raises Rejected or ModelUnknown."""
+        if name is not None and name not in self._names:
+            return self.added.sleeper(name, [state.name for state in self.model_states()])
+        if not self.started:
+            raise Rejected("the server is not up: there is nothing to put to sleep", "loading")
+        return self._engine.sleeper
+
+    def start_sleep(self, name: str | None, seconds: float | None) -> SleepStatus:
+        """None: open requests get the drain timeout. Raises Rejected or ModelUnknown."""
+        if self._drain is not None:
+            raise Rejected("the server is draining: no model is put to sleep", "draining")
+        sleeper = self.sleeper(name)
+        sleeper.sleep(self._clock(), self._config.drain_timeout if seconds is None else seconds)
+        return sleeper.status
+
+    def start_wake(self, name: str | None) -> SleepStatus:
+        sleeper = self.sleeper(name)
+        sleeper.wake()
+        return sleeper.status
+
+    def sleep_status(self, name: str | None) -> SleepStatus:
+        return self.sleeper(name).status
+
+    def load_model(self, definition: control.AddModel) -> ModelState:
+        """Begin to load a model beside the first. Raises Rejected."""
+        if self._drain is not None:
+            raise Rejected("the server is draining: it loads no models", "draining")
+        if definition.name in self._names:
+            raise Rejected(f"{definition.name!r} is the first model", "exists")
+        self.added.load(definition)
+        return self.added.state(definition.name)
+
+    def unload_model(self, name: str, seconds: float | None) -> ModelState:
+        """Begin to unload it. None: open requests get the drain timeout. Raises Rejected or ModelUnknown."""
+        if name in self._names:
+            raise Rejected(f"{name!r} is the first model: it ends with the server", "first_model")
+        known = [state.name for state in self.added.states()]
+        self.added.unload(name, self._config.drain_timeout if seconds is None else seconds, known)
+        return self.added.state(name)
 
     def drain_status(self) -> DrainStatus:
         if self._drain is None:
@@ -183,11 +215,31 @@ class Lifecycle:
         """What follows by now, for the children to be told or replaced."""
         if self.outcome is not None:
             return []
-        if self._engine_ready and self._fleet.all_ready and not self.started:
+        if self._engine.ready and self._fleet.all_ready and not self.started:
             self.started = True
             logger.info("ready after %.1f s", now - self._began)
         stalled = self._judge_stall(now)
-        return list(stalled) if stalled else [*self._mend_fleet(now), *self._advance_drain(now)]
+        if stalled:
+            return list(stalled)
+        return [*self._mend_fleet(now), *self._advance_added(now), *self._advance_drain(now)]
+
+    def _advance_added(self, now: float) -> list[Action]:
+        """An engine that starts during a drain hears of it; every server process hears how the models fare."""
+        terminating = self._drain is not None and self._drain.terminating
+        actions: list[Action] = []
+        for action in self.added.advance(now, may_load=self.started and not terminating):
+            actions.append(action)
+            if isinstance(action, Launch) and self._told.draining:
+                actions.append(Order(action.child, self._told))
+        orders, cut = self._engine.sleeper.advance(now)
+        actions += [Order(ENGINE, order) for order in orders]
+        if cut:
+            actions += self._to_servers(control.CutOff(SLEEP_CUT_OFF, self._names[0]))
+        states = self.model_states()
+        if states != self._told_states:
+            self._told_states = states
+            actions += self._to_servers(control.ModelStates(states))
+        return actions
 
     def _mend_fleet(self, now: float) -> list[Action]:
         """Kill what hangs, replace what ended; a new process hears at once of a drain that goes on."""
@@ -203,13 +255,10 @@ class Lifecycle:
         return actions
 
     def _judge_stall(self, now: float) -> list[Order]:
-        if self._stall is None:
+        self._engine.advance(now)
+        self.hung = self._engine.hang()
+        if self.hung is None:
             return []
-        self._stall.advance(now)
-        verdict = self._stall.verdict()
-        if verdict is None:
-            return []
-        self.hung = f"the engine hangs: {verdict}" + (f"; {self._behind}" if self._behind else "")
         self._end(Outcome(ExitCode.ENGINE_STALLED, self._doing(), self.hung))
         return self._to_servers(control.CutOff(self.hung))
 
@@ -233,7 +282,7 @@ class Lifecycle:
         if wish == self._told:
             return []
         self._told = wish
-        return [Order(ENGINE, wish), *self._to_servers(wish)]
+        return [Order(name, wish) for name in (ENGINE, *self.added.engines, *self._fleet.names)]
 
     def _to_servers(self, message: control.ToChild) -> list[Order]:
         return [Order(name, message) for name in self._fleet.names]

@@ -15,6 +15,7 @@ from thranite.errors import ConfigError
 
 BACKLOG = 2048
 MAX_SOCKET_PATH = 107  # sun_path holds 108 bytes with its end
+LONGEST_SOCKET_NAME = "engine-99999.sock"
 
 
 def bind(host: str, port: int, name: str) -> socket.socket:
@@ -71,7 +72,7 @@ def private_directory(parent: str | None) -> Iterator[Path]:
     try:
         if path.stat().st_mode & 0o777 != 0o700 or path.stat().st_uid != os.geteuid():
             raise ConfigError(f"{path} is not private to this user", "choose another --runtime-dir")
-        if len(os.fsencode(path / "engine.sock")) > MAX_SOCKET_PATH:
+        if len(os.fsencode(path / LONGEST_SOCKET_NAME)) > MAX_SOCKET_PATH:
             raise ConfigError(f"{path} is too long for a socket's path", "choose a shorter --runtime-dir")
         yield path
     finally:

@@ -15,12 +15,13 @@ logger = logging.getLogger("thranite")
 
 
 class StageLog:
-    """Also the record of how long each stage took, for the metrics."""
+    """Also the record of how long each stage took, for the metrics. `prefix`: before every line; then without bars."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, prefix: str = "") -> None:
         stream = stream or sys.stderr
         self.seconds: dict[str, float] = {}
-        self._bars = _make_bars(stream) if stream.isatty() else None
+        self._prefix = prefix
+        self._bars = _make_bars(stream) if stream.isatty() and not prefix else None
         self._tasks: dict[str, TaskID] = {}
 
     def update(self, event: StageProgress) -> None:
@@ -29,10 +30,10 @@ class StageLog:
             return
         self.seconds[event.stage] = self.seconds.get(event.stage, 0.0) + event.seconds
         self._hide(event.stage)
-        logger.info("%s: %.2f s", event.stage, event.seconds)
+        logger.info("%s%s: %.2f s", self._prefix, event.stage, event.seconds)
 
     def note(self, text: str) -> None:
-        logger.info("%s", text)
+        logger.info("%s%s", self._prefix, text)
 
     def close(self) -> None:
         if self._bars is not None:

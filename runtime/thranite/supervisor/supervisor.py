@@ -6,26 +6,32 @@ It holds no torch and no request, so it answers whatever its children do.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from thranite.config import EngineConfig
-from thranite.errors import EngineDead
+from thranite.errors import ConfigError, Rejected
 from thranite.ipc import control
-from thranite.ipc.client import SocketEngineClient
 from thranite.ipc.http_options import HttpOptions
 from thranite.server.admin import build_admin_app
+from thranite.server.admin_models import model_routes
+from thranite.server.admin_sleep import sleep_routes
 from thranite.server.http import make_http_server
 from thranite.server.metrics_source import MetricsSource
+from thranite.server.model_options import ModelDefaults
+from thranite.supervisor.actions import Action, End, Forget, Kill, Launch, Order, Replace
 from thranite.supervisor.children import Child, ChildCommands
 from thranite.supervisor.config import ServeConfig
+from thranite.supervisor.engine_link import EngineLink
 from thranite.supervisor.http_options import http_options
-from thranite.supervisor.lifecycle import ENGINE, Action, Kill, Lifecycle, Order, Replace
+from thranite.supervisor.lifecycle import ENGINE, Lifecycle
 from thranite.supervisor.stage_log import StageLog
 from thranite.supervisor.termination import Outcome
 
@@ -51,28 +57,40 @@ class Supervisor:
         directory: Path,
         commands: ChildCommands | None = None,
     ) -> None:
-        self.lifecycle = Lifecycle(config, time.monotonic)
+        self._names = config.served_model_name or (engine_config.model,)
+        self.lifecycle = Lifecycle(config, time.monotonic, self._names)
         self._engine_config, self._config = engine_config, config
         self._commands = commands or ChildCommands()
         self._listeners = dict(zip(self.lifecycle.servers, listeners, strict=True))
         self._admin_listener = admin_listener
-        self._socket_path = str(directory / "engine.sock")
-        self._names = config.served_model_name or (engine_config.model,)
+        self._directory = directory
+        self._defaults = ModelDefaults(engine_config, config.pooling, config.generation_config)
         self._metrics = MetricsSource(self._names[0])
         self._stages = StageLog()
         self._news = asyncio.Event()
         self._children: dict[str, Child] = {}
-        self._client: SocketEngineClient | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._engine_up: control.EngineUp | None = None  # once the engine listens
+        first = EngineLink(engine_config, str(directory / "engine.sock"), self._metrics.first, self._stages)
+        self._links = {ENGINE: first}  # by the engine's child
+        self._numbers = itertools.count(1)  # of added models' sockets
+        self._endings: set[asyncio.Task[None]] = set()
         self._make_start: Callable[..., control.StartServer] | None = None  # takes the process_index
 
     def on_signal(self, number: int) -> None:
         self.lifecycle.on_signal(number)
         self._news.set()
 
+    def _add(self, definition: control.AddModel) -> None:
+        """One of the command line. Raises ConfigError."""
+        try:
+            self.lifecycle.load_model(definition)
+        except Rejected as error:
+            raise ConfigError(f"--add-model {definition.name}: {error.message}") from error
+
     async def run(self) -> Outcome:
-        app = build_admin_app(self.lifecycle, self._metrics, self._config.admin_key())
+        for definition in map(self._defaults.parse, self._config.add_model):
+            self._add(definition)
+        routes = [*model_routes(self.lifecycle, self._defaults), *sleep_routes(self.lifecycle)]
+        app = build_admin_app(self.lifecycle, self._metrics, self._config.admin_key(), routes)
         options = HttpOptions(access_log=self._config.access_log, access_log_prompts=self._config.access_log_prompts)
         admin = make_http_server(app, options)
         admin_task = asyncio.create_task(admin.serve([self._admin_listener]), name="admin")
@@ -114,6 +132,15 @@ class Supervisor:
                 self._children[child].signal(signal.SIGKILL)
             case Replace(child):
                 await self._start_server(child)
+            case Launch(child, model):
+                await self._launch(child, model)
+            case End(child, hung):
+                self._end_later(self._end_hung(self._children[child]) if hung else self._end_child(child))
+            case Forget(child, model_name):
+                self._children.pop(child, None)
+                self._metrics.remove(model_name)
+                if (link := self._links.pop(child, None)) is not None:
+                    await link.close()
 
     async def _start_children(self) -> None:
         config = self._config
@@ -134,16 +161,32 @@ class Supervisor:
         )
         for name in self.lifecycle.servers:
             await self._start_server(name)
-        start = control.StartEngine(self._engine_config, self._socket_path, self._config.log_level)
-        await self._start(ENGINE, self._commands.engine, start)
+        await self._start_engine(ENGINE)
 
     async def _start_server(self, name: str) -> None:
         """Also one that replaces another: it is told what the first was, whatever became of the files of keys."""
         assert self._make_start is not None
         start = self._make_start(process_index=self.lifecycle.servers.index(name))
         await self._start(name, self._commands.server, start, self._listeners[name])
-        if self._engine_up is not None:
-            self._children[name].send(self._engine_up)
+        messages: list[control.ToChild] = [*self.lifecycle.added.definitions]
+        messages.append(control.ModelStates(self.lifecycle.model_states()))
+        messages += [link.up for link in self._links.values() if link.up is not None]
+        for message in messages:
+            self._children[name].send(message)
+
+    async def _start_engine(self, name: str) -> None:
+        await self._start(name, self._commands.engine, self._links[name].start_message(self._config.log_level))
+
+    async def _launch(self, name: str, model: control.AddModel) -> None:
+        """An added model's engine; each model keeps its socket's path."""
+        if name not in self._links:
+            path = self._directory / f"engine-{next(self._numbers)}.sock"
+            figures, stages = self._metrics.add(model.name), StageLog(prefix=f"{model.name}: ")
+            self._links[name] = EngineLink(model.config, str(path), figures, stages, model.name)
+        try:
+            await self._start_engine(name)
+        except OSError as error:
+            self.lifecycle.added.engine_not_started(name, f"its process cannot be started: {error}")
 
     async def _start(
         self, name: str, command: tuple[str, ...], first: control.ToChild, listener: socket.socket | None = None
@@ -153,43 +196,42 @@ class Supervisor:
 
     def _take(self, name: str, message: control.FromChild) -> None:
         self.lifecycle.take(name, message)
+        stages = self._links[name].stages if name in self._links else self._stages
         match message:
             case control.StageProgress():
-                self._stages.update(message)
+                stages.update(message)
             case control.StageNote():
-                self._stages.note(message.text)
+                stages.note(message.text)
             case control.EngineReady():
-                self._connecting = asyncio.create_task(self._connect(), name="connect")
+                self._links[name].ready(self._tell_servers)
         self._news.set()
 
     def _ended(self, name: str, returncode: int) -> None:
+        if name in self._links and name != ENGINE:
+            self._links[name].ended()
         self.lifecycle.child_ended(name, returncode)
         self._news.set()
 
-    async def _connect(self) -> None:
-        """The supervisor's own connection to the engine, for the figures; and the word to the server processes."""
-        try:
-            self._client = self._metrics.client = await SocketEngineClient.connect(self._socket_path)
-        except EngineDead as error:
-            logger.error("%s", error.cause)  # its process's end is noticed by itself
-            return
-        self._metrics.startup_seconds = self._stages.seconds
-        self._engine_up = control.EngineUp(self._socket_path, self._stages.seconds)
+    def _tell_servers(self, message: control.ToChild) -> None:
         for name in self.lifecycle.servers:
-            self._children[name].send(self._engine_up)
+            self._children[name].send(message)
 
     async def _end_children(self) -> None:
         """The servers first: they still have to tell clients. Children that do not end in time are killed."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._client is not None:
-            await self._client.close()
+        for link in self._links.values():
+            await link.close()
         for listener in self._listeners.values():
             listener.close()
         if self.lifecycle.hung is not None:
             await self._end_hung(self._children[ENGINE])
         await asyncio.gather(*(self._end_child(name) for name in self.lifecycle.servers))
-        await self._end_child(ENGINE)
+        await asyncio.gather(*(self._end_child(name) for name in self._links), *self._endings)
+
+    def _end_later(self, work: Coroutine[Any, Any, None]) -> None:
+        """An added model's engine ends while the others go on."""
+        task = asyncio.create_task(work, name="end")
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
 
     async def _end_child(self, name: str) -> None:
         child = self._children.get(name)

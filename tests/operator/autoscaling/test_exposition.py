@@ -11,8 +11,8 @@ from thranite_operator.autoscaling.history import History
 EMPTY = {"waiting": 0.0, "running": 0.0, "kv_cache_usage": 0.0, "received": 0.0, "finished": 0.0, "rejected": 0.0}
 
 
-def reading(**values: float) -> Reading:
-    return Reading(**{**EMPTY, **values})
+def reading(*, models: int = 1, **values: float) -> Reading:
+    return Reading(**{**EMPTY, **values}, models=models)
 
 
 def test_what_was_served_and_turned_away_is_counted_by_reason() -> None:
@@ -22,9 +22,11 @@ def test_what_was_served_and_turned_away_is_counted_by_reason() -> None:
     assert parse(text.encode()) == expected
 
 
-def test_models_of_one_pod_are_summed() -> None:
+def test_models_of_one_pod_are_summed_but_for_shares() -> None:
     more = 'thranite_requests_waiting{model_name="y"} 4\nthranite_other{model_name="y"} 1e3\n'
     assert parse((Exported(waiting=3).text() + more).encode()).waiting == 7
+    more = 'thranite_kv_cache_usage_ratio{model_name="y"} 0.75\n'
+    assert parse((Exported(kv_cache=0.5).text() + more).encode()).kv_cache_usage == 0.75
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -65,3 +67,14 @@ def test_a_reading_is_stale_after_three_intervals() -> None:
     assert history.load("a", 55.1, 15) is None
     history.keep(set())
     assert history.load("a", 10.0, 15) is None
+
+
+def test_a_model_of_several_that_ends_is_no_burst_of_requests() -> None:
+    history = History()
+    rates = []
+    for time, received, models in ((10.0, 1000, 2), (25.0, 900, 1), (40.0, 915, 1)):
+        history.add("a", reading(received=received, models=models), time)
+        load = history.load("a", time, 15)
+        assert load is not None
+        rates.append(None if load.rates is None else load.rates.received)
+    assert rates == [None, None, 1.0]

@@ -50,6 +50,12 @@ class Device:
     def collect(self) -> StepResult:
         return StepResult([])
 
+    def sleep(self) -> int:
+        return 0
+
+    def wake(self) -> int:
+        return 0
+
     def close(self) -> None:
         return
 

@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
-from thranite.parallel.step_frame import Launch, Sample, Stop, decode, encode_launch, encode_sample, encode_stop
+from thranite.parallel.step_frame import (
+    Launch,
+    Sample,
+    Sleep,
+    Stop,
+    Wake,
+    decode,
+    encode_launch,
+    encode_sample,
+    encode_sleep,
+    encode_stop,
+    encode_wake,
+)
 from thranite.parallel.wire import FrameError
 from thranite.sampling_params import TokenParams
 
@@ -77,11 +89,11 @@ def test_no_parameter_is_forgotten() -> None:
     assert decode(encode_launch(StepPlan(0, starts=[start]))) == Launch(StepPlan(0, [], [], [start], [], []))
 
 
-def test_masks_and_stop() -> None:
+def test_masks_and_bare_frames() -> None:
     masks = {3: b"\x01\x02", 0: b"\xff" * 100}
     assert decode(encode_sample(masks)) == Sample(masks)
     assert decode(encode_sample({})) == Sample({})
-    assert decode(encode_stop()) == Stop()
+    assert [decode(frame) for frame in (encode_stop(), encode_sleep(), encode_wake())] == [Stop(), Sleep(), Wake()]
 
 
 def test_what_is_no_frame_is_refused() -> None:

@@ -14,7 +14,14 @@ from thranite.engine.stats import EngineStats
 from thranite.errors import EngineDead
 from thranite.server import metrics_source
 from thranite.server.metric_histograms import NAMES
-from thranite.server.metrics import DownloadSnapshot, MetricsSnapshot, download_families, engine_families, render
+from thranite.server.metrics import (
+    DownloadSnapshot,
+    MetricsSnapshot,
+    all_families,
+    download_families,
+    engine_families,
+    render,
+)
 from thranite.server.metrics_source import MetricsSource
 
 STATS = EngineStats(
@@ -100,8 +107,26 @@ def test_labelled_counters_are_complete_from_the_start() -> None:
 def test_every_family_is_there_with_zero_before_the_engine_is() -> None:
     empty = samples(MetricsSnapshot("m"))
     assert {name for name, _ in empty} >= {*OURS, *VLLM}
-    assert all(value == 0 for (name, _), value in empty.items() if name != "vllm:cache_config_info")
+    ones = {(name, dict(labels).get("sleep_state")) for (name, labels), value in empty.items() if value != 0}
+    assert ones == {("vllm:cache_config_info", None), ("vllm:engine_sleep_state", "awake")}
     assert {f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")} <= {n for n, _ in empty}
+
+
+def test_several_models_stand_in_the_same_families() -> None:
+    asleep = replace(STATS, requests_waiting=8, sleeping=True)
+    body, _ = render(all_families([SNAPSHOT, MetricsSnapshot("other", asleep)]))
+    families = list(text_string_to_metric_families(body.decode()))
+    assert len({family.name for family in families}) == len(families)
+    alone = {family.name for family in engine_families(SNAPSHOT)}
+    assert {family.name for family in families} == alone
+    found = {
+        (s.name, s.labels["model_name"], s.labels.get("sleep_state")): s.value for f in families for s in f.samples
+    }
+    for name in ("thranite_requests_waiting", "vllm:num_requests_waiting"):
+        assert [found[name, model, None] for model in ("m", "other")] == [3, 8]
+    assert [found["thranite_sleeping", model, None] for model in ("m", "other")] == [0, 1]
+    for state, value in (("awake", 0), ("weights_offloaded", 1), ("discard_all", 0)):
+        assert found["vllm:engine_sleep_state", "other", state] == value
 
 
 def test_histograms_stand_under_both_names() -> None:
@@ -162,10 +187,10 @@ class _Client:
 def test_a_busy_or_dead_engine_leaves_the_last_figures_and_their_age(monkeypatch: object) -> None:
     now = 100.0
     source, client = MetricsSource("m", lambda: now), _Client()
-    source.client = client  # type: ignore[assignment]  # only stats() is asked for
+    source.first.client = client  # type: ignore[assignment]  # only stats() is asked for
 
     async def scrape() -> MetricsSnapshot:
-        return await source.snapshot()
+        return (await source.snapshots())[0]
 
     assert asyncio.run(scrape()).stats_age_seconds == 0.0
     now = 107.0

@@ -10,9 +10,10 @@ import pytest
 from tests.support.fake_stepping_engine import INFO
 from thranite.errors import ExitCode, Rejected
 from thranite.ipc import control
+from thranite.supervisor.actions import Action, Kill, Order, Replace
 from thranite.supervisor.config import ServeConfig
 from thranite.supervisor.fleet import DEATH_WINDOW_SECONDS, MAX_DEATHS
-from thranite.supervisor.lifecycle import FLUSH_SECONDS, Action, Kill, Lifecycle, Order, Replace
+from thranite.supervisor.lifecycle import FLUSH_SECONDS, Lifecycle
 
 DRAIN, REFUSE, SERVE = control.Draining(True, False), control.Draining(True, True), control.Draining(False, False)
 

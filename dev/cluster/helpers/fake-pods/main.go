@@ -39,6 +39,7 @@ thranite_requests_finished_total{model_name="kwok",reason="error"} 0.0
 # TYPE thranite_requests_rejected_total counter
 thranite_requests_rejected_total{model_name="kwok",reason="queue_full"} 0.0
 thranite_requests_rejected_total{model_name="kwok",reason="draining"} 0.0
+thranite_requests_rejected_total{model_name="kwok",reason="asleep"} 0.0
 thranite_requests_rejected_total{model_name="kwok",reason="invalid"} 0.0
 `
 

@@ -1,0 +1,115 @@
+"""Sleep on a GPU: its memory is given back, graphs are captured again, and the same tokens come out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runtime.gpu.test_cuda_engine import engine_on, workload
+from tests.support.rank_models import rank_model
+from tests.support.torch_engine import finish, tokens
+from thranite import LLM, SamplingParams
+from thranite.engine.engine import Engine
+from thranite.errors import DoesNotFit, Rejected
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+GIB = 1 << 30
+PROMPTS = [{"prompt_token_ids": [(7 * i * i + 3 * i + j) % 2000 for i in range(20 + 40 * j)]} for j in range(5)]
+GREEDY = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
+
+
+def outputs(engine: Engine) -> dict[tuple[str, int], list[int]]:
+    return {key: tokens(deltas) for key, deltas in finish(engine, workload()).items()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"overlap": True}, {"eager": True}], ids=["graphs", "overlap", "eager"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_the_same_tokens_before_and_after(name: str, changes: dict[str, Any]) -> None:
+    engine = engine_on("cuda", name, num_blocks=4096, enable_prefix_caching=False, **changes)
+    before = outputs(engine)
+    assert outputs(engine) == before, "the workload alone does not repeat"
+    executor: Any = engine._executor
+    for _ in range(3):
+        held = torch.cuda.memory_allocated()
+        freed = engine.sleep()
+        assert freed > 0
+        weights = sum(p.numel() * p.element_size() for p in executor._model.parameters())
+        assert held - torch.cuda.memory_allocated() >= executor.cache.num_bytes + weights * 0.9
+        with pytest.raises(Rejected):
+            engine.add(workload()[0])
+        assert engine.wake() == 0
+        assert outputs(engine) == before
+        assert torch.cuda.memory_allocated() <= held * 1.02 + 2**20, "memory grows with every sleep"
+    engine.close()
+
+
+def test_it_sleeps_on_where_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_on("cuda", "llama", num_blocks=4096)
+    before = outputs(engine)
+    freed = engine.sleep()
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 80 * GIB))
+        assert engine.wake() == freed - 1000
+    with pytest.raises(Rejected):
+        engine.add(workload()[0])
+    assert engine.wake() == 0
+    assert outputs(engine) == before
+    engine.close()
+
+
+def model(directory: Path) -> str:
+    """About 1.3 GB in bf16."""
+    return rank_model(
+        directory, hidden_size=2048, intermediate_size=5632, num_hidden_layers=12, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, vocab_size=32000, max_position_embeddings=2048, torch_dtype="bfloat16",
+    )  # fmt: skip
+
+
+OPTIONS: dict[str, Any] = {
+    "load_format": "dummy", "device": "cuda", "skip_tokenizer_init": True, "max_num_seqs": 64, "max_model_len": 2048,
+    "gpu_memory_utilization": 0.3,
+}  # fmt: skip
+
+
+def _sleep_and_wake(llm: LLM) -> None:
+    before = [output.outputs[0].token_ids for output in llm.generate(PROMPTS, GREEDY)]
+    used = used_bytes()
+    for _ in range(2):
+        llm.sleep()
+        assert used - used_bytes() > 0.2 * torch.cuda.mem_get_info()[1], "other processes may take it"
+        with pytest.raises(Rejected):
+            llm.generate(PROMPTS, GREEDY)
+        llm.wake_up()
+        assert [output.outputs[0].token_ids for output in llm.generate(PROMPTS, GREEDY)] == before
+        assert abs(used_bytes() - used) < GIB
+    llm.close()
+
+
+def used_bytes() -> int:
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def test_an_llm_gives_its_share_back(tmp_path: Path) -> None:
+    _sleep_and_wake(LLM(model(tmp_path), **OPTIONS))
+
+
+@pytest.mark.gpu2
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_ranks_sleep_together(tmp_path: Path) -> None:
+    _sleep_and_wake(LLM(model(tmp_path), tensor_parallel_size=2, **OPTIONS))
+
+
+def test_wake_up_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(model(tmp_path), **OPTIONS)
+    llm.sleep()
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "mem_get_info", lambda _: (GIB, 80 * GIB))
+        with pytest.raises(DoesNotFit, match=r"lacks .* of free memory"):
+            llm.wake_up()
+    llm.wake_up()
+    llm.close()
