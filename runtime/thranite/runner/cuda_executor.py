@@ -17,7 +17,8 @@ from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.models.spec import ModelSpec
 from thranite.runner.cuda_graphs import DecodeGraphs
-from thranite.runner.cuda_inputs import eager_step
+from thranite.runner.cuda_inputs import eager_step, prefill_starts
+from thranite.runner.cuda_mixed_graphs import MixedGraphs, MixedOutput
 from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.cuda_warm_up import warm_up_steps
@@ -65,8 +66,10 @@ class CudaExecutor:
         self._attention = TritonAttention(spec, self.cache, settings.max_model_len + 1, device)
         self._sampler = CudaSampler(spec.vocab_size, settings.max_num_seqs, device, self._state.last_tokens)
         self._graphs: DecodeGraphs | None = None
+        self._mixed: MixedGraphs | None = None
         if not eager:
             self._graphs = DecodeGraphs(model, self._attention, self._state, self._block_size, settings.max_num_seqs)
+            self._mixed = MixedGraphs(model, self._attention, self._state, settings)
         self._steps: deque[_Step] = deque()
         self._device = device
         self._weights: HostWeights | None = None  # while it sleeps
@@ -78,19 +81,23 @@ class CudaExecutor:
         self.warm_up()
 
     def capture_graphs(self) -> None:
-        """Capture the decode graphs, unless eager."""
-        if self._graphs is not None:
+        """Capture the graphs, unless eager."""
+        if self._graphs is not None and self._mixed is not None:
             self._graphs.capture()
+            self._mixed.capture()
 
     def warm_up(self) -> None:
         """Run every kind of eager step once: nothing compiles later."""
         for plan in warm_up_steps(self._settings):
-            self.launch(plan)
+            self._launch(plan, None)
             self.sample({})
             self.collect()
 
-    @torch.inference_mode()
     def launch(self, plan: StepPlan) -> None:
+        self._launch(plan, self._mixed)
+
+    @torch.inference_mode()
+    def _launch(self, plan: StepPlan, mixed: MixedGraphs | None) -> None:
         if plan.copies:
             self.cache.copy_pages(plan.copies)
         self._state.apply(plan.starts, plan.blocks)
@@ -98,6 +105,8 @@ class CudaExecutor:
         self._sampler.start(plan.starts)
         if not plan.num_tokens:
             self._steps.append(_Step(plan, None, None, None, {}, ()))
+        elif mixed is not None and (shape := mixed.shape_for(plan)) is not None:
+            self._replay_mixed(plan, mixed.run(plan, shape))
         elif plan.prefills or self._graphs is None:
             self._launch_eager(plan)
         else:
@@ -114,11 +123,18 @@ class CudaExecutor:
                 )
             )
 
+    def _replay_mixed(self, plan: StepPlan, output: MixedOutput) -> None:
+        count = len(plan.sample_slots)
+        logits = self._model.raw_logits(output.hidden[:count]) if count else None
+        slots, positions = output.slots[:count], output.positions[:count]
+        self._steps.append(_Step(plan, logits, slots, positions, {}, self._host_positions(plan)))
+
     def _launch_eager(self, plan: StepPlan) -> None:
         step = eager_step(plan, self._state, self._attention, self._block_size)
         hidden = self._model(step.input_ids, step.batch, self._attention)
         logits = self._model.raw_logits(hidden[step.sample_rows]) if len(step.sample_slots) else None
-        scores = begin_prompt_scores(plan, step.prefill_starts, hidden, self._model.logits, self._prompt_logprob_rows)
+        starts = prefill_starts(plan)
+        scores = begin_prompt_scores(plan, starts, hidden, self._model.logits, self._prompt_logprob_rows)
         self._steps.append(
             _Step(
                 plan,
@@ -127,7 +143,7 @@ class CudaExecutor:
                 step.sample_positions,
                 scores,
                 self._host_positions(plan),
-                begin_pooling(plan, step.prefill_starts, hidden),
+                begin_pooling(plan, starts, hidden),
             )
         )
 
@@ -153,8 +169,9 @@ class CudaExecutor:
     def sleep(self) -> int:
         """Graphs hold addresses of weights and pages: they go, and are captured again."""
         held = torch.cuda.memory_reserved(self._device)
-        if self._graphs is not None:
+        if self._graphs is not None and self._mixed is not None:
             self._graphs.release()
+            self._mixed.release()
         self._attention.forget_addresses()
         self._weights = HostWeights(self._model)
         self.cache.release()
@@ -172,8 +189,9 @@ class CudaExecutor:
             self._weights.restore()
             self._weights = None
         self.cache.restore()
-        if self._graphs is not None:
+        if self._graphs is not None and self._mixed is not None:
             self._graphs.capture_again()
+            self._mixed.capture()
         torch.cuda.synchronize(self._device)
         return 0
 
@@ -185,5 +203,14 @@ class CudaExecutor:
     def close(self) -> None:
         """Give the GPU's memory back: graphs and views hold pages as much as the cache does."""
         self._steps.clear()
-        del self._graphs, self._attention, self._sampler, self._state, self.cache, self._model, self._weights
+        del (
+            self._graphs,
+            self._mixed,
+            self._attention,
+            self._sampler,
+            self._state,
+            self.cache,
+            self._model,
+            self._weights,
+        )
         self._give_back()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain, repeat
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thranite.attention.triton import LayerKind, TritonAttention, TritonBatch
@@ -38,56 +39,125 @@ def decode_rows(slots: Tensor) -> RowPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class EagerStep:
-    """A step with prefills, on the device."""
+class StepShape:
+    """Rows and tokens of a step as the device sees it: those of a plan, or more, where padding fills it up.
+
+    Decode rows come first, a token each, then prompts' rows and their tokens.
+    """
+
+    decodes: int
+    prompts: int
+    prompt_tokens: int
+    samples: int
+
+    @property
+    def rows(self) -> int:
+        return self.decodes + self.prompts
+
+    @property
+    def tokens(self) -> int:
+        return self.decodes + self.prompt_tokens
+
+    @property
+    def parts(self) -> list[int]:
+        """Lengths of what `pack` puts together, in its order."""
+        return [self.rows] * 4 + [self.samples] * 2 + [self.prompt_tokens]
+
+
+def shape_of(plan: StepPlan) -> StepShape:
+    """Without padding."""
+    prompt_tokens = plan.num_tokens - len(plan.decodes)
+    return StepShape(len(plan.decodes), len(plan.prefills), prompt_tokens, len(plan.sample_slots))
+
+
+def prefill_starts(plan: StepPlan) -> list[int]:
+    """The first token of each prefill in a step without padding."""
+    counts = (len(prefill.token_ids) for prefill in plan.prefills)
+    return list(accumulate(counts, initial=len(plan.decodes)))[:-1]
+
+
+def pack(plan: StepPlan, shape: StepShape) -> NDArray[np.int32]:
+    """All that the host tells the device of a step, for one copy: slots, new tokens, whether the first is the slot's
+    last, where a row's other ids start, the samples' slots and rows, and the ids.
+
+    A padded decode row has slot -1 and a token, a padded prompt's row has neither; padded samples read row 0.
+    """
+    lengths = [len(prefill.token_ids) for prefill in plan.prefills]
+    starts = list(accumulate(lengths, initial=0))
+    spare_decodes, spare_prompts = shape.decodes - len(plan.decodes), shape.prompts - len(lengths)
+    sampling = [shape.decodes + row for row, prefill in enumerate(plan.prefills) for _ in prefill.samples]
+    samples = plan.sample_slots
+    spare_samples = shape.samples - len(samples)
+    parts: list[Iterable[int]] = [
+        plan.decodes,
+        repeat(-1, spare_decodes),
+        (prefill.slot for prefill in plan.prefills),
+        repeat(-1, spare_prompts),
+        repeat(1, shape.decodes),
+        lengths,
+        repeat(0, spare_prompts),
+        repeat(1, shape.decodes),
+        repeat(0, shape.prompts),
+        repeat(0, shape.decodes),
+        starts[:-1],
+        repeat(0, spare_prompts),
+        samples,
+        repeat(-1, spare_samples),
+        range(len(plan.decodes)),
+        sampling,
+        repeat(0, spare_samples),
+        *(prefill.token_ids for prefill in plan.prefills),
+        repeat(0, shape.prompt_tokens - starts[-1]),
+    ]
+    return np.fromiter(chain.from_iterable(parts), np.int32, sum(shape.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStep:
+    """A step with prompts, on the device."""
 
     input_ids: Tensor
     batch: TritonBatch
     sample_rows: Tensor  # int64 [S], the token whose hidden state each sample reads
     sample_slots: Tensor  # int32 [S]
     sample_positions: Tensor  # int32 [S]
-    prefill_starts: list[int]  # first token of each prefill
 
 
-def eager_step(plan: StepPlan, state: CudaSlots, attention: TritonAttention, block_size: int) -> EagerStep:
-    """Lay out a mixed step: decodes first, then prefills."""
-    device = state.lengths.device
-    decodes, counts = len(plan.decodes), [len(p.token_ids) for p in plan.prefills]
-    slots = [*plan.decodes, *(p.slot for p in plan.prefills)]
-    starts = np.cumsum([0, *counts])
-    rows, tokens = len(slots), decodes + int(starts[-1])
-    sampled = [*range(decodes), *(decodes + i for i, p in enumerate(plan.prefills) for _ in p.samples)]
-    head = [
-        slots,
-        [1] * decodes + counts,
-        [1] * decodes + [0] * len(counts),
-        [0] * decodes + starts[:-1].tolist(),
-        plan.sample_slots,
-        sampled,
-    ]
-    ids = chain.from_iterable(p.token_ids for p in plan.prefills)
-    packed = upload(np.fromiter(chain(chain.from_iterable(head), ids), np.int32), device)
-    views = torch.split(packed, [*(len(part) for part in head), int(starts[-1])])
-    row_plan = RowPlan(slots=views[0], new=views[1], from_last=views[2], id_start=views[3], ids=views[6])
-    inputs = allocate_inputs(rows, tokens, len(state.tables), device)
+def device_step(
+    packed: Tensor,
+    shape: StepShape,
+    state: CudaSlots,
+    block_size: int,
+    decode_plans: Mapping[LayerKind, DecodePlan] | None,
+    prefill_plans: Mapping[LayerKind, PrefillPlan],
+) -> DeviceStep:
+    """Lay out a step from what `pack` put together, int32 on the device, and fill the work lists."""
+    slots, new, from_last, id_start, sample_slots, sampled, ids = torch.split(packed, shape.parts)
+    inputs = allocate_inputs(shape.rows, shape.tokens, len(state.tables), packed.device)
+    row_plan = RowPlan(slots=slots, new=new, from_last=from_last, id_start=id_start, ids=ids)
     prepare(row_plan, state, inputs, block_size)
-    first = inputs[0]
-    decode_plans = attention.decode_plans(decodes, device, None) if decodes else None
-    prefill_plans = attention.prefill_plans(rows - decodes, tokens - decodes, device)
+    first, decodes = inputs[0], shape.decodes
     for work in (decode_plans or {}).values():
-        work.plan(views[0][:decodes], first.context_lens[:decodes])
+        work.plan(slots[:decodes], first.context_lens[:decodes])
     for tiles in prefill_plans.values():
-        tiles.plan(views[0][decodes:], first.context_lens[decodes:], first.cu_q[decodes:])
-    batch = triton_batch(inputs, state, views[0], decodes, decode_plans, prefill_plans)
-    picked = views[5].long()
-    return EagerStep(
+        tiles.plan(slots[decodes:], first.context_lens[decodes:], first.cu_q[decodes:])
+    picked = sampled.long()
+    return DeviceStep(
         input_ids=first.input_ids,
-        batch=batch,
+        batch=triton_batch(inputs, state, slots, decodes, decode_plans, prefill_plans),
         sample_rows=first.last_index[picked],
-        sample_slots=views[4],
+        sample_slots=sample_slots,
         sample_positions=first.context_lens[picked],
-        prefill_starts=[decodes + int(start) for start in starts[:-1]],
     )
+
+
+def eager_step(plan: StepPlan, state: CudaSlots, attention: TritonAttention, block_size: int) -> DeviceStep:
+    """Lay out a step as it is."""
+    device, shape = state.lengths.device, shape_of(plan)
+    decode_plans = attention.decode_plans(shape.decodes, device, None) if shape.decodes else None
+    prefill_plans = attention.prefill_plans(shape.prompts, shape.prompt_tokens, device)
+    packed = upload(pack(plan, shape), device)
+    return device_step(packed, shape, state, block_size, decode_plans, prefill_plans)
 
 
 def triton_batch(

@@ -104,3 +104,27 @@ def test_a_replay_equals_the_eager_run(name: str, dtype: str) -> None:
         assert all(torch.equal(results[0], result) for result in results[1:]), f"{rows} rows"
         assert not torch.equal(results[0][0], results[0][-1]) or rows == 1
     executor.close()
+
+
+def test_steps_with_few_prompt_tokens_run_as_graphs() -> None:
+    """A prompt beside decodes: the graph's tokens are those of the same step run eagerly, and it is a graph that ran."""
+    tokens = []
+    for mixed in (True, False):
+        executor = executor_with_prompts(MODELS["gemma3"], "float32")
+        graphs = executor._mixed
+        assert graphs is not None
+        rows = len(LENGTHS)
+        start = SlotStart(rows, 0, TokenParams(max_tokens=9, seed=1, temperature=0.0), list(range(50)), 50, 0)
+        blocks = [BlockUpdate(group, rows, 0, [1]) for group in range(len(executor._state.tables))]
+        prefill = Prefill(rows, 0, list(range(50)), (rows,))
+        plan = StepPlan(99, decodes=list(range(rows)), starts=[start], blocks=blocks, prefills=[prefill])
+        assert graphs.shape_for(plan) is not None
+        if mixed:
+            executor.launch(plan)
+        else:
+            executor._launch(plan, None)
+        executor.sample({})
+        tokens.append(executor.collect().tokens)
+        executor.close()
+    assert len(tokens[0]) == len(LENGTHS) + 1
+    assert tokens[0] == tokens[1]
