@@ -15,7 +15,8 @@ from thranite_operator import names
 from thranite_operator.autoscaling import exposition
 from thranite_operator.autoscaling.exposition import Incomplete, Reading
 
-TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+PATIENCE = 2.0  # seconds
+TIMEOUT = aiohttp.ClientTimeout(total=PATIENCE)
 IN_FLIGHT = 64
 MAX_ANSWER = 1 << 20  # bytes
 PATH = f"/metrics?{exposition.QUERY}"
@@ -23,10 +24,11 @@ PATH = f"/metrics?{exposition.QUERY}"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`address`: the pod's IP."""
+    """`address`: the pod's IP. `failed`: the last scrape of it did."""
 
     uid: str
     address: str
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,15 @@ class Scraped:
 
 
 class Scraper:
-    """At most `IN_FLIGHT` questions at once, of all services together. Connections are not kept: between two scrapes
-    servers close them, and thousands would wait for nothing."""
+    """At most `IN_FLIGHT` questions at once, of all services together, and as many to pods whose last scrape failed:
+    those cost the full time-out, and must not make the others' answers old. Connections are not kept: between two
+    scrapes servers close them, and thousands would wait for nothing."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, port: int = names.ADMIN_PORT) -> None:
         self._clock = clock
         self._port = port
         self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._slots_of_failed = asyncio.Semaphore(IN_FLIGHT)
         self._session: aiohttp.ClientSession | None = None
         self.scrapes = 0
         self.errors = 0
@@ -79,13 +83,27 @@ class Scraper:
         return await asyncio.gather(*(self._one(target) for target in targets))
 
     async def _one(self, target: Target) -> Scraped:
-        async with self._slots:
-            self.scrapes += 1
-            try:
-                return Scraped(target.uid, self._clock(), await self._ask(target.address))
-            except (aiohttp.ClientError, TimeoutError, OSError, Incomplete) as error:
-                self.errors += 1
-                return Scraped(target.uid, self._clock(), None, f"{type(error).__name__}: {error}")
+        if not target.failed:
+            async with self._slots:
+                return await self._scraped(target)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._slots_of_failed.acquire()
+        except TimeoutError:
+            self.errors += 1
+            return Scraped(target.uid, self._clock(), None, "too many pods are silent")
+        try:
+            return await self._scraped(target)
+        finally:
+            self._slots_of_failed.release()
+
+    async def _scraped(self, target: Target) -> Scraped:
+        self.scrapes += 1
+        try:
+            return Scraped(target.uid, self._clock(), await self._ask(target.address))
+        except (aiohttp.ClientError, TimeoutError, OSError, Incomplete) as error:
+            self.errors += 1
+            return Scraped(target.uid, self._clock(), None, f"{type(error).__name__}: {error}")
 
     async def _ask(self, address: str) -> Reading:
         if self._session is None:
