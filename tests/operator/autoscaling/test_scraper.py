@@ -51,7 +51,8 @@ async def one_round(count: int) -> Round:
     targets = silent(count)
     (port,) = free_ports(1)
     exported = {target.address: Exported(waiting=3) for target in HEALTHY}
-    async with silence(targets, port), Runtimes(port, exported, list(exported)), Scraper(port=port) as scraper:
+    scraper = Scraper(port=port)
+    async with silence(targets, port), Runtimes(port, exported, list(exported)):
         began = time.monotonic()
         others = asyncio.create_task(scraper.scrape(targets))
         await asyncio.sleep(0)  # they come first
