@@ -23,10 +23,11 @@ def behavior(**scale_up: int) -> dict[str, Any]:
 
 
 def spec(**autoscaling: Any) -> dict[str, Any]:
+    """Streams of two seconds: at a faster pace the clients would wait for a processor more than for replicas."""
     fields = {"maxReplicas": 4, "targetQueueDepth": 2, "intervalSeconds": 1, "behavior": behavior(), **autoscaling}
     return {
         "model": {"uri": f"file://{MODEL}"},
-        "engine": {"maxSequences": 4, "extraArgs": [*NULL, "--null-step-seconds=0.02"]},
+        "engine": {"maxSequences": 4, "extraArgs": [*NULL, "--null-step-seconds=0.05"]},
         "resources": {"gpus": 0, "sharedMemory": "64Mi"},
         "drain": {"timeoutSeconds": 20},
         "autoscaling": fields,
