@@ -91,6 +91,7 @@ def test_an_hpa_scales_and_the_operator_follows(services: Services, namespace: N
     clients.more()
     seen = watch_sizes(namespace, lambda sizes: sizes == (3, 3), seconds=90)
     eventually(lambda: namespace.get("infs", "x")["status"]["readyReplicas"] == 3, what="three replicas")
+    time.sleep(10)  # with streams on all of them
     clients.less()
     seen += watch_sizes(namespace, lambda sizes: sizes == (1, 1), seconds=120)
     eventually(lambda: len(services.pods()) == 1, what="two pods less")
