@@ -23,7 +23,7 @@ CLUSTER_PARTS := $(shell if [ "$$(uname)" = Linux ] && [ "$$(id -u)" = 0 ] && co
 
 .PHONY: help
 help:  ## this list
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 20
+	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 20
 	@echo "$(addprefix test-,$(PARTS))" | fmt -w 72 | sed '1s/^/one part:           /; 2,$$s/^/                    /'
 
 .PHONY: setup

@@ -33,5 +33,5 @@ test-cluster-long: cluster-tools  ## ten times up and down, and thousands of pod
 	$(PYTEST) --timeout 1800 -m "cluster and slow" tests/cluster
 
 .PHONY: test-e2e-long
-test-e2e-long: cluster-tools  ## the operator scaling 5,000 pods for five minutes (THRANITE_SCALE_PODS, _SECONDS)
+test-e2e-long: cluster-tools model  ## autoscaling by load, SmolLM2 too, and the operator scaling 5,000 pods (THRANITE_SCALE_PODS, _SECONDS)
 	$(PYTEST) --timeout 2400 -s -m "cluster and slow" tests/e2e

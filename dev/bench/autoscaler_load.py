@@ -48,10 +48,14 @@ def answer() -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(head.encode() + body)
-        await writer.drain()
-        writer.close()
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head.encode() + body)
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return  # it was given up
+        finally:
+            writer.close()
 
     async def serve() -> None:
         server = await asyncio.start_server(one, "0.0.0.0", PORT, backlog=1024)
@@ -79,7 +83,8 @@ def pods(number: int) -> list[Pod]:
 
 async def measured(count: int, seconds: float) -> Cost:
     # Idle services keep their size: the API server is never asked.
-    async with KubeClient(connection, "bench") as client, Scraper(port=PORT) as scraper:
+    scraper = Scraper(port=PORT)
+    async with KubeClient(connection, "bench") as client:
         autoscaler = Autoscaler(client, scraper, lambda key: None)
         metrics = OperatorMetrics(lambda: 0, dict)
         metrics.add(LiveMetrics(autoscaler))

@@ -140,7 +140,7 @@ class Informer:
         def login(**_: Any) -> kopf.ConnectionInfo:
             return self._connect()
 
-        def see(body: Mapping[str, Any], **_: Any) -> None:
+        async def see(body: Mapping[str, Any], **_: Any) -> None:  # kopf runs other functions in threads
             key = key_of(body)
             if key is not None:
                 self._enqueue(key)
@@ -200,7 +200,9 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.watching.connect_timeout = 5
     settings.networking.request_timeout = 30
-    settings.queueing.worker_limit = 20
+    # A worker serves one object and stays for a while after its event: with few of them, objects would wait for those.
+    settings.queueing.worker_limit = None
+    settings.queueing.idle_timeout = 0.2
     for kind in WATCHED:
         settings.watching.label_selectors[_address(kind)] = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
     return settings

@@ -45,8 +45,7 @@ class Runner:
             metrics = OperatorMetrics(queue.__len__, lambda: client.writes)
             live, ready = self._checks(queue)
             settings = self._settings
-            scraper = await stack.enter_async_context(Scraper())
-            autoscaler = Autoscaler(client, scraper, queue.add)
+            autoscaler = Autoscaler(client, Scraper(), queue.add)
             stack.push_async_callback(autoscaler.close)
             metrics.add(LiveMetrics(autoscaler))
             answers = serving(settings.host, settings.port, live, ready, metrics, *pages(autoscaler))

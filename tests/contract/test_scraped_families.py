@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from tests.support.live_server import serve
 from thranite.engine.stats import EngineStats
 from thranite.request import FinishReason
 from thranite.server.metrics import MetricsSnapshot, all_families, engine_families, render
+from thranite.server.metrics_source import MetricsSource
 from thranite_operator.autoscaling.exposition import FAMILIES, SERVED, Reading, parse
+from thranite_operator.autoscaling.scraper import Scraper, Target
 
 STATS = EngineStats(
     requests_waiting=3,
@@ -33,6 +41,17 @@ def test_several_models_of_a_runtime_are_one_load() -> None:
     asked, _ = render(all_families([SNAPSHOT, MetricsSnapshot("other", STATS)]), FAMILIES)
     expected = Reading(waiting=6, running=4, kv_cache_usage=0.5, received=36, finished=18, rejected=12, models=2)
     assert parse(asked) == expected
+
+
+def test_a_runtime_answers_the_scraper_and_closes_the_connection() -> None:
+    """The scraper waits for its end."""
+    with serve(Starlette(routes=[Route("/metrics", MetricsSource("m").endpoint)])) as url:
+        address = urlsplit(url)
+        assert address.hostname is not None
+        assert address.port is not None
+        scraper = Scraper(port=address.port)
+        (answer,) = asyncio.run(scraper.scrape([Target("p", address.hostname)]))
+    assert answer.reading == Reading(0, 0, 0, 0, 0, 0), answer.error
 
 
 def test_an_idle_runtime_exports_all_of_them() -> None:

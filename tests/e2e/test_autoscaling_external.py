@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,12 @@ import yaml
 from tests.cluster.access import ROOT, LocalCluster, Namespace, eventually
 from tests.cluster.aggregation import CERTIFICATE, external_metrics
 from tests.e2e.conftest import Services
-from tests.e2e.test_autoscaling import load, replicas, verdict
+from tests.e2e.load import Clients, turns, wished
 from tests.e2e.test_serving import MODEL, NULL, writes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 EXAMPLE = ROOT / "examples" / "external-hpa.yaml"
 HPA = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
-BUSY_SECONDS, ALL_SECONDS = 25, 50
 
 
 @pytest.fixture
@@ -70,12 +67,14 @@ def scale_writers(local: LocalCluster, namespace: Namespace) -> Counter[str]:
     )
 
 
-def watch_sizes(namespace: Namespace, seconds: float) -> list[tuple[int, int]]:
-    """(wished, the Deployment's) at each change, until the wish is back at 1."""
+def watch_sizes(
+    namespace: Namespace, enough: Callable[[tuple[int, int]], bool], seconds: float
+) -> list[tuple[int, int]]:
+    """(wished, the Deployment's) at each change, until one is `enough`."""
     seen: list[tuple[int, int]] = []
     end = time.monotonic() + seconds
-    while time.monotonic() < end and not (len(seen) > 1 and seen[-1] == (1, 1)):
-        now = (replicas(namespace), int(namespace.get("deployment", "x")["spec"]["replicas"]))
+    while time.monotonic() < end and not (seen and enough(seen[-1])):
+        now = (wished(namespace), int(namespace.get("deployment", "x")["spec"]["replicas"]))
         seen += [now] if not seen or seen[-1] != now else []
         time.sleep(0.3)
     return seen
@@ -87,36 +86,35 @@ def test_an_hpa_scales_and_the_operator_follows(services: Services, namespace: N
     services.wait("Ready")
     namespace.apply(autoscaler())
     eventually(lambda: active(namespace), what="an autoscaler that reads the queue")
-    load(namespace, alone=ALL_SECONDS, together=BUSY_SECONDS, few=4)
-    seen = watch_sizes(namespace, ALL_SECONDS + 60)
-    said = verdict(namespace)
+    clients = Clients(namespace, few=4)
+    clients.start()
+    clients.more()
+    seen = watch_sizes(namespace, lambda sizes: sizes == (3, 3), seconds=90)
+    eventually(lambda: namespace.get("infs", "x")["status"]["readyReplicas"] == 3, what="three replicas")
+    time.sleep(10)  # with streams on all of them
+    clients.less()
+    seen += watch_sizes(namespace, lambda sizes: sizes == (1, 1), seconds=120)
+    eventually(lambda: len(services.pods()) == 1, what="two pods less")
+    good, bad, errors = clients.stop()
     written, deployed = scale_writers(local, namespace), operators_patches(local, namespace)
     events = namespace.events("SuccessfulRescale")
-    print(f"sizes {seen}\nclients: {said}\nscale written by {dict(written)}, deployment patched {deployed}\n{events}")
+    print(f"sizes {seen}; {good} requests answered, {bad} not")
+    print(f"scale written by {dict(written)}, deployment patched {deployed}\n{events}")
     assert max(seen)[0] == 3, seen
-    assert turns([wished for wished, _ in seen]) == 1, seen
+    assert turns([wish for wish, _ in seen]) == 1, seen
     assert turns([made for _, made in seen]) == 1, seen
     assert seen[-1] == (1, 1), seen
-    counts = re.match(r"good (\d+) bad (\d+) ", said)
-    assert counts is not None, said
-    assert int(counts[1]) > 50, said
-    assert int(counts[2]) == 0, said
+    assert good > 50
+    assert bad == 0, errors
     assert set(written) == {HPA}, written
     assert set(deployed) == {"deployments"}, deployed
     assert 3 <= deployed["deployments"] <= 1 + written[HPA], "made once, then at most once for each of the HPA's words"
     assert services.condition("ScalingActive") == ("", "", ""), "the operator says nothing of what it does not do"
-    assert len(services.pods()) == 1
 
 
 def active(namespace: Namespace) -> bool:
     conditions = namespace.get("hpa", "x").get("status", {}).get("conditions", [])
     return any((item["type"], item["status"]) == ("ScalingActive", "True") for item in conditions)
-
-
-def turns(sizes: list[int]) -> int:
-    """How often it went down after it had gone up, or up after down."""
-    steps = [after > before for before, after in pairwise(sizes) if after != before]
-    return sum(first != second for first, second in pairwise(steps))
 
 
 def operators_patches(local: LocalCluster, namespace: Namespace) -> dict[str, int]:

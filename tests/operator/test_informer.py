@@ -14,8 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import kopf
 import pytest
 
-from tests.support.apiserver import ApiServer
+from tests.support.apiserver import ADMIN_TOKEN, ApiServer
 from tests.support.kube import KubeApi
+from tests.support.manifests import service
 from thranite_operator import informer
 from thranite_operator.informer import Informer, WatchLost, until_over
 
@@ -66,6 +67,24 @@ def test_kopf_is_started_again_and_stops_when_told(
     watching.stop(timeout=20)
     assert not watching.alive
     gc.collect()
+
+
+def test_hundreds_of_objects_are_seen_at_once(api_server: ApiServer, api: KubeApi, namespace: str) -> None:
+    """kopf's workers stay for a while after the event that they were made for."""
+    keys = {(namespace, f"x{number}") for number in range(300)}
+    for _, name in keys:
+        api.create(service(namespace, name, replicas=0))
+    seen: set[tuple[str, str]] = set()
+    info = kopf.ConnectionInfo(server=api_server.url, ca_path=str(api_server.ca), token=ADMIN_TOKEN)
+    watching = Informer(seen.add, lambda: info, (namespace,))
+    watching.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not keys <= seen:
+            assert time.monotonic() < deadline, f"{len(seen)} of {len(keys)}"
+            time.sleep(0.1)
+    finally:
+        watching.stop(timeout=20)
 
 
 def test_a_kopf_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

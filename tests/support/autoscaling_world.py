@@ -31,9 +31,9 @@ class World:
 
     async def __aenter__(self) -> World:
         self.client = KubeClient(lambda: self._info, "thranite-operator/1")
-        self._scraper = await Scraper(port=self.runtimes.port).__aenter__()
         self._due = asyncio.Event()
-        self.autoscaler = Autoscaler(self.client, self._scraper, lambda _: self._due.set())
+        scraper = Scraper(port=self.runtimes.port)
+        self.autoscaler = Autoscaler(self.client, scraper, lambda _: self._due.set())
         self._reconciler = Reconciler(self.client, SETTINGS, autoscaler=self.autoscaler)
         self._task = asyncio.create_task(self._work())
         return self
@@ -41,7 +41,6 @@ class World:
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await self.autoscaler.close()
-        await self._scraper.__aexit__(None, None, None)
         await self.client.__aexit__(None, None, None)
 
     async def _work(self) -> None:

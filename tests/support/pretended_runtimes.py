@@ -42,10 +42,11 @@ class Exported:
 
 @dataclass
 class Runtimes:
-    """`exported` by address; another address answers 503. `asked`: query strings."""
+    """`exported` by address; another one of `hosts`' addresses answers 503. `asked`: query strings."""
 
     port: int = field(default_factory=lambda: free_ports(1)[0])
     exported: dict[str, Exported] = field(default_factory=dict)
+    hosts: list[str] = field(default_factory=lambda: ["0.0.0.0"])
     asked: list[str] = field(default_factory=list)
 
     async def __aenter__(self) -> Runtimes:
@@ -53,7 +54,8 @@ class Runtimes:
         app.add_routes([web.get("/metrics", self._answer)])
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "0.0.0.0", self.port).start()
+        for host in self.hosts:
+            await web.TCPSite(self._runner, host, self.port).start()
         return self
 
     async def __aexit__(

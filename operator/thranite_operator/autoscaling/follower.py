@@ -50,6 +50,7 @@ class Follower:
         self.history = History()
         self.service, self.spec = service, spec
         self.pods: tuple[Pod, ...] = ()
+        self._failed: frozenset[str] = frozenset()  # uids of pods whose last scrape did
         self._state = report.restored_state(self.report.section, service.spec.replicas, now)
 
     def observe(self, service: InferenceService, spec: AutoscalingSpec, pods: Sequence[Pod]) -> None:
@@ -63,7 +64,8 @@ class Follower:
         return self.service.spec.replicas
 
     def targets(self) -> list[Target]:
-        return [Target(pod.uid, pod.address) for pod in self.pods if phase(pod) == "Ready" and pod.address]
+        ready = ((pod.uid, pod.address) for pod in self.pods if phase(pod) == "Ready")
+        return [Target(uid, address, uid in self._failed) for uid, address in ready if address]
 
     def ages(self, clock: float) -> list[float]:
         """Seconds since the last answer of each ready pod that has ever answered."""
@@ -71,6 +73,7 @@ class Follower:
         return [age for age in found if age is not None]
 
     def remember(self, answers: Sequence[Scraped]) -> None:
+        self._failed = frozenset(answer.uid for answer in answers if answer.reading is None)
         for answer in answers:
             if answer.reading is not None:
                 self.history.add(answer.uid, answer.reading, answer.time)

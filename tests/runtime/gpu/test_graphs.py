@@ -107,7 +107,7 @@ def test_a_replay_equals_the_eager_run(name: str, dtype: str) -> None:
 
 
 def test_steps_with_few_prompt_tokens_run_as_graphs() -> None:
-    """A prompt beside decodes: the graph's tokens are those of the same step run eagerly, and it is a graph that ran."""
+    """A prompt beside decodes: the graph's tokens are those of the same step run eagerly."""
     tokens = []
     for mixed in (True, False):
         executor = executor_with_prompts(MODELS["gemma3"], "float32")
