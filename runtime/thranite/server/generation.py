@@ -74,8 +74,8 @@ class Generation:
 
     @property
     def finished(self) -> bool:
-        """Whether every sample has its last delta."""
-        return all(text.finished for text in self._texts)
+        """Whether every sample has its last delta, and none of them is a failure that is still to be raised."""
+        return self._failure is None and all(text.finished for text in self._texts)
 
     async def deltas(self) -> AsyncIterator[tuple[int, TextDelta]]:
         """(index of the prompt, delta) as they come. Raises as `news` does."""
