@@ -146,6 +146,30 @@ gpu-model: $(STAMP) model  ## .gpu/: SmolLM2's first layers (LAYERS=3), for a GP
 gpu-bench:  ## the offline benchmark, with $(PYTHON) as it is
 	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
 
+# What serving needs besides torch, triton and transformers comes from wheels/ where that machine lacks it.
+GPU_SITE := .gpu-site
+ONLINE := PYTHONPATH=$(SOURCES):$(GPU_SITE) "$(PYTHON)" dev/bench/online_gpu.py
+
+.PHONY: gpu-wheels
+gpu-wheels: $(STAMP)  ## fetch those wheels, for Python 3.12 on Linux
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --dest wheels --only-binary=:all: \
+		--python-version 3.12 --platform manylinux_2_31_x86_64 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
+		starlette uvicorn uvloop httptools msgspec prometheus-client rich llguidance websockets xxhash jinja2
+	@du -sh wheels
+
+$(GPU_SITE): $(wildcard wheels/*.whl)
+	@mkdir -p $@
+	@for wheel in $^; do "$(PYTHON)" -m zipfile -e "$$wheel" $@; done
+	@touch $@
+
+.PHONY: gpu-online
+gpu-online: $(GPU_SITE)  ## what clients of llama-8b on one GPU see, against the bars (five minutes)
+	$(ONLINE) $(ARGS)
+
+.PHONY: gpu-soak
+gpu-soak: $(GPU_SITE)  ## two minutes of everything at once on a GPU, and what is left afterwards
+	$(ONLINE) --soak 120 $(ARGS)
+
 # Parts that run one after another, each under a time limit: gpu2-test GPU2=sums,killed; gpu2-bench ROWS=llama-8b/decode1.
 .PHONY: gpu2-test
 gpu2-test:  ## the tests that need two CUDA GPUs, with $(PYTHON) as it is
@@ -157,7 +181,7 @@ gpu2-bench:  ## the ranks' sum alone, then llama-8b's workloads over two GPUs, w
 
 .PHONY: clean
 clean:  ## remove the venv and every cache in the checkout
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(GPU_SITE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 -include dev/cluster.mk

@@ -1,30 +1,18 @@
-"""`thranite serve` on the null device as a process tree that can be measured: CPU, memory, open files, metrics."""
+"""`thranite serve` on the null device, with a model that is a config and a tokenizer."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
+from serve_process import Server, served
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-from thranite.bench.http_stream import Target
 
 VOCAB = 4000
 EOS = VOCAB - 1
 MODEL = "null"
-ADDRESSES = re.compile(r"API at http://([^:]+):(\d+)/v1, admin port at (\S+)")
-START_SECONDS = 90.0
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -43,130 +31,26 @@ CONFIG = {
 }
 
 
-def write_model(directory: Path) -> Path:
-    """A config, and a tokenizer of characters and words: every token is a text of its own, so each makes an event."""
+def write_tokenizer(directory: Path, vocab: int, eos: int) -> None:
+    """Of characters and words: every token is a text of its own, so each makes an event."""
     words = {chr(code): code - 33 for code in range(33, 127)}
-    words |= {f"w{number}": number for number in range(len(words), VOCAB)}
+    words |= {f"w{number}": number for number in range(len(words), vocab)}
     tokenizer = Tokenizer(models.BPE(words, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": f"w{EOS}"}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": f"w{eos}"}))
+
+
+def write_model(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(directory, VOCAB, EOS)
     (directory / "config.json").write_text(json.dumps(CONFIG))
     return directory
 
 
-def process_tree(pid: int) -> list[int]:
-    """The process and its descendants that live now."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has just ended
-        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found, new = [pid], [pid]
-    while new:
-        new = [child for parent in new for child in children.get(parent, [])]
-        found += new
-    return found
-
-
-def cpu_seconds(pids: Sequence[int]) -> float:
-    """User and system time of the processes so far."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS_A_SECOND
-
-
-def resident_bytes(pids: Sequence[int]) -> int:
-    """Memory of the processes' own: pages shared with files are the machine's."""
-    total = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                total += int(line.split()[1]) * 1024
-    return total
-
-
-def open_files(pids: Sequence[int]) -> int:
-    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
-
-
-class NullServer:
-    """One running server. `pids`: of all its processes."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process, self._log = process, log
-        found = self._wait_for_addresses()
-        self.target = Target(found[1], int(found[2]))
-        self.admin = found[3]
-
-    def _wait_for_addresses(self) -> re.Match[str]:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if found := ADDRESSES.search(self._log.read_text()):
-                return found
-            time.sleep(0.05)
-        raise RuntimeError(f"the server does not start:\n{self._log.read_text()}")
-
-    @property
-    def pids(self) -> list[int]:
-        return process_tree(self.process.pid)
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.admin + path, timeout=30) as answer:
-            return str(answer.read().decode())
-
-    def wait_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                self.get("/readyz")
-            except OSError:
-                time.sleep(0.1)
-            else:
-                return
-        raise RuntimeError(f"the server does not become ready:\n{self.log()}")
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The value of one sample."""
-        for line in self.get("/metrics").splitlines():
-            if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
-                return float(line.rsplit(" ", 1)[1])
-        raise KeyError(name)
-
-    def stop(self) -> int:
-        """Drain and end; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-
-def start(directory: Path, log: IO[bytes], options: Sequence[str]) -> subprocess.Popen[bytes]:
-    model = write_model(directory / "model")
-    command = [sys.executable, "-m", "thranite", "serve", str(model), "--device", "null", "--served-model-name", MODEL]
-    command += ["--host", "127.0.0.1", "--port", "0", "--admin-host", "127.0.0.1", "--admin-port", "0"]
-    command += ["--generation-config", "none", "--drain-delay", "0", *options]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-
 @contextmanager
-def null_server(directory: Path, *options: str) -> Iterator[NullServer]:
-    """Started with `options` besides; ready. Killed at the end, unless it was stopped."""
-    path = directory / "server.log"
-    with path.open("wb") as log:
-        process = start(directory, log, options)
-    try:
-        server = NullServer(process, path)
-        server.wait_ready()
+def null_server(directory: Path, *options: str) -> Iterator[Server]:
+    """Started with `options` besides; ready."""
+    with served(write_model(directory / "model"), MODEL, directory, ["--device", "null", *options]) as server:
         yield server
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(30)

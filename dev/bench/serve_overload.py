@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_client import LoadOrders
-from serve_null import MODEL, NullServer, null_server, resident_bytes
+from serve_null import MODEL, null_server
+from serve_process import Server, resident_bytes
 
 from thranite.bench.http_stream import StreamRecord
 from thranite.bench.online_figures import percentile
@@ -39,7 +40,7 @@ def client(kind: str) -> list[str]:
     return [sys.executable, str(Path(__file__).with_name("serve_client.py")), kind]
 
 
-def load(server: NullServer, kind: str, seconds: float, **fields: Any) -> tuple[float, list[StreamRecord]]:
+def load(server: Server, kind: str, seconds: float, **fields: Any) -> tuple[float, list[StreamRecord]]:
     """(when it began, records)."""
     begin = time.monotonic() + START_SECONDS
     orders = LoadOrders(server.target.host, server.target.port, MODEL, 1, begin, seconds, **fields)

@@ -17,17 +17,30 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from serve_null import MODEL, NullServer, null_server, open_files, resident_bytes
+from serve_null import CONFIG, null_server
+from serve_process import Server, open_files, resident_bytes
 
-from thranite.bench.http_stream import StreamRecord, Target, completion_body, stream
+from thranite.bench.http_stream import StreamRecord, completion_body, stream
 
 CLIENTS = 48
 IDLE_SECONDS = 1.5  # the engine proves its integrity after half a second
 SETTLED_AFTER = 60.0
 GROWTH = 1.02
-PREEMPTING = ["--max-model-len", "512", "--kv-cache-memory-bytes", str(120 * 16384), "--max-num-seqs", "48"]
-OPTIONS = ["--server-processes", "2", "--null-step-seconds", "0.01", *PREEMPTING]
+POOL_TOKENS = 3840  # KV cache: fewer than the clients want at once
+OPTIONS = ["--server-processes", "2", "--max-model-len", "512", "--max-num-seqs", "48"]
+PACE = ["--null-step-seconds", "0.01"]
+
+
+def soak_options(config: dict[str, Any], bytes_a_value: int) -> list[str]:
+    """For a model of this config.json, whose KV cache has so many bytes a value."""
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head * bytes_a_value
+    return [*OPTIONS, "--kv-cache-memory-bytes", str(POOL_TOKENS * token)]
+
+
+NULL_OPTIONS = [*soak_options(CONFIG, 4), *PACE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +56,8 @@ class Leftovers:
 class Mix:
     """Draws requests: 20 % hang up, 10 % want several samples, 10 % a grammar, 5 % a deadline that passes."""
 
-    def __init__(self, target: Target, seed: int) -> None:
-        self._target, self._draw = target, random.Random(seed)
+    def __init__(self, server: Server, seed: int) -> None:
+        self._target, self._model, self._draw = server.target, server.model, random.Random(seed)
 
     async def one(self) -> str:
         """Send one request; its outcome, which is `wrong: …` for one that it should not have had."""
@@ -52,30 +65,32 @@ class Mix:
         prompt = [draw.randint(1, 60) for _ in range(draw.randint(10, 200))]
         tokens = draw.randint(8, 40)
         if kind < 0.20:
-            body = completion_body(MODEL, prompt, 60)
+            body = completion_body(self._model, prompt, 60)
             return judge("aborted", await stream(self._target, body, abort_after=draw.randint(1, 12)))
         if kind < 0.30:
-            body = completion_body(MODEL, prompt, tokens, n=draw.randint(2, 4))
+            body = completion_body(self._model, prompt, tokens, n=draw.randint(2, 4))
             return judge("samples", await stream(self._target, body))
         if kind < 0.40:
-            body = completion_body(MODEL, prompt, tokens, ignore_eos=False, guided_regex="[a-z]{3,20}")
+            body = completion_body(self._model, prompt, tokens, ignore_eos=False, guided_regex="[a-z]{3,20}")
             return judge("grammar", await stream(self._target, body))
         if kind < 0.45:
-            record = await stream(self._target, completion_body(MODEL, prompt, 200, timeout=draw.uniform(0.01, 0.5)))
+            record = await stream(
+                self._target, completion_body(self._model, prompt, 200, timeout=draw.uniform(0.01, 0.5))
+            )
             late = "timeout" in (record.error or "")
             return "expired" if late else judge("expired", record)
-        return judge("plain", await stream(self._target, completion_body(MODEL, prompt, tokens)))
+        return judge("plain", await stream(self._target, completion_body(self._model, prompt, tokens)))
 
 
 def judge(kind: str, record: StreamRecord) -> str:
     return kind if record.ok else f"wrong: {kind}: {record.status} {record.error}"
 
 
-async def load(target: Target, seconds: float, requests: int, seed: int = 1) -> Counter[str]:
+async def load(server: Server, seconds: float, requests: int, seed: int = 1) -> Counter[str]:
     """Clients that are always busy, until `seconds` have passed and `requests` were sent."""
     outcomes: Counter[str] = Counter()
     end = time.monotonic() + seconds
-    mix = Mix(target, seed)
+    mix = Mix(server, seed)
 
     async def client() -> None:
         while time.monotonic() < end or outcomes.total() < requests:
@@ -85,12 +100,12 @@ async def load(target: Target, seconds: float, requests: int, seed: int = 1) -> 
     return outcomes
 
 
-def soak(server: NullServer, seconds: float, requests: int, growth: float = GROWTH) -> Leftovers:
+def soak(server: Server, seconds: float, requests: int, growth: float = GROWTH) -> Leftovers:
     """Load `server`, let it come to rest, and look at what is left. `growth`: bound of memory ÷ settled memory."""
     settled = min(SETTLED_AFTER, seconds / 2)
-    asyncio.run(load(server.target, settled, 0, seed=0))
+    asyncio.run(load(server, settled, 0, seed=0))
     before, files = at_rest(server)
-    outcomes = asyncio.run(load(server.target, seconds - settled, requests))
+    outcomes = asyncio.run(load(server, seconds - settled, requests))
     after, files_after = at_rest(server)
     problems = [f"{count} x {outcome}" for outcome, count in outcomes.items() if outcome.startswith("wrong")]
     for name in ("thranite_requests_running", "thranite_requests_waiting", "thranite_kv_cache_usage_ratio"):
@@ -108,7 +123,7 @@ def soak(server: NullServer, seconds: float, requests: int, growth: float = GROW
     return Leftovers(outcomes, preemptions, (before, after), tuple(problems))
 
 
-def at_rest(server: NullServer) -> tuple[int, int]:
+def at_rest(server: Server) -> tuple[int, int]:
     """(resident bytes, open files) once the engine has had time to prove its integrity."""
     time.sleep(IDLE_SECONDS)
     return resident_bytes(server.pids), open_files(server.pids)
@@ -121,9 +136,12 @@ def main() -> int:
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="thranite-soak-") as scratch,
-        null_server(Path(scratch), *OPTIONS) as server,
+        null_server(Path(scratch), *NULL_OPTIONS) as server,
     ):
-        left = soak(server, args.seconds, args.requests)
+        return report(soak(server, args.seconds, args.requests))
+
+
+def report(left: Leftovers) -> int:
     print(f"{left.outcomes.total()} requests: {dict(left.outcomes.most_common())}")
     print(f"{left.preemptions} preemptions; memory {left.memory[0] / 2**20:.1f} -> {left.memory[1] / 2**20:.1f} MiB")
     print("\n".join(left.problems) or "nothing is left")

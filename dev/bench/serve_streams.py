@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from serve_client import StreamOrders
-from serve_null import MODEL, cpu_seconds, null_server, process_tree
+from serve_null import MODEL, null_server
+from serve_process import cpu_seconds, process_tree
 
 from thranite.bench.http_stream import StreamRecord, Target, completion_body, encode_request
 from thranite.bench.online_figures import percentile

@@ -7,10 +7,12 @@ from collections import Counter
 
 from thranite.engine.client import EngineInfo
 from thranite.engine.stats import EngineStats
+from thranite.engine.step_time import StepLoad
 from thranite.errors import InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 
-BOOM, HANG = 501, 502  # first prompt tokens: raise in the step, never finish it
+# First prompt tokens: raise in the step, never finish it, end by a deadline, ask for more memory than there is.
+BOOM, HANG, EXPIRE, HUNGER = 501, 502, 503, 504
 
 INFO = EngineInfo(
     max_model_len=2048,
@@ -90,11 +92,13 @@ class FakeEngine:
             self._misbehave(request.prompt_token_ids[0])
             ended = length + 1 >= request.params.max_tokens
             reason = FinishReason.LENGTH if ended else None
+            if request.prompt_token_ids[0] == EXPIRE and length == 2:
+                ended, reason = True, FinishReason.TIMEOUT
             deltas.append(SequenceDelta(request_id, index, (10 + length,), reason))
             self._lengths[request_id, index] = length + 1
             if ended:
                 del self._lengths[request_id, index]
-                self._forget_if_done(request_id, FinishReason.LENGTH)
+                self._forget_if_done(request_id, reason or FinishReason.LENGTH)
         self.counters["steps"] += 1
         self.counters["tokens"] += len(deltas)
         return deltas
@@ -102,6 +106,8 @@ class FakeEngine:
     def _misbehave(self, token: int) -> None:
         if token == BOOM:
             raise RuntimeError("boom")
+        if token == HUNGER:
+            bytearray(2**60)
         if token == HANG:
             time.sleep(3600)
 
@@ -113,6 +119,13 @@ class FakeEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._lengths)
+
+    @property
+    def plan_at(self) -> float:
+        return 0.0
+
+    def load(self, most: int) -> StepLoad:
+        return StepLoad(min(len(self._lengths), most), 0)
 
     def stats(self) -> EngineStats:
         return EngineStats(

@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
 from thranite.bench.http_stream import StreamRecord
@@ -28,6 +28,18 @@ WARM_UP: Run = (math.inf, 16)
 WORKER = (sys.executable, "-m", "thranite.bench.online_load")
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Whom to load, from how many client processes. Token ids are below `vocab`."""
+
+    host: str
+    port: int
+    model: str
+    processes: int
+    vocab: int
+    api_key: str | None = None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: http://127.0.0.1:8000)")
     parser.add_argument("--model", required=True, help="its name there")
@@ -40,9 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     runs = parse_runs(args.runs, args.processes)
+    load = Load(*_address(args.url), args.model, args.processes, args.vocab, args.api_key)
     measured: list[OnlineFigures] = []
     for place, (rate, count) in enumerate([WARM_UP, *runs]):
-        result = measure(args, place, rate, count)
+        result = measure(load, place, rate, count)
         if place > 0:
             measured.append(result)
         if result.failed:
@@ -68,23 +81,22 @@ def parse_runs(text: str, processes: int) -> list[Run]:
     return runs
 
 
-def measure(args: argparse.Namespace, place: int, rate: float, count: int) -> OnlineFigures:
+def measure(load: Load, place: int, rate: float, count: int) -> OnlineFigures:
     """One run, shared by the client processes. `place` in the list seeds it."""
-    host, port = _address(args.url)
     begin = time.monotonic() + START_SECONDS
     orders: Sequence[Orders] = [
         Orders(
-            host=host,
-            port=port,
-            model=args.model,
+            host=load.host,
+            port=load.port,
+            model=load.model,
             seed=1000 * place + number + 1,
-            rate=rate / args.processes,
-            count=count // args.processes,
-            vocab=args.vocab,
+            rate=rate / load.processes,
+            count=count // load.processes,
+            vocab=load.vocab,
             begin=begin,
-            api_key=args.api_key,
+            api_key=load.api_key,
         )
-        for number in range(args.processes)
+        for number in range(load.processes)
     ]
     results = run_workers(WORKER, [asdict(order) for order in orders])
     return figures(rate, [StreamRecord(**record) for result in results for record in result], begin)

@@ -21,7 +21,7 @@ from thranite.engine.settings import EngineSettings
 from thranite.request import EngineRequest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScheduledStep:
     """A plan, and whose rows it holds: `samples[i]` is the sequence of the plan's i-th sample."""
 
@@ -29,6 +29,11 @@ class ScheduledStep:
     samples: list[Sequence]
     prefills: list[Sequence]
     late: bool  # some sample waits for a bitmask
+    launched_at: float = 0.0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(prefill.token_ids) for prefill in self.plan.prefills)
 
 
 @dataclass(slots=True)
@@ -72,6 +77,11 @@ class Scheduler:
         return bool(self.running) or len(self.queue) > 0
 
     # --- requests in and out
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether a request that comes now could run in the next step."""
+        return len(self.queue) == 0 and len(self.running) < self.max_running
 
     def add(self, request: EngineRequest, now: float) -> RequestState:
         """Queue a request that can fit; its sequences exist from now on."""

@@ -31,7 +31,7 @@ class SocketEngineClient:
         self._numbers = itertools.count(1)
         self._streams: dict[int, RequestStream] = {}
         self._handles: dict[str, int] = {}
-        self._admissions: dict[int, asyncio.Future[None]] = {}
+        self._admissions: dict[int, asyncio.Future[messages.Refused | None]] = {}
         self._snapshots: dict[int, asyncio.Future[EngineStats]] = {}
         self._dead: EngineDead | None = None
         self.closed: asyncio.Future[EngineDead] = (
@@ -79,16 +79,18 @@ class SocketEngineClient:
         stream = RequestStream(request.request_id, request.params.n)
         self._streams[handle] = stream
         self._handles[request.request_id] = handle
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[messages.Refused | None] = asyncio.get_running_loop().create_future()
         self._admissions[handle] = answer
         self._writer.write(data)
         try:
-            await answer
+            refused = await answer
         except asyncio.CancelledError:
             self.abort(request.request_id)
             raise
         finally:
             self._admissions.pop(handle, None)
+        if refused is not None:
+            raise _refusal(refused)
         return stream
 
     def abort(self, request_id: str) -> None:
@@ -163,7 +165,7 @@ class SocketEngineClient:
             case messages.Accepted(handle):
                 self._admit(handle, None)
             case messages.Refused(handle):
-                self._admit(handle, _refusal(message))
+                self._admit(handle, message)
             case messages.Stats(serial, stats):
                 snapshot = self._snapshots.get(serial)
                 if snapshot is not None and not snapshot.done():
@@ -186,16 +188,13 @@ class SocketEngineClient:
             if stream.finished:
                 self._forget(handle)
 
-    def _admit(self, handle: int, refusal: InvalidRequest | Rejected | None) -> None:
+    def _admit(self, handle: int, refused: messages.Refused | None) -> None:
+        """Hands on a message, not an exception: that would refer to the frame that waits, and be referred to by it."""
         answer = self._admissions.get(handle)
-        if refusal is not None:
+        if refused is not None:
             self._forget(handle)
-        if answer is None or answer.done():
-            return  # aborted meanwhile
-        if refusal is None:
-            answer.set_result(None)
-        else:
-            answer.set_exception(refusal)
+        if answer is not None and not answer.done():  # else aborted meanwhile
+            answer.set_result(refused)
 
     def _forget(self, handle: int) -> None:
         stream = self._streams.pop(handle, None)

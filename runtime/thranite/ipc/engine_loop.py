@@ -39,6 +39,9 @@ class SteppingEngine(Protocol):
     def step(self) -> list[SequenceDelta]: ...
     @property
     def has_work(self) -> bool: ...
+    @property
+    def plan_at(self) -> float: ...
+    def load(self, most: int) -> StepLoad: ...
     def stats(self) -> EngineStats: ...
     def check_integrity(self) -> None: ...
     def set_sleepy(self, sleepy: bool) -> None: ...
@@ -132,16 +135,21 @@ class EngineLoop:
     # --- commands
 
     def _apply_commands(self) -> bool:
-        """Apply everything in the inbox; wait for a command if there is no work. False: quit."""
+        """Apply everything in the inbox, and what comes until a step is due. False: quit."""
         try:
-            connection, command = self._inbox.get_nowait() if self._engine.has_work else self._wait()
+            connection, command = self._next() if self._engine.has_work else self._wait()
             while True:
                 if isinstance(command, Quit):
                     return False
                 self._apply(connection, command)
-                connection, command = self._inbox.get_nowait()
+                connection, command = self._next()
         except Empty:
             return True
+
+    def _next(self) -> tuple[int, Command]:
+        """Waits while no step is due. Raises Empty."""
+        left = self._engine.plan_at - self._clock()
+        return self._inbox.get(timeout=left) if left > 0 else self._inbox.get_nowait()
 
     def _wait(self) -> tuple[int, Command]:
         if not self._unproven:
@@ -227,6 +235,4 @@ class EngineLoop:
         if not due:
             return None
         self._added, self._sampled_at = False, now
-        stats = self._engine.stats()
-        tokens = stats.requests_running + min(stats.waiting_tokens, self._max_step_tokens)
-        return StepLoad(tokens, stats.kv_blocks_used * stats.block_size)
+        return self._engine.load(self._max_step_tokens)

@@ -28,7 +28,7 @@ class FrameReader:
         self._limit = limit
         self._buffer = bytearray()
 
-    def feed(self, chunk: bytes) -> list[bytes]:
+    def feed(self, chunk: bytes | memoryview) -> list[bytes]:
         """The payloads that `chunk` completes. Raises FrameError on a length above the limit."""
         self._buffer += chunk
         payloads = []

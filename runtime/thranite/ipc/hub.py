@@ -68,6 +68,7 @@ class Hub:
         self._tick_seconds = tick_seconds
         self._send_limit = send_limit
         self._selector = selectors.DefaultSelector()
+        self._chunk = memoryview(bytearray(RECEIVE_CHUNK))  # a new one for each read would fragment the heap
         self._connections: dict[int, _Connection] = {}
         self._next_number = CONTROL
         self._listener: socket.socket | None = None
@@ -165,15 +166,15 @@ class Hub:
 
     def _read(self, connection: _Connection) -> None:
         try:
-            chunk = connection.socket.recv(RECEIVE_CHUNK)
-            for payload in connection.reader.feed(chunk):
+            size = connection.socket.recv_into(self._chunk)
+            for payload in connection.reader.feed(self._chunk[:size]):
                 self._on_payload(connection.number, payload)
         except BlockingIOError:
             return
         except (OSError, FrameError, msgspec.DecodeError) as error:
             self._drop(connection, str(error))
             return
-        if not chunk:
+        if not size:
             self._drop(connection, "closed by the peer")
 
     def _send_posted(self) -> None:

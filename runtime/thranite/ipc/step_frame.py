@@ -100,8 +100,13 @@ def _rich_delta(
 
 
 def _has_extra(delta: SequenceDelta) -> bool:
-    fields = (delta.logprobs, delta.prompt_logprobs, delta.cached_tokens, delta.error, delta.embedding)
-    return any(value is not None for value in fields)
+    return (
+        delta.logprobs is not None
+        or delta.cached_tokens is not None
+        or delta.error is not None
+        or delta.prompt_logprobs is not None
+        or delta.embedding is not None
+    )
 
 
 def _extra(row: int, delta: SequenceDelta) -> Extra:

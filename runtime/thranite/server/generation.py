@@ -40,10 +40,11 @@ class Generation:
         self.requests = tuple(requests)
         self._client = client
         self._texts = [RequestText(params, request.prompt_token_ids, tokenizer, incremental) for request in requests]
+        self._unfinished = len(self._texts)
         self._streams: list[DeltaStream] = []
         self._readers: list[asyncio.Task[None]] = []
         self._merged: asyncio.Queue[list[tuple[int, SequenceDelta]] | int | Exception] = asyncio.Queue()
-        self._failure: GenerationFailed | None = None
+        self._failed: tuple[str, str] | None = None  # not the exception: it would refer to us, and we to it
         self._submitted = 0
         self._cached_tokens = 0
 
@@ -75,7 +76,7 @@ class Generation:
     @property
     def finished(self) -> bool:
         """Whether every sample has its last delta, and none of them is a failure that is still to be raised."""
-        return self._failure is None and all(text.finished for text in self._texts)
+        return self._unfinished == 0 and self._failed is None
 
     async def deltas(self) -> AsyncIterator[tuple[int, TextDelta]]:
         """(index of the prompt, delta) as they come. Raises as `news` does."""
@@ -90,14 +91,14 @@ class Generation:
         """
         found: list[tuple[int, TextDelta]] = []
         while not found:
-            if self._failure is not None:
-                raise self._failure
+            if self._failed is not None:
+                raise GenerationFailed(*self._failed)
             try:
                 for index, delta in await self._take():
                     if (text := self._feed(index, delta)) is not None:
                         found.append((index, text))
             except GenerationFailed as error:
-                self._failure = error
+                self._failed = error.reason, error.message
         return found
 
     async def _take(self) -> list[tuple[int, SequenceDelta]]:
@@ -112,6 +113,8 @@ class Generation:
         text = self._texts[index].feed(delta)
         if text is None:
             return None
+        if self._texts[index].finished:
+            self._unfinished -= 1
         if text.finish_reason is not None and delta.finish_reason is None:
             self._client.stop(delta.request_id, delta.index)
         if text.finish_reason in _FAILURES:

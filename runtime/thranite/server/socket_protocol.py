@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from asyncio import BaseTransport
+from typing import TYPE_CHECKING
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from thranite.server.http_protocol import SlowReader
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 
 class GuardedSocket(WebSocketsSansIOProtocol):
@@ -27,3 +31,8 @@ class GuardedSocket(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._reader.resumed()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # refused is answered, too: uvicorn would log that the handshake is missing

@@ -13,10 +13,13 @@ def model(load: StepLoad, base: float, per_token: float, per_context: float) -> 
     return base + per_token * load.tokens + per_context * load.context
 
 
+def seen(largest: int = 512) -> list[StepLoad]:
+    return [StepLoad(1 + i * 37 % largest, i * 911 % 50_000) for i in range(200)]
+
+
 def trained(base: float, per_token: float, per_context: float, largest: int = 512) -> StepTimeFit:
     fit = StepTimeFit()
-    for i in range(200):
-        load = StepLoad(1 + i * 37 % largest, i * 911 % 50_000)
+    for load in seen(largest):
         fit.observe(load, model(load, base, per_token, per_context))
     return fit
 
@@ -26,8 +29,8 @@ def trained(base: float, per_token: float, per_context: float, largest: int = 51
     st.floats(1e-3, 0.1),
     st.floats(1e-5, 1e-3),
     st.floats(0, 1e-6),
-    st.integers(1, 512),
-    st.integers(0, 50_000),
+    st.integers(1, max(load.tokens for load in seen())),
+    st.integers(0, max(load.context for load in seen())),
 )
 def test_the_fit_finds_a_linear_cost(
     base: float, per_token: float, per_context: float, tokens: int, context: int

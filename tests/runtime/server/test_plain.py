@@ -205,14 +205,16 @@ def test_refusals_come_as_errors(server: LiveServer, refusal: Any, code: str) ->
         server.engine.refuse = None
 
 
-def test_a_socket_needs_a_key() -> None:
+def test_a_socket_needs_a_key(caplog: pytest.LogCaptureFixture) -> None:
     with live_server(api_keys=(ApiKey("secret"),)) as server:
         with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
             connect(socket_url(server))
         assert refused.value.response.status_code == 401
+        assert refused.value.response.body.startswith(b'{"error":')
         with connect(socket_url(server), additional_headers={"authorization": "Bearer secret"}) as socket:
             socket.send(json.dumps({"type": "generate", "id": "a", "prompt": "hi", "stream": False}))
             assert json.loads(socket.recv(timeout=10))["type"] == "done"
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_the_gate_counts_requests_not_sockets() -> None:

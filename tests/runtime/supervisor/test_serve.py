@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.fake_stepping_engine import BOOM, HANG
+from tests.support.fake_stepping_engine import BOOM, HANG, HUNGER
 from tests.support.running_server import RunningServer, running_server, wait_for
 from thranite.errors import ExitCode
 
@@ -116,15 +116,18 @@ def test_killed_engine_tells_every_request_and_names_the_cause(tmp_path: Path) -
         assert "SIGKILL" in server.termination_log()
 
 
-def test_engine_that_fails_in_a_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("token", "cause"), [(BOOM, "RuntimeError: boom"), (HUNGER, "MemoryError")])
+def test_engine_that_fails_in_a_step(tmp_path: Path, token: int, cause: str) -> None:
     with running_server(tmp_path) as server:
         server.wait_ready()
-        with streams(server, 1, 100, BOOM) as futures:
+        with streams(server, 1, 100, token) as futures:
             error = futures[0].result()[-1]["error"]
             assert error["code"] == "engine_dead"
-            assert "RuntimeError: boom" in error["message"]
+            assert cause in error["message"]
+        began = time.monotonic()
         assert server.exit_code() == ExitCode.ENGINE_DIED
-        assert "RuntimeError: boom" in server.termination_log()
+        assert time.monotonic() - began < 5
+        assert cause in server.termination_log()
 
 
 @pytest.mark.parametrize("way", ["sigstop", "hanging step", "sigstop while idle"])

@@ -1,0 +1,50 @@
+"""When the step in flight will end: until shortly before, its successor need not be planned.
+
+A step that is planned late takes in the requests that came meanwhile; one planned at once leaves them to the step after
+it. The device must not run dry for that, so estimates are of the fastest steps among the last ones, and a step that was
+read late, which tells only that it had ended by then, makes the next ones go without waiting until one is timed again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+LAST_STEPS = 8  # of each kind
+LONG_PROMPT = 128  # tokens from which a step tells what a prompt token costs
+CAUTION = 0.95  # of what a step should take
+PROMPT_CAUTION = 0.8  # of what its prompt tokens should: long prompts cost less a token than short ones
+MARGIN = 0.0005  # seconds, besides what planning and launching take
+TIMED = 0.0003  # seconds: a step that had to be waited for so long ended when it was read; reading takes some, too
+
+
+class StepPace:
+    """Fed by the step loop in the order of its steps; all times are of its clock."""
+
+    def __init__(self) -> None:
+        self._decodes: deque[float] = deque(maxlen=LAST_STEPS)  # seconds
+        self._prompt_tokens: deque[float] = deque(maxlen=LAST_STEPS)  # seconds a token
+        self._launches: deque[float] = deque(maxlen=LAST_STEPS)
+        self._ended = 0.0  # the step read last
+
+    def launched(self, prompt_tokens: int, seconds: float) -> None:
+        """Planning and launching took the host so long. Steps with prompts begin to run before that is over."""
+        if prompt_tokens == 0:
+            self._launches.append(seconds)
+
+    def read(self, prompt_tokens: int, launched_at: float, now: float, waited: float) -> None:
+        """A step's results were read, after a wait."""
+        began, self._ended = max(self._ended, launched_at), now
+        if waited < TIMED:
+            self._decodes.clear()
+        elif prompt_tokens == 0:
+            self._decodes.append(now - began)
+        elif prompt_tokens >= LONG_PROMPT and self._decodes:
+            self._prompt_tokens.append(max(now - began - min(self._decodes), 0.0) / prompt_tokens)
+
+    def plan_at(self, prompt_tokens: int, launched_at: float) -> float:
+        """The latest moment to plan the successor of a step of so many prompt tokens; 0 where nobody knows."""
+        if not self._decodes or not self._launches:
+            return 0.0
+        each = PROMPT_CAUTION * min(self._prompt_tokens) if self._prompt_tokens else 0.0
+        runs = CAUTION * min(self._decodes) + each * prompt_tokens
+        return max(self._ended, launched_at) + runs - max(self._launches) - MARGIN
