@@ -83,12 +83,14 @@ def _prompt_logprobs(request: EngineRequest) -> tuple[TokenLogprobs | None, ...]
 
 
 class FakeStream:
-    """A `DeltaStream`: one at a time."""
+    """A `DeltaStream`: one at a time, or all `at_once`."""
 
-    def __init__(self, deltas: AsyncIterator[SequenceDelta]) -> None:
-        self._deltas = deltas
+    def __init__(self, deltas: AsyncIterator[SequenceDelta], at_once: bool) -> None:
+        self._deltas, self._at_once = deltas, at_once
 
     async def take(self) -> list[SequenceDelta]:
+        if self._at_once:
+            return [delta async for delta in self._deltas]
         async for delta in self._deltas:
             return [delta]
         return []
@@ -104,6 +106,7 @@ class FakeEngine:
         self.script = script or says("hello world")
         self.hold_after = hold_after
         self.hold_submit = False
+        self.at_once = False
         self.refuse: ThraniteError | None = None
         self.die_after: int | None = None
         self.dead: EngineDead | None = None
@@ -118,7 +121,7 @@ class FakeEngine:
         self.submitted.append(request)
         if self.hold_submit:
             await asyncio.Event().wait()
-        return FakeStream(self._deltas(request))
+        return FakeStream(self._deltas(request), self.at_once)
 
     async def _deltas(self, request: EngineRequest) -> AsyncIterator[SequenceDelta]:
         for count, delta in enumerate(self.script(request)):

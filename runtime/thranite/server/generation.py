@@ -75,8 +75,8 @@ class Generation:
 
     @property
     def finished(self) -> bool:
-        """Whether every sample has its last delta."""
-        return self._unfinished == 0
+        """Whether every sample has its last delta, and none of them is a failure that is still to be raised."""
+        return self._unfinished == 0 and self._failed is None
 
     async def deltas(self) -> AsyncIterator[tuple[int, TextDelta]]:
         """(index of the prompt, delta) as they come. Raises as `news` does."""

@@ -18,8 +18,11 @@ from thranite.engine.engine import Engine
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.engine.null_executor import NullExecutor, NullPace
 from thranite.errors import InvalidRequest, Rejected
+from thranite.loader.device_memory import GIB, DeviceMemory
+from thranite.loader.memory_needs import CUDA_RESERVE
 from thranite.models.registry import load_spec
 from thranite.request import EngineRequest
+from thranite.runner.cuda_profile import held_by_others
 from thranite.runner.executor import TorchExecutor
 from thranite.runner.host_weights import HostWeights
 from thranite.sampling_params import SamplingParams, TokenParams
@@ -151,3 +154,10 @@ def test_an_llm_sleeps_and_wakes(tmp_path: Path, ranks: int) -> None:
         llm.sleep(level=2)
     llm.sleep()
     llm.close()
+
+
+def test_what_others_hold_of_a_gpu_is_not_this_engine_s() -> None:
+    """An engine that is alone holds its context when it looks; beside another one, what is beyond that is foreign."""
+    total = 80 * GIB
+    assert held_by_others(DeviceMemory("cuda", "gpu", total, total - GIB // 2)) == 0
+    assert held_by_others(DeviceMemory("cuda", "gpu", total, total - 40 * GIB)) == 40 * GIB - CUDA_RESERVE

@@ -92,6 +92,19 @@ def test_an_answer_the_engine_cuts_short_is_an_error(
     assert "[DONE]" not in stream.text
 
 
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_an_answer_cut_short_is_an_error_also_if_it_comes_all_at_once(path: str, body: dict[str, Any]) -> None:
+    """A process with much to do finds tokens and the end that was not theirs in one batch."""
+    engine = FakeEngine(says("abc", finish=FinishReason.ABORT))
+    engine.at_once = True
+    with live_server(engine) as server:
+        whole = server.http.post(path, json=body)
+        stream = server.http.post(path, json={**body, "stream": True})
+    assert whole.status_code == 503
+    assert stream.text.removesuffix("\n\n").rsplit("\n\n", 1)[-1] == "data: " + whole.text
+    assert "[DONE]" not in stream.text
+
+
 def test_a_dead_engine_ends_every_open_stream_with_an_error() -> None:
     engine = FakeEngine()
     engine.die_after = 2
