@@ -137,7 +137,7 @@ def test_a_host_that_wakes_late_learns_to_plan_earlier() -> None:
     """One wake-up in ten comes 3 ms late, the others up to 0.2 ms."""
     draw = random.Random(7)
     run = serve(1e9, 200, waits=True, oversleeps=lambda: 0.003 if draw.random() < 0.1 else draw.uniform(0, 0.0002))
-    assert run.seconds < 1.01 * run.busy
+    assert run.seconds < 1.002 * run.busy
 
 
 def test_steps_that_become_shorter_at_once_are_noticed_at_once() -> None:
