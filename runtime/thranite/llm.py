@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from thranite.config import Device, DType, EngineConfig, LoadFormat
@@ -191,38 +192,61 @@ class _Job:
     ) -> None:
         self._request = request
         self._prompt = prompt
-        self._news: list[list[TextDelta]] = [[] for _ in range(params.n)]
+        self._samples = [_Sample() for _ in range(params.n)]
         self.text = RequestText(params, request.prompt_token_ids, tokenizer, incremental=False)
 
     def take(self, news: TextDelta) -> None:
-        self._news[news.index].append(news)
+        self._samples[news.index].take(news)
 
     def output(self) -> RequestOutput:
-        first = self._news[0][0]
-        prompt_logprobs = next((n.prompt_logprobs for n in self._news[0] if n.prompt_logprobs is not None), None)
+        leader = self._samples[0]
+        prompt_logprobs = leader.prompt_logprobs
         return RequestOutput(
             request_id=self._request.request_id,
             prompt=self._prompt,
             prompt_token_ids=list(self._request.prompt_token_ids),
             prompt_logprobs=None if prompt_logprobs is None else list(prompt_logprobs),
-            outputs=[_sample(index, news) for index, news in enumerate(self._news)],
-            cached_tokens=first.cached_tokens or 0,
+            outputs=[sample.output(index) for index, sample in enumerate(self._samples)],
+            cached_tokens=leader.cached_tokens or 0,
         )
 
 
-def _sample(index: int, news: Sequence[TextDelta]) -> CompletionOutput:
+@dataclass(slots=True)
+class _Sample:
+    """What has come of one sample. Deltas are not kept: the garbage collector would walk through a heap of them."""
+
+    token_ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
-    if any(n.logprobs is not None for n in news):
-        logprobs = [score for n in news for score in n.logprobs or ()]
-    return CompletionOutput(
-        index=index,
-        text="".join(n.text for n in news),
-        token_ids=[token for n in news for token in n.token_ids],
-        logprobs=logprobs,
-        cumulative_logprob=None if logprobs is None else sum(score.logprob for score in logprobs),
-        finish_reason=news[-1].finish_reason,
-        stop_reason=news[-1].stop_reason,
-    )
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    cached_tokens: int | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+    def take(self, news: TextDelta) -> None:
+        self.token_ids += news.token_ids
+        if news.text:
+            self.pieces.append(news.text)
+        if news.logprobs is not None:
+            self.logprobs = self.logprobs or []
+            self.logprobs += news.logprobs
+        if news.prompt_logprobs is not None:
+            self.prompt_logprobs = news.prompt_logprobs
+        if news.cached_tokens is not None:
+            self.cached_tokens = news.cached_tokens
+        self.finish_reason, self.stop_reason = news.finish_reason, news.stop_reason
+
+    def output(self, index: int) -> CompletionOutput:
+        scores = self.logprobs
+        return CompletionOutput(
+            index=index,
+            text="".join(self.pieces),
+            token_ids=self.token_ids,
+            logprobs=scores,
+            cumulative_logprob=None if scores is None else sum(score.logprob for score in scores),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+        )
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

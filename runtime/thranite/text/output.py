@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from thranite.request import FinishReason, SequenceDelta, TokenLogprobs
 from thranite.sampling_params import SamplingParams
@@ -12,15 +12,14 @@ from thranite.text.stop import StopStrings
 from thranite.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(NamedTuple):
     """News of sample `index`. `text` may lag behind `token_ids` (incomplete characters, possible stop strings).
 
     `stop_reason`: the stop string or stop token id that ended the sample; None for EOS. The last three fields are the
     engine's, see `SequenceDelta`.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # as SequenceDelta.index
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] | None = None
