@@ -39,8 +39,10 @@ class FakeEngine:
         self.rejected: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
         self.integrity_checks = 0
+        self.arrivals: list[float | None] = []
 
-    def add(self, request: EngineRequest) -> None:
+    def add(self, request: EngineRequest, arrival: float | None = None) -> None:
+        self.arrivals.append(arrival)
         self.counters["received"] += 1
         if not request.prompt_token_ids:
             self.rejected["invalid"] += 1

@@ -67,8 +67,11 @@ class Engine:
 
     # --- requests
 
-    def add(self, request: EngineRequest) -> None:
-        """Accept a request. Raises InvalidRequest if it can never run, Rejected if it cannot be queued now."""
+    def add(self, request: EngineRequest, arrival: float | None = None) -> None:
+        """Accept a request. Raises InvalidRequest if it can never run, Rejected if it cannot be queued now.
+
+        `arrival`: when it was sent to this engine, of the engine's clock, for what is measured; None: now.
+        """
         self._counters["received"] += 1
         try:
             self._check(request)
@@ -78,7 +81,7 @@ class Engine:
         except Rejected as error:
             self._rejected[error.reason] += 1
             raise
-        parent = self.scheduler.add(request, self._clock())
+        parent = self.scheduler.add(request, self._clock(), arrival)
         self._requests[request.request_id] = parent
         if parent.deadline is not None:
             heapq.heappush(self._deadlines, (parent.deadline, request.request_id))

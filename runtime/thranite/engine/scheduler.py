@@ -83,10 +83,10 @@ class Scheduler:
         """Whether a request that comes now could run in the next step."""
         return len(self.queue) == 0 and len(self.running) < self.max_running
 
-    def add(self, request: EngineRequest, now: float) -> RequestState:
+    def add(self, request: EngineRequest, now: float, arrival: float | None = None) -> RequestState:
         """Queue a request that can fit; its sequences exist from now on."""
         order = self.queue.order(request.priority, now)
-        parent = RequestState(request, now, order)
+        parent = RequestState(request, now, order, arrival)
         params, prompt = request.params, request.prompt_token_ids
         end = min(len(prompt) + params.max_tokens, self.settings.max_model_len)
         for index in range(params.n):

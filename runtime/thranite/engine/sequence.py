@@ -26,11 +26,13 @@ class RequestState:
         "scheduled", "sequences",
     )  # fmt: skip
 
-    def __init__(self, request: EngineRequest, arrival: float, order: tuple[float, int]) -> None:
+    def __init__(
+        self, request: EngineRequest, now: float, order: tuple[float, int], arrival: float | None = None
+    ) -> None:
         self.request = request
-        self.arrival = arrival
+        self.arrival = now if arrival is None else min(arrival, now)  # it may have waited for a step to end
         self.order = order  # smaller runs earlier; see RequestQueue
-        self.deadline = None if request.timeout_seconds is None else arrival + request.timeout_seconds
+        self.deadline = None if request.timeout_seconds is None else now + request.timeout_seconds
         self.sequences: list[Sequence] = []
         self.open = request.params.n  # sequences not finished
         self.cached_tokens: int | None = None  # set when the prompt is first admitted, cleared once reported

@@ -1,8 +1,9 @@
 """When the step in flight will end: until shortly before, its successor need not be planned.
 
-A step that is planned late takes in the requests that came meanwhile; one planned at once leaves them to the step after
-it. The device must not run dry for that, so estimates are of the fastest steps among the last ones, and a step that was
-read late, which tells only that it had ended by then, makes the next ones go without waiting until one is timed again.
+A step that is planned late takes in the requests that came meanwhile; one planned at once leaves them to the next one.
+The device must not run dry for that, so estimates are of the fastest steps among the last ones. A step that was read
+late had ended before, nobody knows when: the next ones go without waiting until one is timed again, and the margin
+doubles, which wears off slowly, so that a host that wakes late seldom does harm twice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ LAST_STEPS = 8  # of each kind
 LONG_PROMPT = 128  # tokens from which a step tells what a prompt token costs
 CAUTION = 0.95  # of what a step should take
 PROMPT_CAUTION = 0.8  # of what its prompt tokens should: long prompts cost less a token than short ones
-MARGIN = 0.0005  # seconds, besides what planning and launching take
+MARGIN, LARGEST_MARGIN = 0.0005, 0.01  # seconds, besides what planning and launching take
+WEARS_OFF = 0.995  # of the margin remains after a step that was in time
 TIMED = 0.0003  # seconds: a step that had to be waited for so long ended when it was read; reading takes some, too
 
 
@@ -25,6 +27,7 @@ class StepPace:
         self._prompt_tokens: deque[float] = deque(maxlen=LAST_STEPS)  # seconds a token
         self._launches: deque[float] = deque(maxlen=LAST_STEPS)
         self._ended = 0.0  # the step read last
+        self._margin = MARGIN
 
     def launched(self, prompt_tokens: int, seconds: float) -> None:
         """Planning and launching took the host so long. Steps with prompts begin to run before that is over."""
@@ -35,11 +38,19 @@ class StepPace:
         """A step's results were read, after a wait."""
         began, self._ended = max(self._ended, launched_at), now
         if waited < TIMED:
-            self._decodes.clear()
-        elif prompt_tokens == 0:
+            self._late()
+            return
+        self._margin = max(WEARS_OFF * self._margin, MARGIN)
+        if prompt_tokens == 0:
             self._decodes.append(now - began)
         elif prompt_tokens >= LONG_PROMPT and self._decodes:
             self._prompt_tokens.append(max(now - began - min(self._decodes), 0.0) / prompt_tokens)
+
+    def _late(self) -> None:
+        """Only where steps were timed before has anybody waited."""
+        if self._decodes:
+            self._margin = min(2 * self._margin, LARGEST_MARGIN)
+            self._decodes.clear()
 
     def plan_at(self, prompt_tokens: int, launched_at: float) -> float:
         """The latest moment to plan the successor of a step of so many prompt tokens; 0 where nobody knows."""
@@ -47,4 +58,4 @@ class StepPace:
             return 0.0
         each = PROMPT_CAUTION * min(self._prompt_tokens) if self._prompt_tokens else 0.0
         runs = CAUTION * min(self._decodes) + each * prompt_tokens
-        return max(self._ended, launched_at) + runs - max(self._launches) - MARGIN
+        return max(self._ended, launched_at) + runs - max(self._launches) - self._margin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class SocketEngineClient:
         if request.request_id in self._handles:
             raise InvalidRequest(f"request id {request.request_id!r} is in use", "request_id")
         handle = next(self._numbers)
-        data = self._frame(messages.Add(handle, request))
+        data = self._frame(messages.Add(handle, request, time.monotonic()))
         stream = RequestStream(request.request_id, request.params.n)
         self._streams[handle] = stream
         self._handles[request.request_id] = handle

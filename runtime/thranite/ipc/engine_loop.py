@@ -32,7 +32,7 @@ SLOW_STEP_SECONDS = 0.05
 class SteppingEngine(Protocol):
     """What the loop needs of `thranite.engine.engine.Engine`."""
 
-    def add(self, request: EngineRequest) -> None: ...
+    def add(self, request: EngineRequest, arrival: float | None = None) -> None: ...
     def abort(self, request_id: str) -> None: ...
     def stop(self, request_id: str, index: int) -> None: ...
     def set_draining(self, draining: bool) -> None: ...
@@ -163,8 +163,8 @@ class EngineLoop:
 
     def _apply(self, connection: int, command: Command) -> None:
         match command:
-            case messages.Add(handle, request):
-                self._add(connection, handle, request)
+            case messages.Add(handle, request, sent_at):
+                self._add(connection, handle, request, sent_at)
             case messages.Abort(handle):
                 self._abort(self._routes.request_id(connection, handle))
             case messages.Stop(handle, index):
@@ -179,12 +179,12 @@ class EngineLoop:
                 for request_id in self._routes.of_connection(connection):
                     self._abort(request_id)
 
-    def _add(self, connection: int, handle: int, request: EngineRequest) -> None:
+    def _add(self, connection: int, handle: int, request: EngineRequest, sent_at: float | None) -> None:
         """Admit or refuse, and answer before any of the request's work."""
         try:
             if request.request_id in self._routes:
                 raise InvalidRequest(f"request id {request.request_id!r} is in use", "request_id")
-            self._engine.add(request)
+            self._engine.add(request, sent_at)
         except InvalidRequest as error:
             self._post(connection, messages.Refused(handle, "invalid", error.message, error.param, error.code))
         except Rejected as error:

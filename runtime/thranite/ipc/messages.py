@@ -22,8 +22,11 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Add(_Message, tag=1, frozen=True, array_like=True):
+    """`sent_at`: of `time.monotonic`, which all processes of a machine share; the engine may be at a step meanwhile."""
+
     handle: int
     request: EngineRequest
+    sent_at: float | None = None
 
 
 class Abort(_Message, tag=2, frozen=True, array_like=True):

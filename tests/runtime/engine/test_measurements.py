@@ -28,12 +28,12 @@ class _SlowDevice(PagedExecutor):
         return super().collect()
 
 
-def run(*requests: EngineRequest) -> dict[str, HistogramCounts]:
+def run(*requests: EngineRequest, arrival: float | None = None) -> dict[str, HistogramCounts]:
     now = [100.0]
     config = settings(max_num_seqs=2, max_num_batched_tokens=8)
     engine = Engine(config, _SlowDevice(now), lambda: now[0])
     for request in requests:
-        engine.add(request)
+        engine.add(request, arrival)
     while engine.has_work:
         engine.step()
     return dict(engine.stats().histograms)
@@ -103,3 +103,11 @@ def test_bounds_are_closed_above() -> None:
         histogram.observe(value, times)
     assert histogram.snapshot() == HistogramCounts((2, 1, 3), 30.5)
     assert all(list(bounds) == sorted(set(bounds)) for bounds in BOUNDS.values())
+
+
+def test_what_a_request_waited_for_the_step_loop_counts() -> None:
+    found = run(request("a", 5, 1), arrival=99.5)
+    assert found["queue_seconds"].total == pytest.approx(0.5)
+    assert found["first_token_seconds"].total == pytest.approx(0.5 + STEP)
+    assert found["prefill_seconds"].total == pytest.approx(STEP)
+    assert run(request("a", 5, 1), arrival=101.0)["queue_seconds"].total == 0.0  # no clock runs ahead

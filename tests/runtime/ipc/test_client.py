@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,19 @@ def test_requests_in_parallel() -> None:
             assert [token for delta in mine for token in delta.token_ids] == [10, 11, 12, 13]
             assert mine[-1].finish_reason is FinishReason.LENGTH
             assert {delta.request_id for delta in mine} == {f"r{i}"}
+
+
+def test_the_engine_learns_when_a_request_was_sent() -> None:
+    async def scene(client: SocketEngineClient) -> tuple[float, float]:
+        began = time.monotonic()
+        await client.submit(request("a", 2))
+        return began, time.monotonic()
+
+    with engine_thread() as engine:
+        began, ended = play(scene, engine)
+        [arrival] = engine.engine.arrivals
+        assert arrival is not None
+        assert began <= arrival <= ended
 
 
 def test_refusals_carry_the_engines_words() -> None:
