@@ -17,6 +17,7 @@ from thranite_kernels.rms_norm import rms_norm_launch, rms_norm_reference
 from thranite_kernels.rng import random_bits, random_bits_reference
 from thranite_kernels.rope_kv import rope_kv_launch, rope_kv_reference
 from thranite_kernels.sampler import SamplerScratch, SamplingState, sample_launches, sample_reference
+from thranite_kernels.shaping import RowMasks, ShapingState, shape, shape_reference
 from thranite_kernels.skinny_gemm import GemmScratch, skinny_gemm_launch, skinny_gemm_reference
 from thranite_kernels.testing import assert_close
 
@@ -104,24 +105,27 @@ def other_checks(run: Run) -> Iterator[tuple[str, Callable[[], None]]]:
 
     def sampler() -> None:
         rows, vocab = (22, 128256) if run.cuda else (3, 5000)
-        state = SamplingState.allocate(rows, run.device, vocab=vocab)
+        state = SamplingState.allocate(rows, run.device)
+        shaping = ShapingState.allocate(rows, vocab, run.device, rows=rows)
         for r in range(rows):
             state.temperature[r] = [0.6, 0.0, 1.0, 50.0][r % 4]
             state.top_k[r] = [0, 50, 1, 9000][(r // 2) % 4]
             state.top_p[r] = [1.0, 0.9, 0.5][r % 3]
             state.min_p[r] = [0.0, 0.05][(r // 4) % 2]
-            state.repetition[r] = [1.0, 1.1][r % 2]
+            shaping.repetition[r] = [1.0, 1.1][r % 2]
+            shaping.counts.row[r] = [-1, r][r % 2]
             state.seed[r] = r * 77
-        assert state.counts is not None
-        state.counts.copy_(torch.rand(rows, vocab, device=run.device) < 0.1)
+        shaping.counts.table.copy_(torch.rand(rows, vocab, device=run.device) < 0.1)
         logits = run.randn(rows, vocab) * 3
         slots = torch.arange(rows, dtype=torch.int32, device=run.device)
         positions = slots.clone()
-        expected = sample_reference(logits, state, slots, positions)
+        masks = RowMasks.none(rows, vocab, run.device)
+        shaped = shape(logits, shaping, slots, positions, masks)
+        assert torch.equal(shaped, shape_reference(logits, shaping, slots, positions, masks))
+        expected = sample_reference(shaped, state, slots, positions)
         scratch, out = SamplerScratch.allocate(rows, vocab, run.device), torch.full_like(slots, -1)
         launches = sample_launches(
-            logits, state, slots, positions, scratch, bitmask=None, mask_index=None, filters=True, last_token=None,
-            out=out,
+            shaped, state, slots, positions, scratch, filters=True, last_token=None, counts=None, out=out
         )  # fmt: skip
         for launch in launches:
             launch.run()

@@ -27,6 +27,7 @@ from thranite_kernels.prepare_inputs import RowPlan, SlotState, StepInputs, prep
 from thranite_kernels.rms_norm import rms_norm_launch, rms_norm_work
 from thranite_kernels.rope_kv import rope_kv_launch, rope_kv_work
 from thranite_kernels.sampler import SamplerScratch, SamplingState, sample_launches, sample_work
+from thranite_kernels.shaping import RowMasks, ShapingState, shape_launches
 from thranite_kernels.skinny_gemm import GemmScratch, skinny_gemm_launch, skinny_gemm_work
 from thranite_kernels.work import Work
 
@@ -98,19 +99,28 @@ def time_elementwise(run: Run, model: Model) -> None:
 def sampling_set(run: Run, model: Model, rows: int, kind: str) -> list[Launch]:
     """Launches of one step's sampling: greedy, plain, full (every option, greedy rows mixed in)."""
     full = kind == "full"
-    state = SamplingState.allocate(rows, run.device, vocab=model.vocab if full else None)
+    state = SamplingState.allocate(rows, run.device)
     state.temperature.fill_(0.0 if kind == "greedy" else 0.6)
     if kind in ("full", "top_p"):
         state.top_p.fill_(0.9)
+    logits = run.randn(rows, model.vocab)
+    n = torch.arange(rows, dtype=torch.int32, device=run.device)
+    launches: list[Launch] = []
+    counts = None
     if full:
         state.top_k.fill_(50)
         state.min_p.fill_(0.05)
-        state.repetition.fill_(1.1)
         state.temperature[::4] = 0.0
-    n = torch.arange(rows, dtype=torch.int32, device=run.device)
-    return sample_launches(
-        run.randn(rows, model.vocab), state, n, n, SamplerScratch.allocate(rows, model.vocab, run.device), bitmask=None,
-        mask_index=None, filters=kind in ("full", "top_p"), last_token=n.clone(), out=n.clone(),
+        shaping = ShapingState.allocate(rows, model.vocab, run.device, rows=rows)
+        shaping.repetition.fill_(1.1)
+        shaping.counts.row.copy_(n)
+        shaped = torch.empty(logits.shape, dtype=torch.float32, device=run.device)
+        masks = RowMasks.none(rows, model.vocab, run.device)
+        launches += shape_launches(logits, shaping, n, n, masks, bans=False, out=shaped)
+        logits, counts = shaped, shaping.counts
+    return launches + sample_launches(
+        logits, state, n, n, SamplerScratch.allocate(rows, model.vocab, run.device),
+        filters=kind in ("full", "top_p"), last_token=n.clone(), counts=counts, out=n.clone(),
     )  # fmt: skip
 
 

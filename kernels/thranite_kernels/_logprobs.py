@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["vocab", "chunks", "top"], do_not_specialize_on_alignment=["wanted_ptr", "token_ptr"])
+@triton.jit(do_not_specialize=["chunks", "top"], do_not_specialize_on_alignment=["wanted_ptr", "token_ptr"])
 def logprob_chunk_kernel(
     logits_ptr,
     stride_x,  # [R, V]
@@ -13,7 +13,7 @@ def logprob_chunk_kernel(
     wanted_ptr,  # int32 [R], top entries a row wants, -1: nothing; or None: all want `top`
     max_ptr,  # out fp32 [R, chunks]
     sum_ptr,  # out fp32 [R, chunks]
-    above_ptr,  # out int32 [R, chunks], entries larger than the chosen one
+    above_ptr,  # out int32 [R, chunks], entries before the chosen one: larger, or as large with a lower id
     value_ptr,  # out fp32 [R, chunks, TOP]
     id_ptr,  # out int32 [R, chunks, TOP]
     vocab,
@@ -34,13 +34,15 @@ def logprob_chunk_kernel(
     v = chunk * BLOCK + tl.arange(0, BLOCK)
     logits_row = logits_ptr + row * stride_x
     x = tl.load(logits_row + v, mask=v < vocab, other=float("-inf")).to(tl.float32)
-    chosen = tl.load(logits_row + tl.load(token_ptr + row)).to(tl.float32)
+    token = tl.load(token_ptr + row)
+    chosen = tl.load(logits_row + token).to(tl.float32)
     peak = tl.max(x, axis=0)
     base = tl.where(peak > float("-inf"), peak, 0.0)
     at = row * chunks + chunk
     tl.store(max_ptr + at, base)
     tl.store(sum_ptr + at, tl.sum(tl.exp(x - base), axis=0))
-    tl.store(above_ptr + at, tl.sum((x > chosen).to(tl.int32), axis=0))
+    before = (x > chosen) | ((x == chosen) & (v < token))
+    tl.store(above_ptr + at, tl.sum(before.to(tl.int32), axis=0))
     local = tl.arange(0, BLOCK)
     for i in range(wanted):
         value, index = tl.max(x, axis=0, return_indices=True, return_indices_tie_break_left=True)

@@ -29,6 +29,7 @@ from .rms_norm import rms_norm_launch
 from .rng import random_bits_launch
 from .rope_kv import rope_kv_launch
 from .sampler import SamplerScratch, SamplingState, sample_launches
+from .shaping import RowMasks, ShapingState, shape_launches
 from .skinny_gemm import GemmScratch, skinny_gemm_launch
 from .stream_gemm import StreamScratch, stream_gemm_launch
 from .target import OVERLAP_CAPABILITY, Target, gemm_config
@@ -108,38 +109,21 @@ def peer_entries() -> Iterator[Entry]:
 
 
 def sampler_entries() -> Iterator[Entry]:
-    """The sampler with and without penalties, bitmask and filters; log-probabilities."""
+    """Shaping, the sampler with and without filters and counts, log-probabilities."""
     rows, vocab = 64, 151936
     logits, n = _meta(rows, vocab), _ints(rows)
-    scratch = SamplerScratch.allocate(rows, vocab, "meta")
-    for penalties, masked in ((False, False), (True, False), (False, True), (True, True)):
-        launches = sample_launches(
-            logits,
-            SamplingState.allocate(rows, "meta", vocab=vocab if penalties else None),
-            n,
-            n,
-            scratch,
-            bitmask=_ints(8, vocab // 32) if masked else None,
-            mask_index=n if masked else None,
-            filters=True,
-            last_token=n,
-            out=n,
-        )
-        for launch in launches:
-            yield Entry(f"{launch.kernel.__name__} {penalties=} {masked=}", launch)
-    for launch in sample_launches(
-        logits,
-        SamplingState.allocate(rows, "meta"),
-        n,
-        n,
-        scratch,
-        bitmask=None,
-        mask_index=None,
-        filters=False,
-        last_token=n,
-        out=n,
-    ):
-        yield Entry(f"{launch.kernel.__name__} unfiltered", launch)
+    scratch, state = SamplerScratch.allocate(rows, vocab, "meta"), SamplingState.allocate(rows, "meta")
+    shaping, masks = ShapingState.allocate(rows, vocab, "meta", rows=2), RowMasks.none(rows, vocab, "meta")
+    shaped = _meta(rows, vocab, dtype=torch.float32)
+    for launch in shape_launches(logits, shaping, n, n, masks, bans=True, out=shaped):
+        yield Entry(launch.kernel.__name__, launch)
+    for x, filters, counts in (
+        (logits, False, None), (logits, True, None), (shaped, False, shaping.counts), (shaped, True, shaping.counts)
+    ):  # fmt: skip
+        for launch in sample_launches(
+            x, state, n, n, scratch, filters=filters, last_token=n, counts=counts, out=n
+        ):  # fmt: skip
+            yield Entry(f"{launch.kernel.__name__} {x.dtype} {filters=}", launch)
     for top in (0, 5, 20):
         width = max(1 << (top - 1).bit_length(), 1) if top else 1
         floats = _meta(rows, dtype=torch.float32)

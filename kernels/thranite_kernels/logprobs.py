@@ -1,6 +1,6 @@
 """Log-probabilities of chosen tokens, their ranks, and the most likely alternatives, from raw logits.
 
-    log p(v) = x(v) − log Σ exp x        rank = 1 + |{v : x(v) > x(chosen)}|
+    log p(v) = x(v) − log Σ exp x        rank = 1 + |{v : x(v) > x(chosen), or equal and v < chosen}|
 
 Equal values are ordered by token id. Serves sampled tokens and prompt tokens alike.
 """
@@ -29,12 +29,19 @@ class Logprobs(NamedTuple):
     top_ids: torch.Tensor  # int32 [R, TOP]
 
 
-def logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int, *, wanted: torch.Tensor | None = None) -> Logprobs:
+def logprobs(
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    top: int,
+    *,
+    wanted: torch.Tensor | None = None,
+    out: Logprobs | None = None,
+) -> Logprobs:
     """logits [R, V], tokens int32 [R]; `wanted` int32 [R] says how many alternatives (−1: skip the row)."""
     rows = logits.shape[0]
     width = next_power_of_2(max(top, 1))
     device = logits.device
-    out = Logprobs(
+    out = out or Logprobs(
         torch.empty(rows, dtype=torch.float32, device=device),
         torch.empty(rows, dtype=torch.int32, device=device),
         torch.empty(rows, width, dtype=torch.float32, device=device),
@@ -94,10 +101,11 @@ def logprobs_reference(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> 
     x = logits.double()
     chosen = x.gather(1, tokens.long()[:, None])
     logp = x.log_softmax(-1)
+    ids = torch.arange(x.shape[1], device=x.device)
     order = x.argsort(dim=-1, descending=True, stable=True)[:, :top]
     return Logprobs(
         logp.gather(1, tokens.long()[:, None])[:, 0],
-        1 + (x > chosen).sum(-1),
+        1 + ((x > chosen) | ((x == chosen) & (ids < tokens.long()[:, None]))).sum(-1),
         logp.gather(1, order),
         order,
     )

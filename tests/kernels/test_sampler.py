@@ -14,8 +14,9 @@ from thranite_kernels.sampler import (
     filter_reference,
     sample,
     sample_reference,
-    shaped_logits_reference,
+    scaled_reference,
 )
+from thranite_kernels.shaping import RowMasks, ShapingState, shape, shape_reference
 from thranite_kernels.testing import assert_close
 
 
@@ -56,54 +57,131 @@ ROWS = {
 }
 
 
-def _state(device: str, rows: int, vocab: int, names: list[str], penalties: bool) -> SamplingState:
-    state = SamplingState.allocate(rows, device, vocab=vocab if penalties else None)
+def _state(device: str, rows: int, names: list[str]) -> SamplingState:
+    state = SamplingState.allocate(rows, device)
     table = torch.tensor([ROWS[n] for n in names], device=device)
-    for i, field in enumerate(("temperature", "top_k", "top_p", "min_p", "repetition", "presence", "frequency")):
+    for i, field in enumerate(("temperature", "top_k", "top_p", "min_p")):
         getattr(state, field).copy_(table[:, i])
     state.seed.copy_(torch.arange(rows) * 1000003 - 5)
     state.sample_index.copy_(torch.arange(rows) % 3)
-    if state.counts is not None and state.prompt_bits is not None:
-        state.counts.copy_((torch.rand(rows, vocab) < 0.2) * torch.randint(1, 4, (rows, vocab)))
-        state.prompt_bits.copy_(torch.randint(-(2**31), 2**31 - 1, state.prompt_bits.shape))
     return state
 
 
+def _shaping(device: str, slots: int, vocab: int, names: list[str]) -> ShapingState:
+    """Penalties by name; of three slots one has a bias, two have stop tokens, and all but the fourth have counts."""
+    state = ShapingState.allocate(slots, vocab, device, rows=slots)
+    table = torch.tensor([ROWS[n] for n in names], device=device)
+    for i, field in enumerate(("repetition", "presence", "frequency"), 4):
+        getattr(state, field).copy_(table[:, i])
+    each = torch.arange(slots, dtype=torch.int32)
+    state.counts.row.copy_(torch.where(each == 3, -1, each.flip(0)))
+    state.bias.row.copy_(torch.where(each % 3 == 0, (each + 1) % slots, -1))
+    state.stops.row.copy_(torch.where(each % 3 > 0, each, -1))
+    state.counts.table.copy_((torch.rand(slots, vocab) < 0.2) * torch.randint(1, 8, (slots, vocab)))
+    state.bias.table.copy_((torch.rand(slots, vocab) < 0.1) * torch.randn(slots, vocab) * 5)
+    state.bias.table[1, : vocab // 3] = -torch.inf
+    state.stops.table.copy_(torch.randint(-(2**31), 2**31 - 1, state.stops.table.shape))
+    state.min_position.fill_(30)
+    return state
+
+
+def _masks(device: str, rows: int, vocab: int) -> RowMasks:
+    words = torch.randint(-(2**31), 2**31 - 1, (4, -(-vocab // 32)), dtype=torch.int32, device=device)
+    return RowMasks(words, int32([r % 5 - 1 for r in range(rows)], device))
+
+
+@pytest.mark.parametrize(("vocab", "dtype"), [(70, torch.float32), (1000, torch.float16), (12345, torch.float32)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_shaping_is_the_references(device: str, vocab: int, dtype: torch.dtype, masked: bool) -> None:
+    """Every kind of row in one batch and in any slot, a padded row among them; bit for bit."""
+    names = [*ROWS]
+    rows = len(names)
+    state = _shaping(device, rows, vocab, names)
+    logits = (torch.randn(rows, vocab, device=device) * 3).to(dtype)
+    slots = int32([(r + 4) % rows for r in range(rows)], device)
+    slots[1] = -1
+    positions = int32([7 * r for r in range(rows)], device)
+    masks = _masks(device, rows, vocab) if masked else RowMasks.none(rows, vocab, device)
+    expected = shape_reference(logits, state, slots, positions, masks)
+    live = slots >= 0
+    assert torch.equal(shape(logits, state, slots, positions, masks)[live], expected[live])
+    late = torch.full_like(positions, 30)
+    expected = shape_reference(logits, state, slots, late, masks)
+    assert torch.equal(shape(logits, state, slots, late, masks, bans=False)[live], expected[live])
+
+
+def test_stop_tokens_stay_where_nothing_else_is_left(device: str) -> None:
+    """The second row's mask allows stop tokens alone, in another chunk than the first."""
+    vocab = 5000
+    state = ShapingState.allocate(2, vocab, device, rows=2)
+    state.stops.row.copy_(torch.arange(2))
+    state.stops.table[:, 4500 // 32] = 1 << (4500 % 32)
+    state.min_position.fill_(9)
+    words = torch.zeros(1, -(-vocab // 32), dtype=torch.int32, device=device)
+    words[0, 4500 // 32] = 1 << (4500 % 32)
+    logits = torch.randn(2, vocab, device=device)
+    slots, positions = int32([0, 1], device), int32([8, 8], device)
+    shaped = shape(logits, state, slots, positions, RowMasks(words, int32([-1, 0], device)))
+    assert torch.isneginf(shaped).sum(1).tolist() == [1, vocab - 1]
+    assert float(shaped[0, 4500]) == -torch.inf
+    assert float(shaped[1, 4500]) == float(logits[1, 4500])
+
+
 @pytest.mark.parametrize(
-    ("vocab", "penalties", "masked"),
+    ("vocab", "shaped", "masked"),
     [(1000, False, False), (1000, True, True), (12345, False, False), (12345, True, False), (20011, True, True)],
 )
-def test_tokens_match_reference(device: str, vocab: int, penalties: bool, masked: bool) -> None:
+def test_tokens_match_reference(device: str, vocab: int, shaped: bool, masked: bool) -> None:
     """Every kind of row in one batch, a padded row among them; last tokens and counts are committed."""
     names = [*ROWS]
     rows = len(names)
-    state = _state(device, rows, vocab, names, penalties)
+    state, shaping = _state(device, rows, names), _shaping(device, rows, vocab, names)
     logits = torch.randn(rows, vocab, device=device) * 3
     logits[:, : vocab // 2] = logits[:, : vocab // 2].to(torch.bfloat16).float()  # ties
     slots = int32(list(range(rows)), device)
     slots[1] = -1
     positions = int32([7 * r for r in range(rows)], device)
-    bitmask = torch.randint(-(2**31), 2**31 - 1, (4, -(-vocab // 32)), dtype=torch.int32, device=device)
-    index = int32([r % 5 - 1 for r in range(rows)], device)
-    masks = (bitmask, index) if masked else (None, None)
-    expected = sample_reference(logits, state, slots, positions, *masks)
+    masks = _masks(device, rows, vocab) if masked else RowMasks.none(rows, vocab, device)
+    if shaped:
+        logits = shape_reference(logits, shaping, slots, positions, masks)
+    expected = sample_reference(logits, state, slots, positions)
     last = torch.full((rows,), -9, dtype=torch.int32, device=device)
-    before = None if state.counts is None else state.counts.clone()
+    before = shaping.counts.table.clone()
     scratch = SamplerScratch.allocate(rows, vocab, device)
-    actual = sample(logits, state, slots, positions, scratch, bitmask=masks[0], mask_index=masks[1], last_token=last)
+    counts = shaping.counts if shaped else None
+    actual = sample(logits, state, slots, positions, scratch, last_token=last, counts=counts)
     assert actual.tolist() == expected.tolist()
     assert last.tolist() == [-9 if s < 0 else t for s, t in zip(slots.tolist(), expected.tolist(), strict=True)]
-    if before is not None and state.counts is not None:
-        for row, token in enumerate(expected.tolist()):
-            if int(slots[row]) >= 0:
-                before[row, token] += 1
-        assert torch.equal(state.counts, before)
+    for slot, token in zip(slots.tolist(), expected.tolist(), strict=True):
+        row = int(shaping.counts.row[slot])
+        if shaped and slot >= 0 and row >= 0:
+            before[row, token] += 2
+    assert torch.equal(shaping.counts.table, before)
+
+
+@pytest.mark.parametrize("spread", [0.02, 1.0])
+@pytest.mark.parametrize("vocab", [6000, 9001])
+def test_thresholds_among_ties_and_for_any_k(device: str, vocab: int, spread: float) -> None:
+    """k that few groups of neighbours hold, many, and more than fit a tile; rounded logits make ties by hundreds."""
+    choices = [(k, p, m) for k in (1, 50, 63, 65, 200, 257, 3000) for p, m in ((1.0, 0.0), (0.8, 0.0), (0.9, 0.3))]
+    rows = len(choices)
+    state = SamplingState.allocate(rows, device)
+    state.top_k.copy_(torch.tensor([k for k, _, _ in choices]))
+    state.top_p.copy_(torch.tensor([p for _, p, _ in choices]))
+    state.min_p.copy_(torch.tensor([m for _, _, m in choices]))
+    state.seed.copy_(torch.arange(rows))
+    logits = (torch.randn(rows, vocab, device=device) * spread).to(torch.bfloat16).float()
+    logits[::2] = logits[::2].sort(descending=True).values  # the candidates are neighbours
+    slots, positions = int32(list(range(rows)), device), int32([5] * rows, device)
+    scratch = SamplerScratch.allocate(rows, vocab, device)
+    expected = sample_reference(logits, state, slots, positions)
+    assert sample(logits, state, slots, positions, scratch).tolist() == expected.tolist()
 
 
 def test_top_p_counts_what_no_candidate_holds(device: str) -> None:
     """Few tokens: those too unlikely to be candidates weigh enough together to move the edge of the nucleus."""
     rows, vocab = 48, 131
-    state = _state(device, rows, vocab, ["top_p"] * rows, penalties=False)
+    state = _state(device, rows, ["top_p"] * rows)
     logits = torch.randn(rows, vocab, device=device) * 2
     slots, positions = int32(list(range(rows)), device), int32([3 * r for r in range(rows)], device)
     scratch = SamplerScratch.allocate(rows, vocab, device)
@@ -136,7 +214,7 @@ def test_distribution_is_exact(device: str) -> None:
     state.top_k.fill_(25)
     state.top_p.fill_(0.9)
     logits = torch.randn(1, vocab, device=device) * 1.5
-    x = shaped_logits_reference(logits, state, int32([0], device))
+    x = scaled_reference(logits, state, int32([0], device))
     kept = filter_reference(x, state.top_k, state.top_p, state.min_p)
     exact = x.double().masked_fill(~kept, -torch.inf).softmax(-1)[0].cpu()
     counts = torch.zeros(vocab, dtype=torch.float64)
@@ -156,24 +234,20 @@ def test_distribution_is_exact(device: str) -> None:
 
 
 def test_a_row_without_candidates_ends(device: str) -> None:
-    """A mask that allows nothing, and NaN logits, still give a token id within the vocabulary."""
+    """A row whose tokens are all ruled out, and NaN logits, still give a token id within the vocabulary."""
     vocab = 700
-    state = _state(device, 2, vocab, ["all", "all"], False)
-    logits = torch.randn(2, vocab, device=device)
+    state = _state(device, 2, ["all", "all"])
+    logits = torch.full((2, vocab), -torch.inf, device=device)
     logits[1] = float("nan")
-    bitmask = torch.zeros(1, -(-vocab // 32), dtype=torch.int32, device=device)
     scratch = SamplerScratch.allocate(2, vocab, device)
-    tokens = sample(
-        logits, state, int32([0, 1], device), int32([1, 2], device), scratch, bitmask=bitmask,
-        mask_index=int32([0, -1], device),
-    )  # fmt: skip
+    tokens = sample(logits, state, int32([0, 1], device), int32([1, 2], device), scratch)
     assert all(0 <= t < 4096 for t in tokens.tolist())
 
 
 @pytest.mark.parametrize(("rows", "vocab", "top"), [(3, 9001, 5), (2, 70, 20), (1, 4096, 0)])
 def test_logprobs(device: str, rows: int, vocab: int, top: int) -> None:
     """Chosen, rank and alternatives, ties by id; a row that wants nothing is skipped."""
-    logits = (torch.randn(rows, vocab, device=device) * 3).to(torch.bfloat16)
+    logits = (torch.randn(rows, vocab, device=device) * 3).to(torch.bfloat16)  # hundreds of ties a row
     tokens = torch.randint(0, vocab, (rows,), dtype=torch.int32, device=device)
     expected = logprobs_reference(logits, tokens, top)
     actual = logprobs(logits, tokens, top)

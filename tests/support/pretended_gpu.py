@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -104,6 +105,7 @@ def pretended_gpu(patch: pytest.MonkeyPatch) -> Iterator[Launches]:
         here.setattr(attention, "kv_descriptor", lambda kv, tiles: TensorMap() if uses_tensor_maps(kv, tiles) else None)
         here.setattr(torch.Tensor, "pin_memory", lambda tensor: Pinned(tensor))
         here.setattr(FakeTensor, "tolist", _zeros)
+        here.setattr(FakeTensor, "numpy", lambda tensor: np.array(_zeros(tensor), str(tensor.dtype).split(".")[1]))
         here.setattr(HostCopies, "__init__", _keep)
         here.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         here.setattr(torch.cuda, "synchronize", lambda device: None)

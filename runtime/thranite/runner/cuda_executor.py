@@ -16,6 +16,7 @@ from thranite.engine.plan import Bitmasks, StepPlan, StepResult
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.models.spec import ModelSpec
+from thranite.runner.cuda_draw import CudaDraw
 from thranite.runner.cuda_graphs import DecodeGraphs
 from thranite.runner.cuda_inputs import eager_step, prefill_starts
 from thranite.runner.cuda_mixed_graphs import MixedGraphs, MixedOutput
@@ -23,7 +24,6 @@ from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.cuda_warm_up import warm_up_steps
 from thranite.runner.host_weights import HostWeights
-from thranite.runner.sampler import SampledTokens
 from thranite.runner.step_scores import PromptScores, begin_pooling, begin_prompt_scores, finish_step
 
 
@@ -38,7 +38,7 @@ class _Step:
     prompt_scores: PromptScores
     host_positions: Sequence[int]  # as `positions`
     pooled: Mapping[int, Tensor] = field(default_factory=dict)
-    sampled: SampledTokens | None = None
+    sampled: CudaDraw | None = None
 
 
 class CudaExecutor:

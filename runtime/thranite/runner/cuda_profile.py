@@ -30,7 +30,7 @@ def held_by_others(memory: DeviceMemory) -> int:
 def measure_activations(
     make: Callable[[EngineSettings], CudaExecutor], settings: EngineSettings, device: torch.device, others: int
 ) -> int:
-    """Peak bytes of a step that fills the token budget and samples in every slot, with truncation and logprobs.
+    """Peak bytes of a step that fills the token budget and samples in every slot, with every kind of option.
 
     Counts what the whole process took on the device beyond the weights: allocator, libraries' workspaces, context, and
     a second helping of logits for the decode graphs' pool. `others`: bytes that other processes hold.
@@ -56,7 +56,7 @@ def measure_activations(
 
 def largest_step(settings: EngineSettings) -> StepPlan:
     """Prefills that fill the token budget, over as many slots as there are; each samples."""
-    params = TokenParams(max_tokens=1, seed=0, temperature=0.8, top_p=0.9, top_k=50, logprobs=1)
+    params = TokenParams(max_tokens=1, seed=0, temperature=0.8, top_p=0.9, top_k=50, repetition_penalty=1.1, logprobs=1)
     rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
     counts = [settings.max_num_batched_tokens // rows] * rows
     counts[0] += settings.max_num_batched_tokens - sum(counts)

@@ -1,6 +1,7 @@
-"""The sampler on a GPU: temperature, truncation and the draw in two or three kernels over the model's own logits.
+"""The sampler on a GPU, in a few kernels and without waiting.
 
-What is rare (biases, bans, masks, penalties) is first applied by the torch operations of `Sampler`, on an fp32 copy.
+Biases, bans and penalties where a row asks for them, on an fp32 copy; truncation where one asks; the draw;
+log-probabilities from the model's own logits; one copy to the host.
 """
 
 from __future__ import annotations
@@ -12,50 +13,56 @@ import torch
 from torch import Tensor
 
 from thranite.engine.plan import Bitmasks, SlotStart
-from thranite.runner.logprobs import ScoredTokens
-from thranite.runner.sampler import SampledTokens, Sampler
-from thranite.runner.sampling_bias import apply_bitmasks_, ban_early_stops_
-from thranite.runner.sampling_state import INT64_MASK, Feature, RowSet, StepRows
+from thranite.runner.cuda_draw import CudaDraw
+from thranite.runner.cuda_rows import RunningRows, running_rows
+from thranite.runner.cuda_shaping import CudaShaping
+from thranite.runner.sampling_state import INT64_MASK, Feature, SlotFlags
 from thranite.runner.sampling_transfer import upload
+from thranite_kernels.logprobs import logprobs
 from thranite_kernels.sampler import SamplerScratch, SamplingState, sample
 
 TRUNCATION = Feature.TOP_K | Feature.TOP_P | Feature.MIN_P
-SHAPING = Feature.BIAS | Feature.MIN_TOKENS | Feature.PENALTIES
+SHAPING = Feature.BIAS | Feature.PENALTIES
 
 
-class CudaSampler(Sampler):
+class CudaSampler:
     """Writes each row's token to `last_tokens` (int32 [max_slots]) for the next step."""
 
     def __init__(self, vocab_size: int, max_slots: int, device: torch.device, last_tokens: Tensor) -> None:
-        super().__init__(vocab_size, max_slots, device)
         self._vocab_size = vocab_size
         self._device = device
         self._last_tokens = last_tokens
-        self._device_states = SamplingState.allocate(max_slots, device)
+        self._flags = SlotFlags(max_slots, device)
+        width = -(-max_slots // 4) * 4  # every row begins at a multiple of 16 bytes
+        self._floats = torch.zeros(6, width, dtype=torch.float32, device=device)
+        self._integers = torch.zeros(3, width, dtype=torch.int32, device=device)
+        temperature, top_p, min_p, *penalties = self._floats[:, :max_slots].unbind()
+        top_k, sample_index, min_position = self._integers[:, :max_slots].unbind()
+        seed = torch.zeros(max_slots, dtype=torch.int64, device=device)
+        self._state = SamplingState(temperature, top_k, top_p, min_p, seed, sample_index)
+        self._shaping = CudaShaping(vocab_size, penalties, min_position)
         self._scratch = SamplerScratch.allocate(max_slots, vocab_size, device)
+        self._rows: RunningRows | None = None
 
     def start(self, starts: Sequence[SlotStart]) -> None:
+        """Sequences take their slots."""
         if not starts:
             return
-        super().start(starts)
-        state, params = self._device_states, [start.params for start in starts]
-        floats = np.array([[p.temperature, p.top_p, p.min_p] for p in params], np.float32).T
+        self._rows = None
+        self._flags.start(starts)
+        self._shaping.start(starts)
+        params = [start.params for start in starts]
+        floats = [
+            (p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty)
+            for p in params
+        ]
+        integers = [(s.slot, s.params.top_k, s.sample_index, s.prompt_len + s.params.min_tokens) for s in starts]
         seeds = np.array([p.seed & INT64_MASK for p in params], np.uint64).view(np.int64)
-        integers = np.stack(
-            [
-                np.array([s.slot for s in starts]),
-                seeds,
-                np.array([s.sample_index for s in starts]),
-                np.array([p.top_k for p in params]),
-            ]
-        )
-        columns, packed = upload(floats, self._device), upload(integers, self._device)
-        slots = packed[0]
-        for target, values in zip((state.temperature, state.top_p, state.min_p), columns, strict=True):
-            target.index_copy_(0, slots, values)
-        state.seed.index_copy_(0, slots, packed[1])
-        state.sample_index.index_copy_(0, slots, packed[2].to(torch.int32))
-        state.top_k.index_copy_(0, slots, packed[3].to(torch.int32))
+        columns = upload(np.array(floats, np.float32).T, self._device)
+        packed = upload(np.vstack([np.array(integers, np.int64).T, seeds]), self._device)
+        self._floats.index_copy_(1, packed[0], columns)
+        self._integers.index_copy_(1, packed[0], packed[1:4].to(torch.int32))
+        self._state.seed.index_copy_(0, packed[0], packed[4])
 
     def draw(
         self,
@@ -64,38 +71,37 @@ class CudaSampler(Sampler):
         slots: Tensor,
         positions: Tensor,
         masks: Bitmasks,
-    ) -> SampledTokens:
+    ) -> CudaDraw:
         """One token a row of `logits` [R, vocab], which is left as it is.
 
         `rows`: slots and positions (where the sampled token will stand) as the host knows them; `slots` and
         `positions`, int32 [R], the same on the device.
         """
-        step = self._states.rows(*rows)
-        asking = step.select(step.having(Feature.LOGPROBS)) if Feature.LOGPROBS in step.used else None
-        shaped = self._shape(logits, step, masks) if masks or step.used & SHAPING else logits
-        tokens = sample(
+        running = self._running(rows[0])
+        bans = running.short(rows[1])
+        shaped = logits
+        if masks or bans or running.used & SHAPING:
+            shaped = self._shaping.apply(logits, slots, positions, rows[0], masks, bans=bans)
+        drawn = CudaDraw(len(logits), running.asking, self._device)
+        sample(
             shaped,
-            self._device_states,
+            self._state,
             slots,
             positions,
             self._scratch,
-            filters=bool(step.used & TRUNCATION),
+            filters=bool(running.used & TRUNCATION),
             last_token=self._last_tokens,
+            counts=self._shaping.counts,
+            out=drawn.tokens,
         )
-        if Feature.PENALTIES in step.used:
-            self._penalties.count_(tokens.long(), step)
-        return SampledTokens(tokens, None if asking is None else (asking, self._score(logits, tokens, step, asking)))
+        if running.asking is not None:
+            asking = running.asking
+            logprobs(logits, drawn.tokens, asking.width, wanted=asking.wanted, out=drawn.scores)
+        drawn.send()
+        return drawn
 
-    def _shape(self, logits: Tensor, rows: StepRows, masks: Bitmasks) -> Tensor:
-        """An fp32 copy with biases, masks, bans and penalties applied."""
-        copy = logits.float() if logits.dtype != torch.float32 else logits.clone()
-        self._bias.apply_(copy, rows)
-        apply_bitmasks_(copy, rows, masks)
-        ban_early_stops_(copy, rows, self._states, masks)
-        if Feature.PENALTIES in rows.used:
-            self._penalties.apply_(copy, rows, self._states.params(rows, copy.dtype))
-        return copy
-
-    def _score(self, logits: Tensor, tokens: Tensor, rows: StepRows, asking: RowSet) -> ScoredTokens:
-        ks = self._states.logprobs[rows.slots[asking.host]].tolist()
-        return ScoredTokens(asking.take(logits).float(), asking.take(tokens).long(), ks)
+    def _running(self, slots: Sequence[int]) -> RunningRows:
+        """Found anew only where other sequences run than in the step before."""
+        if self._rows is None or self._rows.slots != slots:
+            self._rows = running_rows(slots, self._flags, self._vocab_size, self._device)
+        return self._rows

@@ -2,7 +2,8 @@
 
 Triton compiles a kernel anew for a new type, for an integer of 1 or a multiple of 16, for an address that is no
 multiple of 16 bytes and for each constant. What of it varies from step to step: the logits' type (as the head gives
-them, or fp32 once a row is biased or penalised), whether a row is truncated, and the tiles of the kernels that choose
+them, or fp32 once a row is biased or penalised), whether a row is truncated, the room for alternatives
+(`cuda_rows.TOP_WIDTHS`), and the tiles of the kernels that choose
 them by the number of tokens (1, up to 16, up to 512, more). `tests/runtime/runner/test_cuda_specialisations.py` holds
 these steps to that, for every launch that an engine makes.
 
@@ -19,10 +20,12 @@ from thranite.engine.settings import EngineSettings
 from thranite.sampling_params import TokenParams
 
 PLAIN = TokenParams(max_tokens=1, seed=0, temperature=0.7)
-TRUNCATED = TokenParams(max_tokens=1, seed=0, temperature=0.7, top_p=0.9, top_k=50, min_p=0.05)
-SHAPED = TokenParams(max_tokens=1, seed=0, repetition_penalty=1.1, logit_bias=((1, 1.0),), logprobs=5)
+TRUNCATED = TokenParams(max_tokens=1, seed=0, temperature=0.7, top_p=0.9, top_k=50, min_p=0.05, logprobs=0)
+SHAPED = TokenParams(
+    max_tokens=1, seed=0, repetition_penalty=1.1, logit_bias=((1, 1.0),), min_tokens=1, stop_token_ids=(1,), logprobs=5
+)
 EVERY = TokenParams(
-    max_tokens=1, seed=0, temperature=0.7, top_p=0.9, top_k=50, min_p=0.05, repetition_penalty=1.1, logprobs=5
+    max_tokens=1, seed=0, temperature=0.7, top_p=0.9, top_k=50, min_p=0.05, repetition_penalty=1.1, logprobs=20
 )
 PROMPT_TOKENS = (1, 16, 1000)
 

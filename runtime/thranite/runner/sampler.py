@@ -72,8 +72,8 @@ class Sampler:
 
     def __init__(self, vocab_size: int, max_slots: int, device: torch.device) -> None:
         self._states = SlotStates(vocab_size, max_slots, device)
-        self._bias = ConstantBias(vocab_size, device)
-        self._penalties = Penalties(vocab_size, device)
+        self._bias = ConstantBias(vocab_size, max_slots, device)
+        self._penalties = Penalties(vocab_size, max_slots, device)
 
     def start(self, starts: Sequence[SlotStart]) -> None:
         """Sequences take their slots."""

@@ -16,25 +16,30 @@ from thranite.runner.sampling_transfer import upload
 from thranite.sampling_params import TokenParams
 
 
+def having(starts: Sequence[SlotStart], feature: Feature) -> tuple[list[SlotStart], list[int]]:
+    """The starts whose parameters ask for it, and the slots of the others."""
+    chosen = [feature in features(start.params) for start in starts]
+    asking = [start for start, asks in zip(starts, chosen, strict=True) if asks]
+    return asking, [start.slot for start, asks in zip(starts, chosen, strict=True) if not asks]
+
+
 class ConstantBias:
     """One addend a token for the slots with logit_bias, allowed_token_ids or bad words of one token; -inf bans."""
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
-        self._pool = RowPool(vocab_size, torch.float32, device)
+    def __init__(self, vocab_size: int, max_slots: int, device: torch.device) -> None:
+        self.pool = RowPool(vocab_size, torch.float32, device, max_slots)
 
     def start(self, starts: Sequence[SlotStart]) -> None:
-        for start in starts:
-            if Feature.BIAS in features(start.params):
-                _fill_bias(self._pool.take(start.slot), start.params)
-            else:
-                self._pool.release(start.slot)
+        biased, others = having(starts, Feature.BIAS)
+        for start, row in zip(biased, self.pool.assign([s.slot for s in biased], others), strict=True):
+            _fill_bias(self.pool.table[row], start.params)
 
     def apply_(self, logits: Tensor, rows: StepRows) -> None:
         if Feature.BIAS not in rows.used:
             return
         biased = rows.select(rows.having(Feature.BIAS))
         part = biased.take(logits)
-        part.add_(self._pool.table.index_select(0, self._pool.rows_of(rows.slots[biased.host])))
+        part.add_(self.pool.table.index_select(0, self.pool.rows_of(rows.slots[biased.host])))
         biased.put_(logits, part)
 
 
@@ -62,7 +67,7 @@ def apply_bitmasks_(logits: Tensor, rows: StepRows, masks: Bitmasks) -> None:
         return
     vocab_size = logits.shape[1]
     width = -(-vocab_size // 32) * 4
-    packed = np.stack([_mask_bytes(masks[int(slot)], width) for slot in rows.slots[masked.host]])
+    packed = np.stack([mask_bytes(masks[int(slot)], width) for slot in rows.slots[masked.host]])
     shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
     bits = (upload(packed, logits.device)[:, :, None] >> shifts) & 1  # little-endian words: bit t is byte t // 8's
     banned = bits.view(len(masked), -1)[:, :vocab_size] == 0
@@ -71,7 +76,7 @@ def apply_bitmasks_(logits: Tensor, rows: StepRows, masks: Bitmasks) -> None:
     masked.put_(logits, part)
 
 
-def _mask_bytes(mask: bytes, width: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def mask_bytes(mask: bytes, width: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     if len(mask) != width:
         raise ValueError(f"a bitmask has {len(mask)} bytes; this vocabulary needs {width}")
     return np.frombuffer(mask, np.uint8)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thranite.engine.plan import SlotStart
 from thranite.runner.sampling_pool import RowPool
-from thranite.runner.sampling_state import Feature, RowParams, StepRows
+from thranite.runner.sampling_state import Feature, Ints, RowParams, StepRows
 from thranite.runner.sampling_transfer import upload
 
 _IN_PROMPT, _ONE_OUTPUT = 1, 2  # an entry is 2 * (occurrences in the output) + (1 if the prompt has the token)
@@ -22,22 +22,31 @@ _IN_PROMPT, _ONE_OUTPUT = 1, 2  # an entry is 2 * (occurrences in the output) + 
 class Penalties:
     """Token counts of the slots with a penalty."""
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
-        self._pool = RowPool(vocab_size, torch.int32, device)
+    def __init__(self, vocab_size: int, max_slots: int, device: torch.device) -> None:
+        self.pool = RowPool(vocab_size, torch.int32, device, max_slots)
 
     def start(self, starts: Sequence[SlotStart]) -> None:
-        for start in starts:
-            if start.params.penalized:
-                _count(self._pool.take(start.slot), start)
-            else:
-                self._pool.release(start.slot)
+        """Count the tokens so far, for any number of sequences in one copy."""
+        counted = [start for start in starts if start.params.penalized]
+        rows = self.pool.assign([s.slot for s in counted], [s.slot for s in starts if not s.params.penalized])
+        if not counted:
+            return
+        width = self.pool.table.shape[1]
+        prompts = [_places(s.token_ids[: s.prompt_len], row * width) for s, row in zip(counted, rows, strict=True)]
+        outputs = [_places(s.token_ids[s.prompt_len :], row * width) for s, row in zip(counted, rows, strict=True)]
+        prompt, output = np.concatenate(prompts), np.concatenate(outputs)
+        packed = upload(np.concatenate([rows, prompt, output]), self.pool.table.device)
+        places = torch.split(packed, [len(rows), len(prompt), len(output)])
+        flat = self.pool.table.index_fill_(0, places[0], 0).view(-1)
+        flat.index_fill_(0, places[1], _IN_PROMPT)
+        flat.scatter_add_(0, places[2], torch.full_like(places[2], _ONE_OUTPUT, dtype=torch.int32))
 
     def apply_(self, logits: Tensor, rows: StepRows, params: RowParams) -> None:
         """Repetition over prompt and output first, then frequency and presence over the output."""
         if Feature.PENALTIES not in rows.used:
             return
         penalized = rows.select(rows.having(Feature.PENALTIES))
-        entries = self._pool.table.index_select(0, self._pool.rows_of(rows.slots[penalized.host]))
+        entries = self.pool.table.index_select(0, self.pool.rows_of(rows.slots[penalized.host]))
         part = penalized.take(logits)
         repetition = penalized.take(params.repetition_penalty)[:, None]
         frequency = penalized.take(params.frequency_penalty)[:, None]
@@ -53,15 +62,11 @@ class Penalties:
         if Feature.PENALTIES not in rows.used:
             return
         penalized = rows.select(rows.having(Feature.PENALTIES))
-        owners = self._pool.rows_of(rows.slots[penalized.host])
-        flat = owners * self._pool.table.shape[1] + penalized.take(tokens)
+        owners = self.pool.rows_of(rows.slots[penalized.host])
+        flat = owners * self.pool.table.shape[1] + penalized.take(tokens)
         ones = torch.full_like(flat, _ONE_OUTPUT, dtype=torch.int32)
-        self._pool.table.view(-1).scatter_add_(0, flat, ones)
+        self.pool.table.view(-1).scatter_add_(0, flat, ones)
 
 
-def _count(row: Tensor, start: SlotStart) -> None:
-    tokens = upload(np.array(start.token_ids, np.int64), row.device)
-    prompt, output = tokens[: start.prompt_len], tokens[start.prompt_len :]
-    row.zero_()
-    row.index_fill_(0, prompt, _IN_PROMPT)
-    row.scatter_add_(0, output, torch.full_like(output, _ONE_OUTPUT, dtype=torch.int32))
+def _places(tokens: Sequence[int], first: int) -> Ints:
+    return np.asarray(tokens, np.int64) + first

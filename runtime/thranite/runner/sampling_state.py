@@ -95,41 +95,57 @@ class RowParams:
     repetition_penalty: Tensor
 
 
-class SlotStates:
-    """Parameters by slot. `start` is one copy for any number of sequences."""
+class SlotFlags:
+    """What decides on the host which work a step needs, by slot."""
 
-    def __init__(self, vocab_size: int, max_slots: int, device: torch.device) -> None:
-        self._vocab_size = vocab_size
+    def __init__(self, max_slots: int, device: torch.device) -> None:
         self._device = device
-        self._params = torch.zeros(7, max_slots, dtype=torch.float64, device=device)
         self._flags = np.zeros(max_slots, np.int64)
-        self._mixed_seeds = np.zeros(max_slots, np.uint64)
-        self._sample_indices = np.zeros(max_slots, np.uint64)
         self._min_position = np.zeros(max_slots, np.int64)
-        self.stop_ids: list[tuple[int, ...]] = [()] * max_slots  # banned before the minimal length
         self.logprobs = np.zeros(max_slots, np.int64)  # k of the slots that asked
-        self.top_k = np.zeros(max_slots, np.int64)
 
     def start(self, starts: Sequence[SlotStart]) -> None:
-        slots = np.array([s.slot for s in starts], np.int64)
-        table = np.array([self._columns(s.params) for s in starts], np.float64)
-        packed = upload(np.vstack([table.T, slots[None].astype(np.float64)]), self._device)
-        self._params.index_copy_(1, packed[-1].long(), packed[:-1])
+        slots = [s.slot for s in starts]
         self._flags[slots] = [features(s.params) for s in starts]
-        seeds = np.array([s.params.seed & INT64_MASK for s in starts], np.uint64)
-        self._mixed_seeds[slots] = mix64(seeds)
-        self._sample_indices[slots] = [s.sample_index for s in starts]
         self._min_position[slots] = [s.prompt_len + s.params.min_tokens for s in starts]
         self.logprobs[slots] = [s.params.logprobs or 0 for s in starts]
-        self.top_k[slots] = [s.params.top_k for s in starts]
-        for s in starts:
-            self.stop_ids[s.slot] = tuple({*s.params.eos_token_ids, *s.params.stop_token_ids})
+
+    def of(self, slots: Sequence[int]) -> tuple[Ints, Ints]:
+        """Feature bits of each row, and the positions before which MIN_TOKENS holds."""
+        where = np.asarray(slots, np.int64)
+        return self._flags[where], self._min_position[where]
 
     def rows(self, slots: Sequence[int], positions: Sequence[int]) -> StepRows:
         where, at = np.asarray(slots, np.int64), np.asarray(positions, np.int64)
         flags = self._flags[where]
         flags = np.where(at < self._min_position[where], flags, flags & ~int(Feature.MIN_TOKENS))
         return StepRows(where, at, flags, Feature(int(np.bitwise_or.reduce(flags, initial=0))), self._device)
+
+
+class SlotStates(SlotFlags):
+    """Parameters by slot. `start` is one copy for any number of sequences."""
+
+    def __init__(self, vocab_size: int, max_slots: int, device: torch.device) -> None:
+        super().__init__(max_slots, device)
+        self._vocab_size = vocab_size
+        self._params = torch.zeros(7, max_slots, dtype=torch.float64, device=device)
+        self._mixed_seeds = np.zeros(max_slots, np.uint64)
+        self._sample_indices = np.zeros(max_slots, np.uint64)
+        self.stop_ids: list[tuple[int, ...]] = [()] * max_slots  # banned before the minimal length
+        self.top_k = np.zeros(max_slots, np.int64)
+
+    def start(self, starts: Sequence[SlotStart]) -> None:
+        super().start(starts)
+        slots = np.array([s.slot for s in starts], np.int64)
+        table = np.array([self._columns(s.params) for s in starts], np.float64)
+        packed = upload(np.vstack([table.T, slots[None].astype(np.float64)]), self._device)
+        self._params.index_copy_(1, packed[-1].long(), packed[:-1])
+        seeds = np.array([s.params.seed & INT64_MASK for s in starts], np.uint64)
+        self._mixed_seeds[slots] = mix64(seeds)
+        self._sample_indices[slots] = [s.sample_index for s in starts]
+        self.top_k[slots] = [s.params.top_k for s in starts]
+        for s in starts:
+            self.stop_ids[s.slot] = tuple({*s.params.eos_token_ids, *s.params.stop_token_ids})
 
     def params(self, rows: StepRows, dtype: torch.dtype) -> RowParams:
         seeds, indices = self._mixed_seeds[rows.slots], self._sample_indices[rows.slots]

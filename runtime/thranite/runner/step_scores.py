@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from thranite.engine.plan import StepPlan, StepResult
+from thranite.request import TokenLogprobs
 from thranite.runner.logprobs import ScoredTokens, begin_prompt_logprobs
-from thranite.runner.sampler import SampledTokens
 
 PromptScores = Mapping[int, list[ScoredTokens]]  # by index into plan.prefills
+
+
+class Drawn(Protocol):
+    """A step's draw on its way to the host."""
+
+    def result(self) -> tuple[list[list[int]], dict[int, tuple[TokenLogprobs, ...]]]: ...
 
 
 def begin_prompt_scores(
@@ -43,7 +50,7 @@ def begin_pooling(plan: StepPlan, starts: Sequence[int], hidden: Tensor) -> dict
     return pooled
 
 
-def finish_step(sampled: SampledTokens | None, scores: PromptScores, pooled: Mapping[int, Tensor]) -> StepResult:
+def finish_step(sampled: Drawn | None, scores: PromptScores, pooled: Mapping[int, Tensor]) -> StepResult:
     """Wait for the device. `sampled` is None for a step without samples."""
     tokens, logprobs = ([], {}) if sampled is None else sampled.result()
     finished = {index: tuple(score for part in parts for score in part.result()) for index, parts in scores.items()}
