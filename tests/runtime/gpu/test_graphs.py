@@ -115,7 +115,8 @@ def test_steps_with_few_prompt_tokens_run_as_graphs() -> None:
         assert graphs is not None
         rows = len(LENGTHS)
         start = SlotStart(rows, 0, TokenParams(max_tokens=9, seed=1, temperature=0.0), list(range(50)), 50, 0)
-        blocks = [BlockUpdate(group, rows, 0, [1]) for group in range(len(executor._state.tables))]
+        last = executor.cache.num_blocks - 1  # pages that no other slot has
+        blocks = [BlockUpdate(group, rows, 0, [last - group]) for group in range(len(executor._state.tables))]
         prefill = Prefill(rows, 0, list(range(50)), (rows,))
         plan = StepPlan(99, decodes=list(range(rows)), starts=[start], blocks=blocks, prefills=[prefill])
         assert graphs.shape_for(plan) is not None

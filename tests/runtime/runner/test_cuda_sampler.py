@@ -126,14 +126,15 @@ def _ints(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_a_draw_never_waits_for_the_device() -> None:
     device = torch.device("cuda")
     sampler = CudaSampler(5003, SLOTS, device, torch.zeros(SLOTS, dtype=torch.int32, device=device))
     slots = list(range(len(EVERY)))
     numbers = torch.tensor([slots, [4] * len(slots)], dtype=torch.int32, device=device)
     logits = torch.randn(len(slots), 5003, device=device)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         sampler.start([Row(params(seed=i, **p), (1, 4, 4, 7), 2).start(i) for i, p in enumerate(EVERY)])
         drawn = sampler.draw(logits, (slots, [4] * len(slots)), numbers[0], numbers[1], _masks(slots, 5003))
     finally:
