@@ -48,11 +48,11 @@ class EngineRequest:
     grammar: Grammar | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
+class TokenLogprobs(NamedTuple):
     """Natural-log probabilities at one position, taken from the model's raw logits (before penalties and temperature).
 
-    `rank` of the token, 1 the most likely. `top`: the k best (token id, logprob), best first.
+    A named tuple, as `SequenceDelta`. `rank` of the token, 1 the most likely. `top`: the k best (token id, logprob),
+    best first.
     """
 
     token_id: int

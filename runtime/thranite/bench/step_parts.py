@@ -20,7 +20,7 @@ PROFILED_TOKENS = 48
 KINDS = (
     ("attention", re.compile(r"paged_decode|paged_prefill|decode_plan|prefill_plan")),
     ("gemm", re.compile(r"nvjet|cutlass|gemm|gemv|xmma|skinny|splitK", re.IGNORECASE)),
-    ("sampler", re.compile(r"threshold_kernel|chunk_kernel|choose_kernel|logprob")),
+    ("sampler", re.compile(r"(alive|shape|peak|threshold|chunk|choose)_kernel|logprob")),
 )
 
 

@@ -57,11 +57,10 @@ class CudaDraw:
         shape = (padded, asking.width)
         top_ids = ids.reshape(shape)[rows, :most].tolist()
         top_values = values.view(np.float32).reshape(shape)[rows, :most].tolist()
+        tops = [tuple(zip(best, scored, strict=True)) for best, scored in zip(top_ids, top_values, strict=True)]
+        if min(asking.counts) < most:
+            tops = [top[:count] for top, count in zip(tops, asking.counts, strict=True)]
         entries = zip(
-            asking.rows, asking.counts, chosen.view(np.float32)[rows].tolist(), ranks[rows].tolist(), top_ids,
-            top_values, strict=True,
+            asking.rows, chosen.view(np.float32)[rows].tolist(), ranks[rows].tolist(), tops, strict=True
         )  # fmt: skip
-        return {
-            row: (TokenLogprobs(tokens[row], logprob, rank, tuple(zip(best[:k], scored[:k], strict=True))),)
-            for row, k, logprob, rank, best, scored in entries
-        }
+        return {row: (TokenLogprobs(tokens[row], logprob, rank, top),) for row, logprob, rank, top in entries}

@@ -17,6 +17,8 @@ from thranite.bench.step_parts import Interval, kind_of, parts_of
         ("void gemv2T_kernel_val<int, int, __nv_bfloat16>", "gemm"),
         ("skinny_dot_kernel", "gemm"),
         ("chunk_kernel", "sampler"),
+        ("shape_kernel", "sampler"),
+        ("peak_kernel", "sampler"),
         ("logprob_row_kernel", "sampler"),
         ("rms_norm_kernel", "other"),
         ("Memcpy HtoD (Pinned -> Device)", "other"),
