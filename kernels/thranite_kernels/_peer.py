@@ -7,7 +7,7 @@ from triton import knobs
 
 LOOK = tl.constexpr(16 if knobs.runtime.interpret else 256)  # polls between two looks at this device's stop word
 LOOK_FAR = tl.constexpr(64 if knobs.runtime.interpret else 1 << 17)  # and at the host's: about 0.1 s
-LANES = tl.constexpr(1024)  # threads of a program at most
+THREADS = tl.constexpr(1024)  # of a program at most
 
 
 @triton.jit
@@ -18,7 +18,7 @@ def stopped(stop_ptr, polls):
     One thread looks, and at the host's word hardly ever: reads of one line over PCIe are served one by one in 0.85 µs.
     What one program has seen there all others see here.
     """
-    lanes = tl.arange(0, LANES)
+    lanes = tl.arange(0, THREADS)
     one = lanes == 0
     found = tl.max(tl.load(stop_ptr + 1 + lanes, mask=one, other=0, volatile=True))
     if found == 0 and polls % LOOK_FAR == 0:
