@@ -24,7 +24,7 @@ def stopped(stop_ptr, polls):
     if found == 0 and polls % LOOK_FAR == 0:
         there = tl.load(stop_ptr + lanes, mask=one, other=0).to(tl.pointer_type(tl.int32))
         found = tl.max(tl.load(there, mask=one, other=0, volatile=True)).to(tl.int64)
-        tl.store(stop_ptr + 1, found)
+        tl.store(stop_ptr + 1, found, mask=found != 0)
     return found != 0
 
 

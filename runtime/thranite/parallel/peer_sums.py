@@ -40,6 +40,7 @@ KERNELS: Mapping[Way, Callable[..., Tensor]] = {
     "one-shot": one_shot_all_reduce,
     "two-shot": two_shot_all_reduce,
 }
+PROOF_DTYPE, PROOF_ELEMENTS = torch.bfloat16, 1 << 15
 PROOF_SECONDS = 120.0  # for the slowest rank to have compiled
 
 
@@ -93,14 +94,24 @@ class PeerSums:
     def __init__(self, pieces: PeerPieces, memory: PeerMemory) -> None:
         self.memory = memory
         self._pieces, self._limits = pieces, limits(memory.size)
+        self._compiled = {PROOF_DTYPE}
 
     def all_reduce(self, x: Tensor) -> bool:
         """Sum in place; False where NCCL is quicker."""
+        if x.dtype not in self._compiled:
+            self._compile(x.dtype)
         way = choose(x, self.memory, self._limits)
         if way is None:
             return False
         KERNELS[way](x, self.memory, out=x)
         return True
+
+    def _compile(self, dtype: torch.dtype) -> None:
+        """A model's first step runs outside graphs; a way that its sizes do not take may be a later step's."""
+        self._compiled.add(dtype)
+        if dtype in ELEMENTS:
+            for kernel in KERNELS.values():
+                kernel(torch.zeros(PROOF_ELEMENTS, dtype=dtype, device=self.memory.epochs.device), self.memory)
 
     def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
         """x [T, N] and the residual [T, N] are overwritten; None where a kernel cannot do it."""
@@ -142,7 +153,7 @@ def prove(pieces: PeerPieces, memory: PeerMemory, least: Least) -> PeerSums | No
 
 def _adds_up(way: Way, memory: PeerMemory, pieces: PeerPieces) -> bool:
     """Rank r brings r + 1 everywhere."""
-    x = torch.full((1 << 15,), memory.rank + 1.0, dtype=torch.bfloat16, device=memory.epochs.device)
+    x = torch.full((PROOF_ELEMENTS,), memory.rank + 1.0, dtype=PROOF_DTYPE, device=memory.epochs.device)
     for _ in range(3):  # both halves, and one of them again
         total = KERNELS[way](x, memory)
         done = torch.cuda.Event()
