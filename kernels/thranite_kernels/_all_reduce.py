@@ -10,6 +10,7 @@ Signals are counts that only grow (and may wrap); a call takes two of them.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ._peer import meet
 
@@ -20,7 +21,7 @@ def one_shot_all_reduce_kernel(
     out_ptr,  # [n], the sum; may be x_ptr
     buffers_ptr,  # int64 [SIZE], the address of each rank's buffer [2, PROGRAMS, CHUNK] of x's type
     signals_ptr,  # int64 [SIZE], the address of each rank's signals int32 [PROGRAMS, LANES]
-    stop_ptr,  # int64 [1], the address of the stop word
+    stop_ptr,  # int64 [2], as `_peer.stopped` reads it
     epochs_ptr,  # int32 [PROGRAMS], this rank's own: signals that each program has given
     n,
     RANK: tl.constexpr,
@@ -29,9 +30,13 @@ def one_shot_all_reduce_kernel(
     PROGRAMS: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out = x of rank 0 + x of rank 1 + … in fp32, rounded once: every rank reads all parts."""
     program = tl.program_id(0)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     epoch = tl.load(epochs_ptr + program) + 2
     region = (((epoch >> 1) & 1) * PROGRAMS + program) * CHUNK
     share = tl.cdiv(tl.cdiv(n, tl.num_programs(0)), BLOCK) * BLOCK
@@ -71,10 +76,14 @@ def two_shot_all_reduce_kernel(
     PROGRAMS: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """The same sum: each rank adds one part of a program's share (reduce-scatter), then reads the others' sums
     (all-gather). Over the links go 2 · (SIZE - 1) / SIZE · n elements a rank instead of (SIZE - 1) · n."""
     program = tl.program_id(0)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     epoch = tl.load(epochs_ptr + program) + 2
     region = (((epoch >> 1) & 1) * PROGRAMS + program) * CHUNK
     slice_ = tl.cdiv(tl.cdiv(n, tl.num_programs(0)), SIZE * BLOCK) * BLOCK  # of a share, for one rank to add

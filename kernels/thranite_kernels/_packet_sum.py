@@ -11,8 +11,9 @@ written the word. (The packets are those of NCCL's LL protocol.)
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ._peer import POLLS, stopped
+from ._peer import LOOK, stopped
 
 
 @triton.jit
@@ -40,8 +41,8 @@ def _receive(mine, slot, epoch, live, cols, stop_ptr):
         packet = tl.load(at, mask=live, other=0, volatile=True)
         absent = _absent(packet, epoch, live)
         polls += 1
-        if polls % POLLS == 0:
-            absent = tl.where(stopped(stop_ptr), 0, absent)
+        if polls % LOOK == 0:
+            absent = tl.where(stopped(stop_ptr, polls), 0, absent)
     return packet.to(tl.int32)
 
 
@@ -100,7 +101,7 @@ def packet_all_reduce_kernel(
     x_ptr,  # [words], this rank's part as 32-bit words of x's type
     out_ptr,  # as x; may be x_ptr
     packets_ptr,  # int64 [SIZE], the address of each rank's packets int64 [2, SIZE, PROGRAMS, CHUNK]
-    stop_ptr,  # int64 [1], the address of the stop word
+    stop_ptr,  # int64 [2], as `_peer.stopped` reads it
     epochs_ptr,  # int32 [PROGRAMS], this rank's own: calls that each program has taken part in
     words,
     RANK: tl.constexpr,
@@ -108,9 +109,13 @@ def packet_all_reduce_kernel(
     PROGRAMS: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out = x of rank 0 + x of rank 1 + …"""
     program = tl.program_id(0)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     epoch = tl.load(epochs_ptr + program) + 1
     stride = PROGRAMS * CHUNK
     slot = (epoch & 1) * SIZE * stride + program * CHUNK
@@ -151,6 +156,7 @@ def packet_all_reduce_norm_kernel(
     PROGRAMS: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """s = x of rank 0 + x of rank 1 + …, rounded; h = s + residual, rounded and written back; out = h / rms(h) · w.
 
@@ -158,13 +164,18 @@ def packet_all_reduce_norm_kernel(
     """
     program = tl.program_id(0)
     grid = tl.num_programs(0)
-    epoch = tl.load(epochs_ptr + program) + 1
-    stride = PROGRAMS * CHUNK
-    slot = (epoch & 1) * SIZE * stride + program * CHUNK
     mine = tl.multiple_of(tl.load(packets_ptr + RANK).to(tl.pointer_type(tl.int64)), 16)
     cols = tl.arange(0, BLOCK)
     live = cols < WORDS
     element = x_ptr.dtype.element_ty
+    weight = tl.load(weight_ptr.to(tl.pointer_type(tl.int32)) + cols, mask=live, other=0)
+    weight_low, weight_high = _unpack(weight, element)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    epoch = tl.load(epochs_ptr + program) + 1
+    stride = PROGRAMS * CHUNK
+    slot = (epoch & 1) * SIZE * stride + program * CHUNK
     x_words = x_ptr.to(tl.pointer_type(tl.int32))
     out_words = out_ptr.to(tl.pointer_type(tl.int32))
     residual_words = residual_ptr.to(tl.pointer_type(tl.int32))
@@ -173,9 +184,6 @@ def packet_all_reduce_norm_kernel(
         word = tl.load(x_words + row * WORDS + cols, mask=live, other=0)
         _send(packets_ptr, slot + RANK * stride + at, word, epoch, live, cols, RANK, SIZE)
         at += WORDS
-    weight_low, weight_high = _unpack(
-        tl.load(weight_ptr.to(tl.pointer_type(tl.int32)) + cols, mask=live, other=0), element
-    )
     at = 0
     for row in range(program, rows, grid):
         word = tl.load(x_words + row * WORDS + cols, mask=live, other=0)

@@ -18,6 +18,7 @@ import torch
 from ._all_reduce import one_shot_all_reduce_kernel, two_shot_all_reduce_kernel
 from .launch import Launch, next_power_of_2, require
 from .peer_memory import CHUNK_BYTES, PROGRAMS, PeerMemory
+from .target import overlaps
 from .work import Work
 
 ONE_SHOT_BLOCK, ONE_SHOT_WARPS = 2048, 8
@@ -95,6 +96,7 @@ def _launch(
             "PROGRAMS": PROGRAMS,
             "CHUNK": CHUNK_BYTES // x.itemsize,
             "BLOCK": block,
+            "PDL": overlaps(x),
         },
         num_warps=warps,
     )

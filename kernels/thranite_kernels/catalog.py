@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from .all_reduce import one_shot_all_reduce_launch, two_shot_all_reduce_launch
+from .all_reduce_norm import two_shot_all_reduce_norm_launch
 from .attention import HEAD_SIZES
 from .glu import Activation, glu_launch
 from .launch import Launch
@@ -106,6 +107,8 @@ def peer_entries() -> Iterator[Entry]:
             yield Entry(f"packet_all_reduce {name}", packet_all_reduce_launch(x, peers, out=x))
             launch = packet_all_reduce_norm_launch(x, x, x[0], 1e-6, peers, out=x)
             yield Entry(f"packet_all_reduce_norm {name}", launch)
+            launch = two_shot_all_reduce_norm_launch(x, x, x[0], 1e-6, peers, out=x)
+            yield Entry(f"two_shot_all_reduce_norm {name}", launch)
 
 
 def sampler_entries() -> Iterator[Entry]:

@@ -19,6 +19,7 @@ from .all_reduce import all_reduce_reference
 from .launch import Launch, next_power_of_2, require
 from .peer_memory import PACKETS, PROGRAMS, PeerMemory
 from .rms_norm import rms_norm_reference
+from .target import overlaps
 from .work import Work
 
 BLOCK, WARPS = 256, 4
@@ -71,7 +72,7 @@ def packet_all_reduce_launch(x: torch.Tensor, memory: PeerMemory, *, out: torch.
         packet_all_reduce_kernel,
         (min(-(-size // (4 * BLOCK)), memory.programs),),
         {"x_ptr": x, "out_ptr": out, **_shared(memory), "words": size // 4},
-        {**_constants(memory), "BLOCK": BLOCK},
+        {**_constants(memory), "BLOCK": BLOCK, "PDL": overlaps(x)},
         num_warps=WARPS,
     )
 
@@ -102,7 +103,7 @@ def packet_all_reduce_norm_launch(
             "rows": rows,
             "eps": eps,
         },
-        {"WORDS": words, "N": width, **_constants(memory), "BLOCK": block},
+        {"WORDS": words, "N": width, **_constants(memory), "BLOCK": block, "PDL": overlaps(x)},
         num_warps=min(max(block // 128, 1), 16),
     )
 

@@ -19,8 +19,8 @@ from .launch import next_power_of_2, require
 
 PROGRAMS = 128
 """Programs of a kernel at most. All of a rank's must run at once, since they wait for peers."""
-CHUNK_BYTES = 128 << 10
-"""Bytes of x that one program of a signalled sum handles at most: 16 MiB a call."""
+CHUNK_BYTES = 512 << 10
+"""Bytes of x that one program of a signalled sum handles at most: 64 MiB a call."""
 PACKETS = 4096
 """32-bit words of x that one program of a packet sum handles at most: 2 MiB a call."""
 ALIGNMENT = 512
@@ -41,9 +41,9 @@ class PeerMemory:
     """One rank's view. `programs`: how many its kernels may start, the same on every rank.
 
     `signals`, `buffers`, `packets`: int64 [size], the addresses of each rank's as this rank maps them. `stop`: int64
-    [1], the address of an int32 in pinned host memory (not of the pieces); while it is not 0 nobody waits for peers,
-    and what sums bring is void. `epochs`: int32 [2, PROGRAMS], this rank's own counts of calls, zero at birth:
-    signalled sums' and packet sums'.
+    [2], the address of an int32 in pinned host memory (not of the pieces), and whether a kernel has seen that word set:
+    from then on nobody waits for peers, and what sums bring is void. `epochs`: int32 [2, PROGRAMS], this rank's own
+    counts of calls, zero at birth: signalled sums' and packet sums'.
     """
 
     rank: int
@@ -58,7 +58,7 @@ class PeerMemory:
     def __post_init__(self) -> None:
         for table, length in ((self.signals, self.size), (self.buffers, self.size), (self.packets, self.size)):
             require(table.shape == (length,) and table.dtype == torch.int64, "peer memory: address tables")
-        require(self.stop.shape == (1,) and self.stop.dtype == torch.int64, "peer memory: the stop word's address")
+        require(self.stop.shape == (2,) and self.stop.dtype == torch.int64, "peer memory: the stop word's address")
         require(self.epochs.shape == (2, PROGRAMS) and self.epochs.dtype == torch.int32, "peer memory: epochs")
         require(0 <= self.rank < self.size and 0 < self.programs <= PROGRAMS, "peer memory: rank, size, programs")
 
@@ -80,6 +80,6 @@ class PeerMemory:
             signals=table(pieces),
             buffers=table([piece + to_buffer for piece in pieces]),
             packets=table([piece + to_packets for piece in pieces]),
-            stop=table([stop]),
+            stop=table([stop, 0]),
             epochs=torch.zeros(2, PROGRAMS, dtype=torch.int32, device=device),
         )

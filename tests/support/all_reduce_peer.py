@@ -14,6 +14,11 @@ from collections.abc import Callable
 import torch
 
 from thranite_kernels.all_reduce import all_reduce_reference, one_shot_all_reduce, two_shot_all_reduce
+from thranite_kernels.all_reduce_norm import (
+    own_rows,
+    two_shot_all_reduce_norm,
+    two_shot_all_reduce_norm_reference,
+)
 from thranite_kernels.packet_sum import packet_all_reduce, packet_all_reduce_norm, packet_all_reduce_norm_reference
 from thranite_kernels.peer_memory import PeerMemory, piece_bytes
 from thranite_kernels.testing import assert_close
@@ -22,7 +27,8 @@ PROGRAMS = 3  # so that each has several blocks
 DTYPES = (torch.float16, torch.float32)  # the interpreter cannot multiply bfloat16
 LENGTHS = (1, 7, 2048, 2049, 5000, 3, 20_001, 4096)
 SHAPES = ((1, 64), (5, 30), (7, 2), (3, 1000), (11, 64))
-CALLS = 8
+MORE_SHAPES = (*SHAPES, (61, 200), (3, 2049), (130, 8))
+CALLS = 12
 EPS = 1e-5
 
 Draw = Callable[[int], torch.Tensor]
@@ -61,6 +67,21 @@ def sum_and_norm(call: int, rng: random.Random, memory: PeerMemory) -> None:
     assert_close(out, want, name=f"rank {memory.rank}, call {call}")
 
 
+def sum_and_norm_of_own_rows(call: int, rng: random.Random, memory: PeerMemory) -> None:
+    """A layer's two sums: the second finds the stream where the first left it."""
+    dtype, (rows, width) = rng.choice(DTYPES), rng.choice(MORE_SHAPES)
+    residual, weight = part(98, call, rows, width, dtype=dtype), part(99, call, width, dtype=dtype)
+    stream, own = residual.clone(), own_rows(memory, rows)
+    for half in range(2):
+        parts = [part(rank, 100 * call + half, rows, width, dtype=dtype) for rank in range(memory.size)]
+        x = parts[memory.rank].clone()
+        want, stream = two_shot_all_reduce_norm_reference(parts, stream, weight, EPS)
+        out = two_shot_all_reduce_norm(x, residual, weight, EPS, memory, out=x if rng.random() < 0.5 else None)
+        if not torch.equal(residual[own], stream[own]):
+            raise SystemExit(f"rank {memory.rank}: the residual of call {call}, {rows} x {width}, is wrong")
+        assert_close(out, want, name=f"rank {memory.rank}, call {call}")
+
+
 def main(rank: int, size: int, path: str, seed: int) -> None:
     """The same calls in the same order on every rank, each at its own pace."""
     shared = torch.from_file(path, shared=True, size=size * piece_bytes(size), dtype=torch.uint8)
@@ -69,13 +90,14 @@ def main(rank: int, size: int, path: str, seed: int) -> None:
     common, own = random.Random(seed), random.Random(f"{seed}/{rank}")
     for call in range(CALLS):
         time.sleep(own.choice((0.0, 0.0, 0.02)))
-        common.choice((flat_sum, sum_and_norm))(call, common, memory)
+        common.choice((flat_sum, sum_and_norm, sum_and_norm_of_own_rows))(call, common, memory)
     stop.fill_(1)  # a peer that never comes is not waited for
     if rank == 0:
         x = torch.ones(2, 4, dtype=torch.float16)
         for kernel in (one_shot_all_reduce, two_shot_all_reduce, packet_all_reduce):
             kernel(x, memory)
-        packet_all_reduce_norm(x, x.clone(), x[0], EPS, memory)
+        for norm in (packet_all_reduce_norm, two_shot_all_reduce_norm):
+            norm(x, x.clone(), x[0], EPS, memory)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Time the all-reduce alone over the ranks of a tensor-parallel group, 8 KiB to 64 MiB: on GPUs inside a CUDA graph.
 
 That is what a step pays twice a layer: llama-8b with 64 rows of bfloat16 sums 512 KiB each time. Each way is timed by
-itself, and `auto` is what the engine takes; then the same with what follows in a layer, for 1 to 256 rows of 4,096.
+itself, and `auto` is what the engine takes; then the same with what follows in a layer, for 1 to 8,192 rows of 4,096.
 """
 
 from __future__ import annotations

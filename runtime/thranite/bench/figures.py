@@ -153,7 +153,7 @@ def show_parts(figures: Sequence[Figures]) -> None:
     profiled = [(item, item.parts) for item in figures if item.parts is not None]
     if not profiled:
         return
-    names = ("wall", "attention", "gemm", "sampler", "other", "idle", "host")
+    names = ("wall", "attention", "gemm", "sums", "sampler", "other", "idle", "host")
     table = Table(title="milliseconds a step; the host's time lies beside the device's")
     table.add_column("model")
     table.add_column("workload")

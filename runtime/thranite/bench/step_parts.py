@@ -1,4 +1,4 @@
-"""Where a step's time goes on a GPU: host, attention, products, sampler, the rest, and idle."""
+"""Where a step's time goes on a GPU: host, attention, products, sums over ranks, sampler, the rest, and idle."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ PROFILED_TOKENS = 48
 KINDS = (
     ("attention", re.compile(r"paged_decode|paged_prefill|decode_plan|prefill_plan")),
     ("gemm", re.compile(r"nvjet|cutlass|gemm|gemv|xmma|skinny|splitK", re.IGNORECASE)),
+    ("sums", re.compile(r"all_reduce|nccl")),
     ("sampler", re.compile(r"(alive|shape|peak|threshold|chunk|choose)_kernel|logprob")),
 )
 
@@ -42,12 +43,13 @@ class StepParts:
     host: float  # Python's time in the step loop
     attention: float
     gemm: float
+    sums: float  # over ranks, with what is fused into them and the waiting for each other
     sampler: float
     other: float
     idle: float  # no kernel ran
 
     def line(self) -> str:
-        named = ("attention", "gemm", "sampler", "other", "idle")
+        named = ("attention", "gemm", "sums", "sampler", "other", "idle")
         shares = ", ".join(
             f"{name} {getattr(self, name):.3f} ({getattr(self, name) / self.wall:.0%})" for name in named
         )

@@ -27,7 +27,10 @@ class Communicator(Protocol):
 
     def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
         """The sum of all ranks' `x` [T, N], added to `residual` [T, N] in place, RMS-normalised and times `weight` [N],
-        in one kernel. None, and nothing done, where there is none or it would not pay. `x` may be overwritten."""
+        in one kernel. None, and nothing done, where there is none. `x` may be overwritten.
+
+        A rank may keep `residual` only in the rows that it adds, the same for calls of one shape: of a forward pass,
+        all such sums or none go this way, and what reads the stream otherwise must have done so before."""
         ...
 
     def all_gather(self, x: Tensor) -> Tensor:

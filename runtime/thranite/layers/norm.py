@@ -38,7 +38,7 @@ class RMSNorm(nn.Module):
 
     def after_adding(self, added: Tensor | None, x: Tensor, ranks: Communicator = ALONE) -> Tensor:
         """Normalise x + added; the sum is kept in x. `ranks`: those of which each holds a part of `added`. One kernel
-        on a GPU, with the sum over ranks where that pays."""
+        on a GPU, with the sum over ranks where that pays; then x may be kept up in some rows only (`Communicator`)."""
         if added is None:
             return self(x)  # type: ignore[no-any-return]
         fused = ranks.all_reduce_norm(added, x, self.weight, self.eps)

@@ -72,3 +72,15 @@ class CudaDriver:
             text = ctypes.c_char_p()
             self._library.cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
             raise CudaDriverError(f"{name}: {(text.value or b'unknown error').decode()} ({code})")
+
+
+def gpu_count() -> int:
+    """GPUs that this process may use, without torch; 0 where there is no driver."""
+    count = ctypes.c_int()
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    if library.cuInit(ctypes.c_uint(0)) or library.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value

@@ -16,6 +16,8 @@ RANK_ENVIRONMENT = {
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
     "TORCH_NCCL_ENABLE_MONITORING": "0",
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    # A CUDA error is told by the thread whose call it fails: torch's watchdog would abort the process before.
+    "TORCH_NCCL_RETHROW_CUDA_ERRORS": "0",
 }
 
 

@@ -22,6 +22,7 @@ from thranite_kernels.all_reduce import (
     two_shot_all_reduce,
     two_shot_largest,
 )
+from thranite_kernels.all_reduce_norm import two_shot_all_reduce_norm, two_shot_norm_rows
 from thranite_kernels.packet_sum import (
     ELEMENTS,
     packet_all_reduce,
@@ -39,13 +40,14 @@ KERNELS: Mapping[Way, Callable[..., Tensor]] = {
     "one-shot": one_shot_all_reduce,
     "two-shot": two_shot_all_reduce,
 }
+PROOF_DTYPE, PROOF_ELEMENTS = torch.bfloat16, 1 << 15
 PROOF_SECONDS = 120.0  # for the slowest rank to have compiled
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Up to how many bytes each way is the quickest, tried in this order; above all of them NCCL is. `norm`: of the sum
-    that is added and normalised in the same kernel."""
+    that is added and normalised in the packets' kernel; larger ones take two shots of whole rows."""
 
     packets: int
     one_shot: int
@@ -55,7 +57,7 @@ class Limits:
 
 # By ranks. `thranite bench all-reduce` measures them.
 LIMITS: Mapping[int, Limits] = {
-    2: Limits(packets=1 << 20, one_shot=0, two_shot=16 << 20, norm=1 << 20),
+    2: Limits(packets=512 << 10, one_shot=8 << 20, two_shot=32 << 20, norm=1 << 20),
     4: Limits(packets=512 << 10, one_shot=0, two_shot=8 << 20, norm=512 << 10),
     8: Limits(packets=256 << 10, one_shot=0, two_shot=8 << 20, norm=256 << 10),
 }
@@ -92,22 +94,38 @@ class PeerSums:
     def __init__(self, pieces: PeerPieces, memory: PeerMemory) -> None:
         self.memory = memory
         self._pieces, self._limits = pieces, limits(memory.size)
+        self._compiled = {PROOF_DTYPE}
 
     def all_reduce(self, x: Tensor) -> bool:
         """Sum in place; False where NCCL is quicker."""
+        if x.dtype not in self._compiled:
+            self._compile(x.dtype)
         way = choose(x, self.memory, self._limits)
         if way is None:
             return False
         KERNELS[way](x, self.memory, out=x)
         return True
 
+    def _compile(self, dtype: torch.dtype) -> None:
+        """A model's first step runs outside graphs; a way that its sizes do not take may be a later step's."""
+        self._compiled.add(dtype)
+        if dtype in ELEMENTS:
+            for kernel in KERNELS.values():
+                kernel(torch.zeros(PROOF_ELEMENTS, dtype=dtype, device=self.memory.epochs.device), self.memory)
+
     def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
-        """x [T, N] and the residual [T, N] are overwritten; None where separate kernels are quicker, or needed."""
-        if x.nbytes > self._limits.norm or not 0 < x.shape[0] <= packet_rows(self.memory, x.shape[1], x.itemsize):
-            return None
+        """x [T, N] and the residual [T, N] are overwritten; None where a kernel cannot do it."""
+        rows, width = x.shape
         if x.dtype not in ELEMENTS or weight.dtype != x.dtype or not (x.is_contiguous() and residual.is_contiguous()):
             return None
-        return packet_all_reduce_norm(x, residual, weight, eps, self.memory, out=x)
+        if x.nbytes <= self._limits.norm and 0 < rows <= packet_rows(self.memory, width, x.itemsize):
+            return packet_all_reduce_norm(x, residual, weight, eps, self.memory, out=x)
+        most = two_shot_norm_rows(self.memory, width, x.itemsize)
+        if not rows or not most:
+            return None
+        for part, stream in zip(x.split(most), residual.split(most), strict=True):
+            two_shot_all_reduce_norm(part, stream, weight, eps, self.memory, out=part)
+        return x
 
     def stop(self) -> None:
         """End all waiting for peers, at once and for good; what sums bring is void. Callable from any thread."""
@@ -135,7 +153,7 @@ def prove(pieces: PeerPieces, memory: PeerMemory, least: Least) -> PeerSums | No
 
 def _adds_up(way: Way, memory: PeerMemory, pieces: PeerPieces) -> bool:
     """Rank r brings r + 1 everywhere."""
-    x = torch.full((1 << 15,), memory.rank + 1.0, dtype=torch.bfloat16, device=memory.epochs.device)
+    x = torch.full((PROOF_ELEMENTS,), memory.rank + 1.0, dtype=PROOF_DTYPE, device=memory.epochs.device)
     for _ in range(3):  # both halves, and one of them again
         total = KERNELS[way](x, memory)
         done = torch.cuda.Event()

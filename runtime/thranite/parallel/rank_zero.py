@@ -1,4 +1,7 @@
-"""Building an engine over several ranks: start the others, build rank 0's part in step with them."""
+"""Building an engine over several ranks: start the others, build rank 0's part in step with them.
+
+torch is imported once the others are started where it can be: theirs takes as long.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from thranite.config import EngineConfig
 from thranite.engine.progress import Progress
 from thranite.errors import ThraniteError
 from thranite.models.partition import possible_sizes
 from thranite.models.spec import ModelSpec
+from thranite.parallel.cuda_driver import gpu_count
 from thranite.parallel.executor import ParallelExecutor
 from thranite.parallel.place import RankPlace
 from thranite.parallel.rank_messages import RankStart
 from thranite.parallel.ranks import Ranks, RankWatcher, rendezvous
 from thranite.parallel.step_clock import StepClock
-from thranite.runner.device import check_gpus, uses_gpus
 
 if TYPE_CHECKING:
     from thranite.engine.plan import Executor
@@ -32,38 +33,53 @@ def build_ranks(
     directory: Path, spec: ModelSpec, config: EngineConfig, progress: Progress, watcher: RankWatcher | None
 ) -> tuple[Executor, ModelSpec, MemoryPlan]:
     """As `thranite.engine.build.build_device`, over `config.tensor_parallel_size` ranks."""
-    size = config.tensor_parallel_size
-    on_gpus = uses_gpus(config.device)
-    if on_gpus:
-        check_gpus(size, possible_sizes(spec))
-    threads_before = torch.get_num_threads()
-    threads = None if on_gpus else max(threads_before // size, 1)
     progress.stage("start ranks")
-    start = RankStart(
-        config=replace(config, device="cuda" if on_gpus else "cpu", skip_tokenizer_init=True),
-        directory=str(directory),
-        rank=0,
-        size=size,
-        store=str(rendezvous()),
-        threads=threads,
-    )
     clock = StepClock()
-    ranks = Ranks(start, watcher, clock)
+    early = config.device != "cpu" and gpu_count() >= config.tensor_parallel_size
+    ranks = Ranks(_start(directory, config, None), watcher, clock) if early else None
+
+    import torch
+
+    from thranite.runner.device import check_gpus, uses_gpus
+
+    threads_before, threads = torch.get_num_threads(), None
+    if not uses_gpus(config.device):
+        if ranks is not None:  # a torch that does not see the driver's GPUs
+            ranks.close()
+            ranks = None
+        threads = max(threads_before // config.tensor_parallel_size, 1)
+    if ranks is None:
+        if threads is None:
+            check_gpus(config.tensor_parallel_size, possible_sizes(spec))
+        ranks = Ranks(_start(directory, config, threads), watcher, clock)
     if threads is not None:
         torch.set_num_threads(threads)  # ranks share the cores
-    own, spec, plan = _build_own(ranks, start, spec, config, progress)
+    own, spec, plan = _build_own(ranks, spec, config, progress)
     communicator = ranks.communicator
     assert communicator is not None
     closed = partial(torch.set_num_threads, threads_before)
     return ParallelExecutor(own, ranks, communicator, clock, closed), spec, plan
 
 
+def _start(directory: Path, config: EngineConfig, threads: int | None) -> RankStart:
+    """`threads`: None on GPUs."""
+    return RankStart(
+        config=replace(config, device="cuda" if threads is None else "cpu", skip_tokenizer_init=True),
+        directory=str(directory),
+        rank=0,
+        size=config.tensor_parallel_size,
+        store=str(rendezvous()),
+        threads=threads,
+    )
+
+
 def _build_own(
-    ranks: Ranks, start: RankStart, spec: ModelSpec, config: EngineConfig, progress: Progress
+    ranks: Ranks, spec: ModelSpec, config: EngineConfig, progress: Progress
 ) -> tuple[Executor, ModelSpec, MemoryPlan]:
     """Rank 0's part; whatever fails on any rank ends all."""
     from thranite.engine.build import build_device
 
+    start = ranks.start
     place = RankPlace(0, start.size, start.store, ranks.wait_arrived, ranks.join)
     try:
         built = build_device(Path(start.directory), spec, config, progress, place)

@@ -56,7 +56,7 @@ class Ranks:
     def __init__(self, start: RankStart, watcher: RankWatcher | None, clock: StepClock) -> None:
         self.failure: ThraniteError | None = None
         self.communicator: Communicator | None = None  # rank 0's, once there: aborted when a rank is lost
-        self._start, self._watcher, self._clock = start, watcher, clock
+        self.start, self._watcher, self._clock = start, watcher, clock
         count = start.size - 1
         pipes = [os.pipe() for _ in range(count)]
         for _, writing in pipes:
@@ -119,15 +119,15 @@ class Ranks:
 
     def forget_rendezvous(self) -> None:
         """The ranks have met."""
-        shutil.rmtree(Path(self._start.store).parent, ignore_errors=True)
+        shutil.rmtree(Path(self.start.store).parent, ignore_errors=True)
 
     # --- on the thread
 
     def _run(self) -> None:
         try:
-            for rank in range(1, self._start.size):
+            for rank in range(1, self.start.size):
                 ring = RingEnds(self._memory_fd, self._reading[rank - 1])
-                self._children.append(RankChild(replace(self._start, rank=rank), ring, rank_child.RANK_COMMAND))
+                self._children.append(RankChild(replace(self.start, rank=rank), ring, rank_child.RANK_COMMAND))
             self._watch()
         except OSError as error:
             self._lose(EngineDead(f"the ranks cannot be started: {error}"))

@@ -16,6 +16,8 @@ from thranite.bench.step_parts import Interval, kind_of, parts_of
         ("void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm>", "gemm"),
         ("void gemv2T_kernel_val<int, int, __nv_bfloat16>", "gemm"),
         ("skinny_dot_kernel", "gemm"),
+        ("packet_all_reduce_norm_kernel", "sums"),
+        ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "sums"),
         ("chunk_kernel", "sampler"),
         ("shape_kernel", "sampler"),
         ("peak_kernel", "sampler"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -236,6 +237,24 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     check_gpus(3, [1, 2, 4, 8])
     with pytest.raises(ConfigError, match=r"size 4: torch sees 3 GPUs\s+hint: possible here: 1, 2$"):
         check_gpus(4, [1, 2, 4, 8])
+
+
+def test_gpus_that_torch_does_not_see(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are started for the driver's GPUs before torch is there to ask; they end, and others take their place."""
+    monkeypatch.setattr("thranite.parallel.rank_zero.gpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    llm = make(model, 2, "auto")
+    [output] = llm.generate(PROMPTS[:1], params(max_tokens=3))
+    assert len(output.outputs[0].token_ids) == 3
+    assert len(rank_pids(os.getpid())) == 1
+    llm.close()
+
+
+def test_ranks_are_started_without_torch() -> None:
+    code = "import sys, thranite.parallel.rank_zero; sys.exit('torch' in sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True
+    )
 
 
 def test_a_rank_that_cannot_load(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

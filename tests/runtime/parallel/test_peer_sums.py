@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 
-from thranite.parallel import peer_pieces
+from thranite.parallel import peer_pieces, peer_sums
 from thranite.parallel.peer_pieces import PeerPieces
-from thranite.parallel.peer_sums import LIMITS, Limits, choose, fits, limits
+from thranite.parallel.peer_sums import LIMITS, Limits, PeerSums, choose, fits, limits
 from thranite_kernels.peer_memory import PeerMemory
 
 TABLE = Limits(packets=1 << 10, one_shot=1 << 12, two_shot=1 << 20, norm=0)
@@ -49,6 +50,41 @@ def test_what_no_kernel_sums_goes_to_the_library() -> None:
 
 def test_every_group_has_limits() -> None:
     assert [limits(size) for size in (2, 3, 4, 5, 8, 16)] == [LIMITS[size] for size in (2, 4, 4, 8, 8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "calls"),
+    [
+        (4, ["packets 4"]),
+        (128, ["packets 128"]),
+        (129, ["rows 129"]),
+        (8192, ["rows 8192"]),
+        (8193, ["rows 8192", "rows 1"]),
+    ],
+)
+def test_the_way_of_a_sum_with_its_norm(rows: int, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets up to 1 MiB, rows of each rank's own above, in parts that its memory holds."""
+    done: list[str] = []
+
+    def note(said: str, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        done.append(f"{said} {len(x)}")
+        return x
+
+    for name, said in (("packet_all_reduce_norm", "packets"), ("two_shot_all_reduce_norm", "rows")):
+        monkeypatch.setattr(peer_sums, name, partial(note, said))
+    sums = PeerSums(PeerPieces.__new__(PeerPieces), memory())
+    x = torch.empty(rows, 4096, dtype=torch.bfloat16, device="meta")
+    assert sums.all_reduce_norm(x, x, x[0], 1e-6) is x
+    assert done == calls
+
+
+def test_a_norm_of_another_type_stands_apart() -> None:
+    sums = PeerSums(PeerPieces.__new__(PeerPieces), memory())
+    x = torch.empty(4, 64, dtype=torch.bfloat16, device="meta")
+    assert sums.all_reduce_norm(x, x, x[0].float(), 1e-6) is None
+    assert sums.all_reduce_norm(x.double(), x.double(), x[0].double(), 1e-6) is None
+    wide = torch.empty(200, 20_000, dtype=torch.bfloat16, device="meta")
+    assert sums.all_reduce_norm(wide, wide, wide[0], 1e-6) is None
 
 
 def own_least(values: Sequence[int]) -> list[int]:
