@@ -41,6 +41,7 @@ KERNELS: Mapping[Way, Callable[..., Tensor]] = {
     "two-shot": two_shot_all_reduce,
 }
 PROOF_DTYPE, PROOF_ELEMENTS = torch.bfloat16, 1 << 15
+PROOF_WIDTH, PROOF_EPS = 512, 1e-5
 PROOF_SECONDS = 120.0  # for the slowest rank to have compiled
 
 
@@ -136,10 +137,10 @@ class PeerSums:
 
 
 def prove(pieces: PeerPieces, memory: PeerMemory, least: Least) -> PeerSums | None:
-    """Sum once each way before anything depends on it: memory that maps may still not carry what is written."""
+    """Sum each way before anything depends on it: memory that maps may still not carry what is written."""
     right = 0
     try:
-        right = int(all(_adds_up(way, memory, pieces) for way in KERNELS))
+        right = int(all(_adds_up(way, memory, pieces) for way in KERNELS) and _normalises(memory, pieces))
     except Exception as error:  # noqa: BLE001 - whatever fails here, NCCL does not need it
         pieces.stop()
         logger.warning("sums go through NCCL alone: rank %d: %s: %s", memory.rank, type(error).__name__, error)
@@ -156,13 +157,35 @@ def _adds_up(way: Way, memory: PeerMemory, pieces: PeerPieces) -> bool:
     x = torch.full((PROOF_ELEMENTS,), memory.rank + 1.0, dtype=PROOF_DTYPE, device=memory.epochs.device)
     for _ in range(3):  # both halves, and one of them again
         total = KERNELS[way](x, memory)
-        done = torch.cuda.Event()
-        done.record()
-        deadline = time.monotonic() + PROOF_SECONDS
-        while not done.query():
-            if time.monotonic() > deadline:
-                pieces.stop()
-            time.sleep(0.0005)
+        _wait(pieces)
         if not bool((total == memory.size * (memory.size + 1) / 2).all()):
             return False
     return True
+
+
+def _normalises(memory: PeerMemory, pieces: PeerPieces) -> bool:
+    """Both kernels that also add and normalise; rank r brings r + 1 times the same rows."""
+    device, total = memory.epochs.device, memory.size * (memory.size + 1) / 2
+    rows = torch.linspace(-1.0, 1.0, PROOF_ELEMENTS, device=device).view(-1, PROOF_WIDTH).to(PROOF_DTYPE)
+    weight = torch.linspace(0.5, 1.5, PROOF_WIDTH, device=device).to(PROOF_DTYPE)
+    stream = rows.float() * total + 1.0
+    want = stream * torch.rsqrt(stream.square().mean(1, keepdim=True) + PROOF_EPS) * weight.float()
+    for kernel in (packet_all_reduce_norm, two_shot_all_reduce_norm):
+        for _ in range(3):
+            x = rows * (memory.rank + 1)
+            got = kernel(x, torch.ones_like(x), weight, PROOF_EPS, memory, out=x)
+            _wait(pieces)
+            if not bool(torch.isclose(got.float(), want, rtol=0.05, atol=0.05).all()):
+                return False
+    return True
+
+
+def _wait(pieces: PeerPieces) -> None:
+    """For all that was launched; a kernel that waits for a peer too long is stopped."""
+    done = torch.cuda.Event()
+    done.record()
+    deadline = time.monotonic() + PROOF_SECONDS
+    while not done.query():
+        if time.monotonic() > deadline:
+            pieces.stop()
+        time.sleep(0.0005)
