@@ -56,11 +56,11 @@ class MixedGraphs:
         self._model, self._attention, self._state = model, attention, state
         self._block_size = settings.layout.block_size
         self._device = state.lengths.device
-        self._decodes = _up_to(DECODE_ROWS, settings.max_num_seqs)
-        self._tokens = _up_to(PROMPT_TOKENS, settings.max_num_batched_tokens)
+        self._shapes = mixed_shapes(settings)
+        self._decodes = sorted({shape.decodes for shape in self._shapes})
+        self._tokens = sorted({shape.prompt_tokens for shape in self._shapes})
         self._captured: dict[StepShape, _Captured] = {}
-        most = _shape(self._decodes[-1], self._tokens[-1])
-        self._packed = torch.zeros(sum(most.parts), dtype=torch.int32, device=self._device)
+        self._packed = torch.zeros(sum(self._shapes[0].parts), dtype=torch.int32, device=self._device)
 
     def shape_for(self, plan: StepPlan) -> StepShape | None:
         """The least shape that holds the plan's step, or None."""
@@ -86,21 +86,18 @@ class MixedGraphs:
         """Capture every shape; the first run of one outside a graph compiles what it launches."""
         pool = torch.cuda.graph_pool_handle()
         mode = "global" if self._model.communicator.size == 1 else "thread_local"  # as for decode graphs
-        self._packed.zero_()
         scratch: Mapping[LayerKind, DecodePlan] | None = None
-        for tokens in reversed(self._tokens):
-            for decodes in reversed(self._decodes):
-                shape = _shape(decodes, tokens)
-                plans = self._attention.decode_plans(decodes, self._device, scratch)
-                scratch = scratch or plans
-                tiles = self._attention.prefill_plans(PROMPTS, tokens, self._device)
-                self._mark_padding(shape)
-                self._forward(shape, plans, tiles)
-                torch.cuda.synchronize(self._device)
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
-                    output = self._forward(shape, plans, tiles)
-                self._captured[shape] = _Captured(graph, output, plans, tiles)
+        for shape in self._shapes:
+            plans = self._attention.decode_plans(shape.decodes, self._device, scratch)
+            scratch = scratch or plans
+            tiles = self._attention.prefill_plans(PROMPTS, shape.prompt_tokens, self._device)
+            self._mark_padding(shape)
+            self._forward(shape, plans, tiles)
+            torch.cuda.synchronize(self._device)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
+                output = self._forward(shape, plans, tiles)
+            self._captured[shape] = _Captured(graph, output, plans, tiles)
 
     def release(self) -> None:
         """Give back the graphs' memory; no step has a shape until they are captured again."""
@@ -118,6 +115,12 @@ class MixedGraphs:
         step = device_step(packed, shape, self._state, self._block_size, plans, tiles)
         hidden = self._model(step.input_ids, step.batch, self._attention)
         return MixedOutput(hidden[step.sample_rows], step.sample_slots, step.sample_positions)
+
+
+def mixed_shapes(settings: EngineSettings) -> list[StepShape]:
+    """All that an engine captures, the largest first."""
+    tokens, decodes = _up_to(PROMPT_TOKENS, settings.max_num_batched_tokens), _up_to(DECODE_ROWS, settings.max_num_seqs)
+    return [_shape(rows, count) for count in reversed(tokens) for rows in reversed(decodes)]
 
 
 def _shape(decodes: int, tokens: int) -> StepShape:

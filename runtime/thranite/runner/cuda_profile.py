@@ -12,11 +12,14 @@ from thranite.engine.settings import EngineSettings
 from thranite.loader.device_memory import DeviceMemory
 from thranite.loader.memory_needs import CUDA_RESERVE
 from thranite.runner.cuda_executor import CudaExecutor
+from thranite.runner.cuda_graphs import graph_sizes
+from thranite.runner.cuda_mixed_graphs import mixed_shapes
 from thranite.sampling_params import TokenParams
 
-# Captured graphs keep their own activations and logits beside those of eager steps, and the driver keeps about 10 MB
-# for each graph of a 32-layer model.
-GRAPH_RESERVE = 512 * 1024**2
+# Captured graphs keep their own activations beside those of eager steps, and the driver keeps about 10 MB for each
+# graph of a 32-layer model.
+POOL_RESERVE = 192 * 1024**2
+GRAPH_LAYER = 320 * 1024
 
 
 def held_by_others(memory: DeviceMemory) -> int:
@@ -51,7 +54,14 @@ def measure_activations(
     executor.close()
     del executor
     torch.cuda.empty_cache()
-    return peak + outside + settings.max_num_seqs * settings.vocab_size * 4 + GRAPH_RESERVE
+    return peak + outside + settings.max_num_seqs * settings.vocab_size * 4 + graph_reserve(settings)
+
+
+def graph_reserve(settings: EngineSettings) -> int:
+    """Bytes of all graphs, without the logits of decode graphs."""
+    layers = sum(layer is not None for group in settings.layout.groups for layer in group.layers)
+    count = len(graph_sizes(settings.max_num_seqs)) + len(mixed_shapes(settings))
+    return POOL_RESERVE + count * layers * GRAPH_LAYER
 
 
 def largest_step(settings: EngineSettings) -> StepPlan:
