@@ -51,7 +51,7 @@ class EngineConfig:
     max_num_batched_tokens: int | None = option(
         None, "tokens a step, prompts and outputs together (default: 8192; 2048 on the CPU)"
     )
-    enforce_eager: bool = option(False, "run decode without CUDA graphs")
+    enforce_eager: bool = option(False, "run without CUDA graphs")
     peer_all_reduce: bool = option(
         True, "GPUs sum small tensors through each other's memory where they can reach it; off: through NCCL alone"
     )

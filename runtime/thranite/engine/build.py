@@ -117,7 +117,7 @@ def _build_cuda(
     progress: Progress,
     before: DeviceMemory,
 ) -> tuple[Executor, MemoryPlan]:
-    """Measure what a step takes, give the rest to the KV cache, capture the decode graphs. `before`: the device's
+    """Measure what a step takes, give the rest to the KV cache, capture the graphs. `before`: the device's
     figures when nothing was loaded."""
     import torch
 
@@ -131,7 +131,7 @@ def _build_cuda(
 
     progress.stage("measure activations")
     others = held_by_others(before)
-    measured = measure_activations(make, engine_settings(spec, plan, config), device, others)
+    measured = measure_activations(make, engine_settings(spec, plan, config), device, others, config.enforce_eager)
     measured = -model.communicator.least([-measured])[0]
     plan = plan_memory(spec, config, plan.device, measured_activation_bytes=measured)
     progress.stage("allocate KV cache")

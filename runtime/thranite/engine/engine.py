@@ -48,6 +48,7 @@ class Engine:
         self._deadlines: list[tuple[float, str]] = []  # a heap; entries of ended requests are dropped as they surface
         self._draining = False
         self._sleepy = False  # new requests are refused: it sleeps, or will
+        self._asleep = False
         self._in_flight: ScheduledStep | None = None
         self._counters: Counter[str] = Counter()
         self._finished: Counter[str] = Counter({reason.value: 0 for reason in FinishReason})
@@ -117,7 +118,7 @@ class Engine:
         if self._draining:
             raise Rejected("the server is shutting down", "draining")
         if self._sleepy:
-            raise Rejected("the model is asleep: POST /wake_up on the admin port wakes it", "asleep")
+            raise Rejected("the model is asleep", "asleep")
         self._observe_queue(self._clock())
         queue = self.scheduler.queue
         check_room(self._queue_limits, Amount(len(queue), queue.tokens), length, request.priority, self._drain_rate)
@@ -343,17 +344,23 @@ class Engine:
             raise RuntimeError(f"no request is open and {self.scheduler.kv.pool.num_used} pages are held")
 
     def sleep(self) -> int:
-        """Give the device's memory back, and forget cached prefixes. No request is open. Returns the bytes."""
+        """Give the device's memory back, and forget cached prefixes. No request is open. Returns the bytes; 0 if it
+        sleeps already."""
+        if self._asleep:
+            return 0
         if self._requests or self.has_work:
             raise RuntimeError(f"asked to sleep with {len(self._requests)} open requests")
         self.set_sleepy(True)
         self.scheduler.kv.forget_prefixes()
-        return self._executor.sleep()
+        freed = self._executor.sleep()
+        self._asleep = True
+        return freed
 
     def wake(self) -> int:
         """Serve again. Returns bytes that the device lacks for it: 0, or it sleeps on."""
-        missing = self._executor.wake()
+        missing = self._executor.wake() if self._asleep else 0
         if not missing:
+            self._asleep = False
             self.set_sleepy(False)
         return missing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from thranite.errors import UnsupportedModel
@@ -34,7 +35,9 @@ def load_spec(
     sources = [config, text]
     eos = [(generation_config or {}).get("eos_token_id"), config.get("eos_token_id"), reader.get("eos_token_id")]
     context = LoadContext(architecture, max_model_len, checkpoint_dtype(sources, dtype), merged_token_ids(*eos))
-    return make(reader, context)
+    spec = make(reader, context)
+    # Some checkpoints name an end that their vocabulary lacks: nobody can draw it.
+    return replace(spec, eos_token_ids=tuple(token for token in spec.eos_token_ids if 0 <= token < spec.vocab_size))
 
 
 def text_section(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -38,6 +38,24 @@ def build_ranks(
     early = config.device != "cpu" and gpu_count() >= config.tensor_parallel_size
     ranks = Ranks(_start(directory, config, None), watcher, clock) if early else None
 
+    try:
+        return _build(directory, spec, config, progress, ranks, clock, watcher)
+    except BaseException:
+        if ranks is not None:
+            ranks.close()
+        raise
+
+
+def _build(
+    directory: Path,
+    spec: ModelSpec,
+    config: EngineConfig,
+    progress: Progress,
+    ranks: Ranks | None,
+    clock: StepClock,
+    watcher: RankWatcher | None,
+) -> tuple[Executor, ModelSpec, MemoryPlan]:
+    """`ranks`: started already, on GPUs."""
     import torch
 
     from thranite.runner.device import check_gpus, uses_gpus
@@ -48,9 +66,9 @@ def build_ranks(
             ranks.close()
             ranks = None
         threads = max(threads_before // config.tensor_parallel_size, 1)
+    if threads is None:
+        check_gpus(config.tensor_parallel_size, possible_sizes(spec))
     if ranks is None:
-        if threads is None:
-            check_gpus(config.tensor_parallel_size, possible_sizes(spec))
         ranks = Ranks(_start(directory, config, threads), watcher, clock)
     if threads is not None:
         torch.set_num_threads(threads)  # ranks share the cores

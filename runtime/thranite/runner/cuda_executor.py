@@ -1,4 +1,4 @@
-"""A CUDA GPU as an `Executor`: decode steps replay graphs, steps with prompts run eagerly, nothing waits."""
+"""A CUDA GPU as an `Executor`: steps of decodes or few prompt tokens replay graphs, others run eagerly; none waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.models.spec import ModelSpec
 from thranite.runner.cuda_draw import CudaDraw
-from thranite.runner.cuda_graphs import DecodeGraphs
+from thranite.runner.cuda_graphs import DecodeGraphs, DecodeOutput
 from thranite.runner.cuda_inputs import eager_step, prefill_starts
 from thranite.runner.cuda_mixed_graphs import MixedGraphs, MixedOutput
 from thranite.runner.cuda_sampler import CudaSampler
@@ -42,7 +42,7 @@ class _Step:
 
 
 class CudaExecutor:
-    """Owns the KV cache, all per-slot state and the decode graphs of one GPU.
+    """Owns the KV cache, all per-slot state and the graphs of one GPU.
 
     `prompt_logprob_rows`: rows of logits alive at once while a prompt is scored; the memory plan counts them.
     """
@@ -76,7 +76,7 @@ class CudaExecutor:
         self._freed = 0
 
     def capture(self) -> None:
-        """Make ready."""
+        """Make ready, both stages at once."""
         self.capture_graphs()
         self.warm_up()
 
@@ -106,24 +106,13 @@ class CudaExecutor:
         if not plan.num_tokens:
             self._steps.append(_Step(plan, None, None, None, {}, ()))
         elif mixed is not None and (shape := mixed.shape_for(plan)) is not None:
-            self._replay_mixed(plan, mixed.run(plan, shape))
+            self._replayed(plan, mixed.run(plan, shape))
         elif plan.prefills or self._graphs is None:
             self._launch_eager(plan)
         else:
-            output = self._graphs.run(list(plan.decodes))
-            count = len(plan.decodes)
-            self._steps.append(
-                _Step(
-                    plan,
-                    output.logits[:count],
-                    output.slots[:count],
-                    output.positions[:count],
-                    {},
-                    self._host_positions(plan),
-                )
-            )
+            self._replayed(plan, self._graphs.run(list(plan.decodes)))
 
-    def _replay_mixed(self, plan: StepPlan, output: MixedOutput) -> None:
+    def _replayed(self, plan: StepPlan, output: DecodeOutput | MixedOutput) -> None:
         count = len(plan.sample_slots)
         logits = self._model.raw_logits(output.hidden[:count]) if count else None
         slots, positions = output.slots[:count], output.positions[:count]

@@ -1,4 +1,4 @@
-"""Decode as one CUDA graph a batch size: inputs, every layer and the head, replayed with a single launch.
+"""Decode as one CUDA graph a batch size: inputs and every layer, replayed with a single launch.
 
 Inside a graph nothing is known but the rows' slots, which the host writes into a fixed buffer before the replay (and
 leaves alone while the same sequences run on). A size that has no graph runs in the next larger one; padding rows have
@@ -35,7 +35,7 @@ PADDED_WHEN_SLOWER = 16  # batches up to this may run as a larger one
 class DecodeOutput:
     """What a replay leaves on the device until the next one."""
 
-    logits: Tensor  # [B, vocab]
+    hidden: Tensor  # [B, hidden], after the final norm: logits of every size would fill gigabytes
     slots: Tensor  # int32 [B], -1 for padding
     positions: Tensor  # int32 [B], where the sampled token will stand
 
@@ -130,8 +130,7 @@ class DecodeGraphs:
         for plan in plans.values():
             plan.plan(slots, first.context_lens)
         batch = triton_batch(inputs, self._state, slots, size, plans, None)
-        hidden = self._model(first.input_ids, batch, self._attention)
-        return DecodeOutput(self._model.raw_logits(hidden), slots, first.context_lens)
+        return DecodeOutput(self._model(first.input_ids, batch, self._attention), slots, first.context_lens)
 
     def run(self, decodes: list[int]) -> DecodeOutput:
         """Replay the step of these slots. The output's rows beyond them are padding."""

@@ -16,10 +16,7 @@ from thranite.runner.cuda_graphs import graph_sizes
 from thranite.runner.cuda_mixed_graphs import mixed_shapes
 from thranite.sampling_params import TokenParams
 
-# Captured graphs keep their own activations beside those of eager steps, and the driver keeps about 10 MB for each
-# graph of a 32-layer model.
-POOL_RESERVE = 192 * 1024**2
-GRAPH_LAYER = 320 * 1024
+GRAPH_LAYER = 320 * 1024  # bytes that the driver keeps for a layer of a graph: about 10 MB for 32
 
 
 def held_by_others(memory: DeviceMemory) -> int:
@@ -31,12 +28,16 @@ def held_by_others(memory: DeviceMemory) -> int:
 
 
 def measure_activations(
-    make: Callable[[EngineSettings], CudaExecutor], settings: EngineSettings, device: torch.device, others: int
+    make: Callable[[EngineSettings], CudaExecutor],
+    settings: EngineSettings,
+    device: torch.device,
+    others: int,
+    eager: bool,
 ) -> int:
     """Peak bytes of a step that fills the token budget and samples in every slot, with every kind of option.
 
     Counts what the whole process took on the device beyond the weights: allocator, libraries' workspaces, context, and
-    a second helping of logits for the decode graphs' pool. `others`: bytes that other processes hold.
+    what graphs will take unless `eager`. `others`: bytes that other processes hold.
     """
     plan = largest_step(settings)
     pages = 1 + sum(len(update.blocks) for update in plan.blocks)
@@ -54,19 +55,24 @@ def measure_activations(
     executor.close()
     del executor
     torch.cuda.empty_cache()
-    return peak + outside + settings.max_num_seqs * settings.vocab_size * 4 + graph_reserve(settings)
+    return peak + outside + (0 if eager else graph_reserve(settings, peak))
 
 
-def graph_reserve(settings: EngineSettings) -> int:
-    """Bytes of all graphs, without the logits of decode graphs."""
+def graph_reserve(settings: EngineSettings, peak: int) -> int:
+    """Bytes of all graphs: two pools of activations, as a share of the largest step's, and what the driver keeps."""
+    largest = mixed_shapes(settings)[0]
+    tokens = min(max(largest.tokens, settings.max_num_seqs), settings.max_num_batched_tokens)
     layers = sum(layer is not None for group in settings.layout.groups for layer in group.layers)
     count = len(graph_sizes(settings.max_num_seqs)) + len(mixed_shapes(settings))
-    return POOL_RESERVE + count * layers * GRAPH_LAYER
+    return 2 * peak * tokens // settings.max_num_batched_tokens + count * layers * GRAPH_LAYER
 
 
 def largest_step(settings: EngineSettings) -> StepPlan:
     """Prefills that fill the token budget, over as many slots as there are; each samples."""
-    params = TokenParams(max_tokens=1, seed=0, temperature=0.8, top_p=0.9, top_k=50, repetition_penalty=1.1, logprobs=1)
+    params = TokenParams(
+        max_tokens=1, seed=0, temperature=0.8, top_p=0.9, top_k=50, min_p=0.01, repetition_penalty=1.1, logprobs=1,
+        logit_bias=((0, 0.0),),
+    )  # fmt: skip
     rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
     counts = [settings.max_num_batched_tokens // rows] * rows
     counts[0] += settings.max_num_batched_tokens - sum(counts)

@@ -20,12 +20,11 @@ class HostWeights:
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage()
             for tensor in chain(model.parameters(), model.buffers())
         }
-        self._kept = []
-        for storage in storages.values():
-            host = torch.UntypedStorage(storage.nbytes())
+        self._kept = [(storage, torch.UntypedStorage(storage.nbytes())) for storage in storages.values()]
+        for storage, host in self._kept:
             host.copy_(storage)
+        for storage, _ in self._kept:  # only now: whatever failed before this lost nothing
             storage.resize_(0)
-            self._kept.append((storage, host))
 
     def restore(self) -> None:
         while self._kept:

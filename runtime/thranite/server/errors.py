@@ -111,7 +111,10 @@ def _rejected(error: Rejected) -> ErrorAnswer:
     wait = max(1, math.ceil(error.retry_after_seconds or 1.0))
     headers = {"retry-after": str(wait)}
     if error.reason in ("draining", "asleep"):
+        message = error.message
         if error.reason == "draining":
             headers["connection"] = "close"
-        return error_answer(503, error.message, "server_error", code=error.reason, headers=headers)
+        else:
+            message += ": POST /wake_up on the admin port wakes it"
+        return error_answer(503, message, "server_error", code=error.reason, headers=headers)
     return error_answer(429, error.message, "rate_limit_error", code=error.reason, headers=headers)

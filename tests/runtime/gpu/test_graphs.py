@@ -62,7 +62,7 @@ def executor_with_prompts(config: dict[str, Any], dtype: str) -> CudaExecutor:
 
 @torch.inference_mode()
 def eager(executor: CudaExecutor, rows: int) -> torch.Tensor:
-    """Logits of slots 0 … rows - 1, in the padded batch that the graphs would take for them."""
+    """Hidden states of slots 0 … rows - 1, in the padded batch that the graphs would take for them."""
     graphs = executor._graphs
     assert graphs is not None
     size = next(size for size in graphs._sizes if size >= rows)
@@ -70,7 +70,7 @@ def eager(executor: CudaExecutor, rows: int) -> torch.Tensor:
     graphs._slots[:size].copy_(torch.from_numpy(np.asarray(padded, np.int32)))
     graphs._present = padded
     plans = graphs._attention.decode_plans(size, torch.device("cuda", 0), None)
-    return graphs._forward(size, plans).logits[:rows].clone()
+    return graphs._forward(size, plans).hidden[:rows].clone()
 
 
 def poison(executor: CudaExecutor, byte: int) -> None:
@@ -98,7 +98,7 @@ def test_a_replay_equals_the_eager_run(name: str, dtype: str) -> None:
             results.append(eager(executor, rows))
             lengths.copy_(before)
             graphs._present = []
-            results.append(graphs.run(list(range(rows))).logits[:rows].clone())
+            results.append(graphs.run(list(range(rows))).hidden[:rows].clone())
             lengths.copy_(before)
         assert all(bool(result.isfinite().all()) for result in results)
         assert all(torch.equal(results[0], result) for result in results[1:]), f"{rows} rows"

@@ -107,6 +107,12 @@ def test_parameter_counts(config: dict[str, Any], parameters: int) -> None:
 def test_llama() -> None:
     spec = load_spec(LLAMA_3_1_8B, generation_config={"eos_token_id": [128009, 7]})
     assert spec.eos_token_ids == (128009, 7, 128001, 128008)
+
+
+def test_ends_outside_the_vocabulary_are_left_out() -> None:
+    """Nobody can draw them; banning them before a minimal length would reach past the row."""
+    spec = load_spec(LLAMA_3_1_8B, generation_config={"eos_token_id": [128256, -1, 128009]})
+    assert spec.eos_token_ids == (128009, 128001, 128008)
     assert (spec.dtype, spec.bos_token_id, spec.max_position_embeddings) == ("bfloat16", 128000, 131072)
     assert windows(spec) == [None] * 32
     assert spec.ropes[0].rotary_dim == 128

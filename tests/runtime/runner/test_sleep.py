@@ -57,6 +57,18 @@ def test_the_same_tokens_before_and_after(model: str) -> None:
     engine.check_integrity()
 
 
+def test_once_asleep_or_awake_is_enough() -> None:
+    """Asked again, it forgets nothing: neither cached prefixes while awake, nor weights while asleep."""
+    engine = torch_engine("llama")
+    before = greedy(engine, "before")
+    assert engine.wake() == 0
+    assert greedy(engine, "cached") == before
+    assert engine.sleep() > 0
+    assert engine.sleep() == 0
+    assert engine.wake() == 0
+    assert greedy(engine, "after") == before
+
+
 def test_sampled_tokens_too() -> None:
     """The state of samplers and slots is not the cache's."""
     engine = torch_engine("llama")
