@@ -1,4 +1,4 @@
-"""Make the part of SmolLM2 that a GPU machine without a network is given: its first layers, small enough to carry.
+"""Make a part of SmolLM2 for a GPU machine without a network: its first layers, small enough to copy there.
 
 A folder with config.json, weights.safetensors (matrices as int8 with one scale a row, norms as they are) and
 tokens.json (token ids of this repository's documents, in pieces of equal length). `unpack` makes a model directory of

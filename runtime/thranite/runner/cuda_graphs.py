@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from thranite.attention.triton import LayerKind, TritonAttention
 from thranite.models.decoder import Decoder
+from thranite.runner.cuda_capture import capture_graph
 from thranite.runner.cuda_inputs import allocate_inputs, decode_rows, prepare, triton_batch
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.sampling_transfer import upload
@@ -81,19 +83,14 @@ class DecodeGraphs:
         self._present = []
 
     def _capture_sizes(self) -> None:
-        """Largest first; the first run of a size outside a graph compiles what it launches."""
+        """Largest first."""
         pool = torch.cuda.graph_pool_handle()
         scratch: dict[LayerKind, DecodePlan] | None = None
-        # Between ranks, torch's watchdog of collectives asks for events meanwhile, from its own thread.
-        mode = "global" if self._model.communicator.size == 1 else "thread_local"
         for size in reversed(self._sizes):
             plans = self._attention.decode_plans(size, self._device, scratch)
             scratch = scratch or plans
-            self._forward(size, plans)
-            torch.cuda.synchronize(self._device)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
-                output = self._forward(size, plans)
+            forward = partial(self._forward, size, plans)
+            graph, output = capture_graph(forward, pool, self._device, self._model.communicator.size)
             self._captured[size] = _Captured(graph, output, plans)
 
     def _drop_slow_sizes(self) -> None:

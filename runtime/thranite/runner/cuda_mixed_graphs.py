@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from thranite.attention.triton import LayerKind, TritonAttention
 from thranite.engine.plan import Prefill, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
+from thranite.runner.cuda_capture import capture_graph
 from thranite.runner.cuda_inputs import StepShape, device_step, pack
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.sampling_transfer import upload
@@ -83,20 +85,16 @@ class MixedGraphs:
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Capture every shape; the first run of one outside a graph compiles what it launches."""
+        """Capture every shape."""
         pool = torch.cuda.graph_pool_handle()
-        mode = "global" if self._model.communicator.size == 1 else "thread_local"  # as for decode graphs
         scratch: Mapping[LayerKind, DecodePlan] | None = None
         for shape in self._shapes:
             plans = self._attention.decode_plans(shape.decodes, self._device, scratch)
             scratch = scratch or plans
             tiles = self._attention.prefill_plans(PROMPTS, shape.prompt_tokens, self._device)
             self._mark_padding(shape)
-            self._forward(shape, plans, tiles)
-            torch.cuda.synchronize(self._device)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
-                output = self._forward(shape, plans, tiles)
+            forward = partial(self._forward, shape, plans, tiles)
+            graph, output = capture_graph(forward, pool, self._device, self._model.communicator.size)
             self._captured[shape] = _Captured(graph, output, plans, tiles)
 
     def release(self) -> None:
@@ -104,7 +102,7 @@ class MixedGraphs:
         self._captured.clear()
 
     def _mark_padding(self, shape: StepShape) -> None:
-        """The first run has nothing but padding: no slot's state is touched."""
+        """The run before the capture has nothing but padding: no slot's state is touched."""
         nothing = pack(StepPlan(0), shape)
         self._packed[: len(nothing)].copy_(torch.from_numpy(nothing))
 
