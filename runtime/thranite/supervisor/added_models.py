@@ -140,6 +140,7 @@ class AddedModels:
         logger.info("model %s: unloading, within %.0f s", name, seconds)
         if model.engine is not None and not model.engine.ready:
             self._end(model)
+        model.gone.clear()  # servers that ended earlier have successors that answer for it
         model.enter(ModelPhase.UNLOADING, now)
         self._to_servers(control.RemoveModel(name))
 

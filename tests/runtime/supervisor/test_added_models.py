@@ -153,6 +153,22 @@ def test_unloading_waits_for_requests_then_ends_the_engine() -> None:
         life.models.unload("a", 1.0, ["b"])
 
 
+def test_unloading_waits_for_servers_that_took_the_place_of_others() -> None:
+    life = Life("a")
+    life.advance()
+    life.up("a")
+    for server in life.fleet.names:
+        life.models.server_ended(server)
+        life.models.told(server, control.ModelServed("a"))
+    life.models.unload("a", 60.0, [])
+    assert life.advance() == []
+    assert life.orders == [Order(name, control.RemoveModel("a")) for name in life.fleet.names]
+    for server in life.fleet.names:
+        assert life.advance() == []
+        life.models.told(server, control.ModelGone("a"))
+    assert life.advance() == [End(A)]
+
+
 def test_unloading_does_not_wait_for_ever() -> None:
     life = Life("a", "b")
     life.advance()
