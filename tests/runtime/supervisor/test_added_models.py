@@ -15,12 +15,12 @@ from thranite.server.errors import ModelUnknown
 from thranite.server.model_options import ModelDefaults
 from thranite.supervisor.actions import Action, End, Forget, Kill, Launch, Order
 from thranite.supervisor.added_models import (
-    FLUSH_SECONDS,
     LONGEST_RETRY_SECONDS,
     STABLE_SECONDS,
     UNLOADED,
     AddedModels,
 )
+from thranite.supervisor.drain import FLUSH_SECONDS
 from thranite.supervisor.fleet import Fleet
 
 DEFAULTS = ModelDefaults(EngineConfig(model="first"))
