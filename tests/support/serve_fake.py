@@ -1,7 +1,7 @@
 """`python -m tests.support.serve_fake BEHAVIOUR JSON`: `serve` with options from JSON.
 
-BEHAVIOUR is a FakeEngine's; `null` for the real engine, on the null device unless JSON says another; or `failing-rank`
-or `broken-rank` for the real engine with ranks that fail in a step or while loading.
+BEHAVIOUR is a FakeEngine's; `null` for the real engine, on the null device unless JSON says another; `failing-rank` or
+`broken-rank` for the real engine with ranks that fail in a step or while loading; or the path of an engine's program.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if __name__ == "__main__":
         "failing-rank": (*failing, "step"),
         "broken-rank": (*failing, "load"),
     }
-    commands = ChildCommands(engine=engines.get(behaviour, fake))
+    engine = (behaviour,) if behaviour.startswith("/") else engines.get(behaviour, fake)
+    commands = ChildCommands(engine=engine)
     serve_options = {"host": "127.0.0.1", "admin_host": "127.0.0.1", "port": 0, "admin_port": 0} | options["serve"]
     sys.exit(serve(EngineConfig(**options["engine"]), ServeConfig(**serve_options), commands))

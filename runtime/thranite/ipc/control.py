@@ -81,7 +81,8 @@ class AddModel(_Message, tag=7, frozen=True, array_like=True):
 
 
 class RemoveModel(_Message, tag=8, frozen=True, array_like=True):
-    """To servers: take no new requests for an added model; ModelGone follows once its last one has ended."""
+    """To servers: take no new requests for an added model; ModelGone follows once its last one has ended, unless an
+    AddModel of that name has come by then."""
 
     name: str
 

@@ -46,13 +46,17 @@ class AddedModels:
     def add(self, order: control.AddModel) -> None:
         """Repeated orders change nothing, unless the model was given up: then its texts are read again."""
         known = self._models.get(order.name)
-        if known is None or known.task.done():
+        if known is not None and known.leaving:
+            known.later.append(order)
+        elif known is None or known.task.done():
             self._metrics.add(order.name)
             self._models[order.name] = _AddedModel(order.name, self._follow(order))
 
     def engine_up(self, order: control.EngineUp) -> None:
         model = self._models.get(order.model or "")
-        if model is not None:
+        if model is not None and model.leaving:
+            model.later.append(order)
+        elif model is not None:
             model.expected = True
             model.engines.put_nowait(order)
 
@@ -63,8 +67,16 @@ class AddedModels:
                 model.client.cut_off(message)
 
     def remove(self, name: str) -> None:
+        model = self._models.get(name)
+        if model is None:
+            self._send(control.ModelGone(name))
+            return
+        model.later.clear()
+        if model.leaving:
+            return
+        model.leaving = True
         self._directory.withdraw(name)
-        task = asyncio.create_task(self._removal(name), name=f"remove {name}")
+        task = asyncio.create_task(self._removal(model), name=f"remove {name}")
         self._removals.add(task)
         task.add_done_callback(self._removals.discard)
 
@@ -115,30 +127,36 @@ class AddedModels:
         text = error.message if isinstance(error, StartupError) else str(error)
         self._send(control.ModelRefused(name, f"{type(error).__name__}: {text}"))
 
-    async def _removal(self, name: str) -> None:
-        """Let its requests end, or be ended; then forget it, and say so."""
-        model = self._models.get(name)
-        while model is not None and model.client is not None and model.client.open_requests:
+    async def _removal(self, model: _AddedModel) -> None:
+        """Let its requests end, or be ended; then forget it, and say so, unless the name is to be served again."""
+        while model.client is not None and model.client.open_requests:
             await asyncio.sleep(POLL_SECONDS)
-        if model is not None:
-            del self._models[name]
-            model.task.cancel()
-            await asyncio.gather(model.task, return_exceptions=True)
-            self._directory.withdraw(name)
-            if model.client is not None:
-                await model.client.close()
-        self._metrics.remove(name)
-        self._send(control.ModelGone(name))
+        model.task.cancel()
+        await asyncio.gather(model.task, return_exceptions=True)
+        self._directory.withdraw(model.name)
+        if model.client is not None:
+            await model.client.close()
+        del self._models[model.name]
+        self._metrics.remove(model.name)
+        for order in model.later:
+            if isinstance(order, control.AddModel):
+                self.add(order)
+            else:
+                self.engine_up(order)
+        if model.name not in self._models:
+            self._send(control.ModelGone(model.name))
 
 
 class _AddedModel:
-    """One of them. `expected`: its engine listens, and it is not served here yet."""
+    """One of them. `expected`: its engine listens, and it is not served here yet. `leaving`: it is being removed;
+    `later`: orders for the next one of its name."""
 
     def __init__(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self.name = name
         self.client: SocketEngineClient | None = None
         self.engines: asyncio.Queue[control.EngineUp] = asyncio.Queue()
-        self.expected = False
+        self.expected = self.leaving = False
+        self.later: list[control.AddModel | control.EngineUp] = []
         self.task = asyncio.create_task(work, name=f"model {name}")
 
     async def next_engine(self, last: control.EngineUp | None) -> control.EngineUp:

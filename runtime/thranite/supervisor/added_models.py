@@ -19,6 +19,7 @@ from thranite.ipc import control
 from thranite.ipc.control import ModelPhase, ModelState
 from thranite.server.errors import ModelUnknown
 from thranite.supervisor.actions import Action, End, Forget, Kill, Launch, Order
+from thranite.supervisor.drain import FLUSH_SECONDS
 from thranite.supervisor.engine_life import EngineLife
 from thranite.supervisor.fleet import Fleet
 from thranite.supervisor.sleep import CUT_OFF, Sleeper
@@ -29,7 +30,6 @@ logger = logging.getLogger("thranite")
 FIRST_RETRY_SECONDS = 1.0  # doubled with every failure
 LONGEST_RETRY_SECONDS = 300.0
 STABLE_SECONDS = 300.0  # served for so long, earlier failures are forgotten
-FLUSH_SECONDS = 3.0  # between cutting requests off and ending their engine, for their last events to be written
 UNLOADED = "the model is unloaded and this request did not finish in time"
 
 
@@ -140,6 +140,7 @@ class AddedModels:
         logger.info("model %s: unloading, within %.0f s", name, seconds)
         if model.engine is not None and not model.engine.ready:
             self._end(model)
+        model.gone.clear()  # servers that ended earlier have successors that answer for it
         model.enter(ModelPhase.UNLOADING, now)
         self._to_servers(control.RemoveModel(name))
 

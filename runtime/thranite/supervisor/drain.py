@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 EXPIRY_SECONDS = 60.0
+FLUSH_SECONDS = 3.0  # between cutting requests off and what ends then, for their last events to be written
 
 
 @dataclass(frozen=True, slots=True)

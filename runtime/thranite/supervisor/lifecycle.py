@@ -17,7 +17,7 @@ from thranite.server.admin import DrainStatus, Probe
 from thranite.supervisor.actions import Action, Kill, Launch, Order, Replace
 from thranite.supervisor.added_models import AddedModels
 from thranite.supervisor.config import ServeConfig
-from thranite.supervisor.drain import Drain
+from thranite.supervisor.drain import FLUSH_SECONDS, Drain
 from thranite.supervisor.engine_life import EngineLife
 from thranite.supervisor.fleet import Fleet
 from thranite.supervisor.sleep import CUT_OFF as SLEEP_CUT_OFF
@@ -26,7 +26,6 @@ from thranite.supervisor.termination import Outcome, describe_exit
 
 logger = logging.getLogger("thranite")
 
-FLUSH_SECONDS = 3.0  # between cutting requests off and ending, for their last events to be written
 CUT_OFF = "the server is shutting down and this request did not finish in time"
 
 ENGINE = "engine"  # the first model's; the other children are the Fleet's and the AddedModels'

@@ -56,9 +56,11 @@ class Sleeper:
             self.status = SleepStatus(ModelPhase.FALLING_ASLEEP)
 
     def wake(self) -> None:
-        """Also one that has not fallen asleep yet."""
+        """Also one that has not fallen asleep yet. One that was not told to: its engine has nothing to answer."""
         status = self.status
-        if status.phase in (ModelPhase.ASLEEP, ModelPhase.FALLING_ASLEEP):
+        if status.phase is ModelPhase.FALLING_ASLEEP and not self._told:
+            self.status = replace(status, phase=ModelPhase.READY)
+        elif status.phase in (ModelPhase.ASLEEP, ModelPhase.FALLING_ASLEEP):
             self.status = replace(status, phase=ModelPhase.WAKING, wake_seconds=None, error=None)
 
     def take(self, answer: control.Slept) -> None:

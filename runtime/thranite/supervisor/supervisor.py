@@ -126,6 +126,8 @@ class Supervisor:
 
     async def _carry_out(self, action: Action) -> None:
         match action:
+            case Order(child) | Kill(child) if child not in self._children:
+                logger.debug("the %s process was never started", child)  # the system refused it meanwhile
             case Order(child, message):
                 self._children[child].send(message)
             case Kill(child):

@@ -15,12 +15,12 @@ from thranite.server.errors import ModelUnknown
 from thranite.server.model_options import ModelDefaults
 from thranite.supervisor.actions import Action, End, Forget, Kill, Launch, Order
 from thranite.supervisor.added_models import (
-    FLUSH_SECONDS,
     LONGEST_RETRY_SECONDS,
     STABLE_SECONDS,
     UNLOADED,
     AddedModels,
 )
+from thranite.supervisor.drain import FLUSH_SECONDS
 from thranite.supervisor.fleet import Fleet
 
 DEFAULTS = ModelDefaults(EngineConfig(model="first"))
@@ -151,6 +151,22 @@ def test_unloading_waits_for_requests_then_ends_the_engine() -> None:
     assert [state.name for state in life.models.states()] == ["b"]
     with pytest.raises(ModelUnknown, match="this server has `b`"):
         life.models.unload("a", 1.0, ["b"])
+
+
+def test_unloading_waits_for_servers_that_took_the_place_of_others() -> None:
+    life = Life("a")
+    life.advance()
+    life.up("a")
+    for server in life.fleet.names:
+        life.models.server_ended(server)
+        life.models.told(server, control.ModelServed("a"))
+    life.models.unload("a", 60.0, [])
+    assert life.advance() == []
+    assert life.orders == [Order(name, control.RemoveModel("a")) for name in life.fleet.names]
+    for server in life.fleet.names:
+        assert life.advance() == []
+        life.models.told(server, control.ModelGone("a"))
+    assert life.advance() == [End(A)]
 
 
 def test_unloading_does_not_wait_for_ever() -> None:

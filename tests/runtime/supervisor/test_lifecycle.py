@@ -12,8 +12,9 @@ from thranite.errors import ExitCode, Rejected
 from thranite.ipc import control
 from thranite.supervisor.actions import Action, Kill, Order, Replace
 from thranite.supervisor.config import ServeConfig
+from thranite.supervisor.drain import FLUSH_SECONDS
 from thranite.supervisor.fleet import DEATH_WINDOW_SECONDS, MAX_DEATHS
-from thranite.supervisor.lifecycle import FLUSH_SECONDS, Lifecycle
+from thranite.supervisor.lifecycle import Lifecycle
 
 DRAIN, REFUSE, SERVE = control.Draining(True, False), control.Draining(True, True), control.Draining(False, False)
 

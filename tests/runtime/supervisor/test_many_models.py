@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -270,6 +271,29 @@ def test_a_drain_drains_all_models(tmp_path: Path) -> None:
             assert (late.status_code, "draining" in late.json()["error"]["message"]) == (409, True)
             assert all(future.result()[-1]["choices"][0]["finish_reason"] == "length" for future in futures)
         assert server.exit_code() == ExitCode.OK
+
+
+def test_an_engine_that_cannot_be_started_during_a_drain_is_that_models_failure(tmp_path: Path) -> None:
+    program, hold = tmp_path / "engine", tmp_path / "hold"
+    command = f'exec {sys.executable} -m tests.support.fake_engine_process ok "$@"'
+    program.write_text(f"#!/bin/sh\nwhile [ -e '{hold}' ]; do sleep 0.05; done\n{command}\n")
+    program.chmod(0o755)
+    with running_server(tmp_path, str(program)) as server:
+        server.wait_ready()
+        hold.touch()
+        for name in ("small", "third"):
+            server.admin.post("/models/load", json={"name": name, "model": f"models/{name}"})
+        wait_phase(server, "small", "loading")
+        server.admin.post("/drain", json={"deadline_seconds": 60})
+        wait_for(lambda: server.admin.get("/drain").json()["drained"], "it drains")
+        program.rename(tmp_path / "elsewhere")
+        hold.unlink()
+        assert "cannot be started" in wait_phase(server, "third", "failed")["cause"]
+        wait_phase(server, "small", "ready")
+        (tmp_path / "elsewhere").rename(program)
+        wait_phase(server, "third", "ready")
+        server.admin.delete("/drain")
+        wait_for(lambda: ask(server, "third").status_code == 200, "it serves again")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,22 @@ def test_one_that_is_woken_before_it_sleeps() -> None:
         assert sleeper.awake
 
 
+def test_one_that_is_woken_before_its_engine_hears_of_sleep_is_awake() -> None:
+    sleeper = Sleeper()
+    for now in (0.0, 10.0):
+        sleeper.sleep(now, 60.0)
+        sleeper.wake()
+        assert sleeper.awake
+        assert sleeper.status.settled
+        assert sleeper.advance(now) == ([], False)
+        sleeper.sleep(now, 5.0)  # and sleeps when asked again
+        assert sleeper.advance(now) == ([Sleep(True)], False)
+        sleeper.take(Slept(True, 0.5, GIB))
+        sleeper.wake()
+        sleeper.advance(now)
+        sleeper.take(Slept(False, 0.5))
+
+
 def test_one_that_cannot_wake_sleeps_on_and_may_try_again() -> None:
     sleeper = Sleeper()
     sleeper.sleep(0.0, 1.0)

@@ -1,0 +1,111 @@
+"""A server process's part in models beside the first, over a fake engine behind a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.runtime.server.test_process import START
+from tests.support.engine_thread import EngineThread, engine_thread
+from thranite.config import EngineConfig
+from thranite.ipc import control
+from thranite.request import EngineRequest
+from thranite.sampling_params import TokenParams
+from thranite.server.added_models import AddedModels
+from thranite.server.directory import ModelDirectory
+from thranite.server.errors import ModelUnknown
+from thranite.server.metrics_source import MetricsSource
+from thranite.server.model_options import ModelDefaults
+
+CONFIG = EngineConfig(model="tiny", device="null", skip_tokenizer_init=True)
+LATE = ModelDefaults(CONFIG, generation_config="none").define("late", "models/late", {})
+
+
+class Models:
+    """`told`: what the supervisor heard."""
+
+    def __init__(self, engine: EngineThread) -> None:
+        self.told: list[control.FromChild] = []
+        self.up = control.EngineUp(str(engine.path), {}, "late")
+        self.directory = ModelDirectory(("tiny",), 1)
+        metrics = MetricsSource("tiny")
+        self.added = AddedModels(START, self.directory, metrics, self.told.append, lambda client, _: client)
+
+    def served(self) -> bool:
+        try:
+            return self.directory.get("late") is not None
+        except ModelUnknown:
+            return False
+
+
+async def until(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not what():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def leaving(engine: EngineThread) -> AsyncIterator[Models]:
+    """The model is being removed, and a request that is open holds that up until it is cut off."""
+    models = Models(engine)
+    models.added.add(LATE)
+    models.added.engine_up(models.up)
+    await until(models.served)
+    client = models.directory.get("late").client
+    await client.submit(EngineRequest("open", (5, 6), TokenParams(100_000, 0)))
+    models.added.remove("late")
+    await asyncio.sleep(0.05)
+    assert models.told == [control.ModelServed("late")]
+    try:
+        yield models
+    finally:
+        await models.added.close()
+        models.directory.close()
+
+
+def test_a_model_that_is_loaded_again_while_it_leaves_is_served_again() -> None:
+    async def run(engine: EngineThread) -> None:
+        async with leaving(engine) as models:
+            models.added.engine_up(models.up)  # of the model that leaves: it is not served again
+            models.added.add(LATE)
+            models.added.add(LATE)
+            models.added.engine_up(models.up)
+            await asyncio.sleep(0.05)
+            assert not models.served()
+            models.added.cut_off("unloaded", "late")
+            await until(models.served)
+            assert models.told == [control.ModelServed("late")] * 2
+
+    with engine_thread() as engine:
+        asyncio.run(run(engine))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_model_that_is_removed_while_it_leaves_is_gone_once(again: bool) -> None:
+    async def run(engine: EngineThread) -> None:
+        async with leaving(engine) as models:
+            if again:
+                models.added.add(LATE)
+            models.added.remove("late")
+            models.added.cut_off("unloaded", "late")
+            await until(lambda: len(models.told) > 1)
+            await asyncio.sleep(0.05)
+            assert models.told == [control.ModelServed("late"), control.ModelGone("late")]
+            assert not models.served()
+
+    with engine_thread() as engine:
+        asyncio.run(run(engine))
+
+
+def test_a_model_that_is_not_known_is_gone() -> None:
+    async def run(engine: EngineThread) -> None:
+        models = Models(engine)
+        models.added.remove("late")
+        await until(lambda: models.told == [control.ModelGone("late")])
+        models.directory.close()
+
+    with engine_thread() as engine:
+        asyncio.run(run(engine))
