@@ -17,8 +17,8 @@ import torch
 
 from ._all_reduce_norm import two_shot_all_reduce_norm_kernel
 from .all_reduce import all_reduce_reference
-from .launch import Launch, cdiv, next_power_of_2, require
-from .peer_memory import CHUNK_BYTES, PROGRAMS, PeerMemory
+from .launch import Launch, cdiv, next_power_of_2
+from .peer_memory import CHUNK_BYTES, PROGRAMS, PeerMemory, check_norm
 from .rms_norm import rms_norm_reference
 from .target import overlaps
 from .work import Work
@@ -27,7 +27,6 @@ WARPS = 16
 TILE = 8192
 """Elements at once: 16 a thread, two 16-byte accesses of bf16 on their way."""
 MAX_WIDTH = 16384
-ELEMENTS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def two_shot_norm_rows(memory: PeerMemory, width: int, itemsize: int) -> int:
@@ -64,13 +63,7 @@ def two_shot_all_reduce_norm_launch(
 ) -> Launch:
     """The launch behind `two_shot_all_reduce_norm`: equal numbers of rows for as few programs as those need."""
     rows, width = x.shape
-    require(
-        all(t.is_contiguous() and t.dtype == x.dtype for t in (x, residual, weight, out)) and x.dtype in ELEMENTS,
-        "two_shot_all_reduce_norm: contiguous tensors of one floating type",
-    )
-    require(residual.shape == x.shape == out.shape and weight.shape == (width,), "two_shot_all_reduce_norm: shapes")
-    most = two_shot_norm_rows(memory, width, x.itemsize)
-    require(0 < rows <= most, f"two_shot_all_reduce_norm: 1 to {most} rows of {width}, not {rows}")
+    check_norm("two_shot_all_reduce_norm", x, residual, weight, out, two_shot_norm_rows(memory, width, x.itemsize))
     share, block = _share(memory, rows), next_power_of_2(width)
     return Launch(
         two_shot_all_reduce_norm_kernel,

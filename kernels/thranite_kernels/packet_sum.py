@@ -17,14 +17,13 @@ import torch
 from ._packet_sum import packet_all_reduce_kernel, packet_all_reduce_norm_kernel
 from .all_reduce import all_reduce_reference
 from .launch import Launch, next_power_of_2, require
-from .peer_memory import PACKETS, PROGRAMS, PeerMemory
+from .peer_memory import ELEMENTS, PACKETS, PROGRAMS, PeerMemory, check_norm
 from .rms_norm import rms_norm_reference
 from .target import overlaps
 from .work import Work
 
 BLOCK, WARPS = 256, 4
 """Words at once: 2 a thread, whose packets are one 16-byte access."""
-ELEMENTS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def packet_largest(memory: PeerMemory) -> int:
@@ -82,13 +81,7 @@ def packet_all_reduce_norm_launch(
 ) -> Launch:
     """The launch behind `packet_all_reduce_norm`: a program a row, or several rows a program."""
     rows, width = x.shape
-    require(
-        all(t.is_contiguous() and t.dtype == x.dtype for t in (x, residual, weight, out)) and x.dtype in ELEMENTS,
-        "packet_all_reduce_norm: contiguous tensors of one floating type",
-    )
-    require(residual.shape == x.shape == out.shape and weight.shape == (width,), "packet_all_reduce_norm: shapes")
-    most = packet_rows(memory, width, x.itemsize)
-    require(0 < rows <= most, f"packet_all_reduce_norm: 1 to {most} rows of {width}, not {rows}")
+    check_norm("packet_all_reduce_norm", x, residual, weight, out, packet_rows(memory, width, x.itemsize))
     words = width * x.itemsize // 4
     block = next_power_of_2(words)
     return Launch(

@@ -24,6 +24,8 @@ CHUNK_BYTES = 512 << 10
 PACKETS = 4096
 """32-bit words of x that one program of a packet sum handles at most: 2 MiB a call."""
 ALIGNMENT = 512
+ELEMENTS = (torch.float32, torch.bfloat16, torch.float16)
+"""What is summed."""
 
 
 def signal_bytes(size: int) -> int:
@@ -83,3 +85,16 @@ class PeerMemory:
             stop=table([stop, 0]),
             epochs=torch.zeros(2, PROGRAMS, dtype=torch.int32, device=device),
         )
+
+
+def check_norm(
+    name: str, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, most: int
+) -> None:
+    """Refuse what kernel `name`, which takes `most` rows and adds and normalises them, would read wrongly."""
+    rows, width = x.shape
+    require(
+        all(t.is_contiguous() and t.dtype == x.dtype for t in (x, residual, weight, out)) and x.dtype in ELEMENTS,
+        f"{name}: contiguous tensors of one floating type",
+    )
+    require(residual.shape == x.shape == out.shape and weight.shape == (width,), f"{name}: shapes")
+    require(0 < rows <= most, f"{name}: 1 to {most} rows of {width}, not {rows}")

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from thranite.engine.plan import Bitmasks, Executor, StepPlan, StepResult
 from thranite.errors import EngineDead
 from thranite.layers.communicator import Communicator
-from thranite.parallel.ranks import Ranks
+from thranite.parallel.ranks import CAUSE_SECONDS, Ranks
 from thranite.parallel.step_clock import StepClock
 from thranite.parallel.step_frame import encode_launch, encode_sample, encode_sleep, encode_stop, encode_wake
-
-CAUSE_SECONDS = 2.0  # for the cause of an exception here to be found on another rank
 
 
 class ParallelExecutor:

@@ -24,13 +24,12 @@ from thranite_kernels.all_reduce import (
 )
 from thranite_kernels.all_reduce_norm import two_shot_all_reduce_norm, two_shot_norm_rows
 from thranite_kernels.packet_sum import (
-    ELEMENTS,
     packet_all_reduce,
     packet_all_reduce_norm,
     packet_largest,
     packet_rows,
 )
-from thranite_kernels.peer_memory import PeerMemory
+from thranite_kernels.peer_memory import ELEMENTS, PeerMemory
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,12 @@ from thranite.parallel.cuda_driver import gpu_count
 from thranite.parallel.executor import ParallelExecutor
 from thranite.parallel.place import RankPlace
 from thranite.parallel.rank_messages import RankStart
-from thranite.parallel.ranks import Ranks, RankWatcher, rendezvous
+from thranite.parallel.ranks import CAUSE_SECONDS, Ranks, RankWatcher, rendezvous
 from thranite.parallel.step_clock import StepClock
 
 if TYPE_CHECKING:
     from thranite.engine.plan import Executor
     from thranite.loader.plan import MemoryPlan
-
-CAUSE_SECONDS = 2.0  # for the cause of an exception here to be found on another rank
 
 
 def build_ranks(

@@ -27,6 +27,8 @@ from thranite.parallel.rank_messages import RankStart
 from thranite.parallel.ring import RingWriter, create_memory
 from thranite.parallel.step_clock import StepClock
 
+CAUSE_SECONDS = 2.0  # for the cause of an exception on rank 0 to be found on another rank
+
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
