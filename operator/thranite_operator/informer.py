@@ -127,7 +127,8 @@ class Informer:
                 )
             )
         except Exception as error:  # noqa: BLE001 - whatever ended it, watching must go on
-            logger.warning("watching failed: %s: %s", type(error).__name__, error)
+            # As text: a record that is kept would keep the error's traceback, and with it all of that kopf.
+            logger.warning("watching failed: %s", f"{type(error).__name__}: {error}")
         finally:
             self._watching.clear()
             with self._lock:
