@@ -74,7 +74,11 @@ class LLM:
             seed=seed,
             skip_tokenizer_init=skip_tokenizer_init,
         )
-        self.engine, self.info = build_engine(self.config, progress or NoProgress())
+        progress = progress or NoProgress()
+        self.engine, self.info = build_engine(self.config, progress)
+        progress.stage("prepare the rest")  # at once: an engine without a loop has no idle moments
+        while self.engine.prepare():
+            pass
         self._tokenizer = None if skip_tokenizer_init else Tokenizer.load(tokenizer or model, revision)
         self._ids = itertools.count()
 

@@ -34,6 +34,9 @@ class FailingExecutor:
     def collect(self) -> StepResult:
         return self._real.collect()
 
+    def prepare(self) -> bool:
+        return self._real.prepare()
+
     def sleep(self) -> int:
         return self._real.sleep()
 

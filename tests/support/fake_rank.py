@@ -39,6 +39,9 @@ class FakeRank:
     def collect(self) -> StepResult:
         return StepResult([])
 
+    def prepare(self) -> bool:
+        return False
+
     def sleep(self) -> int:
         return 0
 

@@ -40,6 +40,8 @@ class FakeEngine:
         self.finished: Counter[str] = Counter()
         self.integrity_checks = 0
         self.arrivals: list[float | None] = []
+        self.to_prepare = 0  # things
+        self.prepared: list[int] = []  # open requests at each call
 
     def add(self, request: EngineRequest, arrival: float | None = None) -> None:
         self.arrivals.append(arrival)
@@ -65,6 +67,10 @@ class FakeEngine:
 
     def set_sleepy(self, sleepy: bool) -> None:
         self._sleepy = sleepy
+
+    def prepare(self) -> bool:
+        self.prepared.append(len(self._requests))
+        return len(self.prepared) < self.to_prepare
 
     def sleep(self) -> int:
         assert not self._requests

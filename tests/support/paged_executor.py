@@ -157,6 +157,9 @@ class PagedExecutor:
     def collect(self) -> StepResult:
         return self.results.popleft()
 
+    def prepare(self) -> bool:
+        return False
+
     def sleep(self) -> int:
         return 0
 

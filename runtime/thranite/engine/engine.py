@@ -343,6 +343,12 @@ class Engine:
         if not self._requests and self.scheduler.kv.pool.num_used:
             raise RuntimeError(f"no request is open and {self.scheduler.kv.pool.num_used} pages are held")
 
+    def prepare(self) -> bool:
+        """While nothing is to be done: one thing that makes later steps faster. False: nothing is left to prepare."""
+        if self.has_work:
+            raise RuntimeError("asked to prepare while there is work")
+        return not self._asleep and self._executor.prepare()
+
     def sleep(self) -> int:
         """Give the device's memory back, and forget cached prefixes. No request is open. Returns the bytes; 0 if it
         sleeps already."""

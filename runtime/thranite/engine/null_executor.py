@@ -120,6 +120,9 @@ class NullExecutor:
             self._sleep(wait)
         return step.result
 
+    def prepare(self) -> bool:
+        return False
+
     def sleep(self) -> int:
         return 0
 

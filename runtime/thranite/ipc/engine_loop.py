@@ -25,6 +25,7 @@ from thranite.request import EngineRequest, SequenceDelta
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5  # idle for this long, the engine proves its integrity once
+QUIET_SECONDS = 0.1  # idle for this long, it prepares one thing more; a request that comes then waits for it
 SAMPLE_SECONDS = 0.25  # the fit takes one step in so many seconds, and every slow one
 SLOW_STEP_SECONDS = 0.05
 
@@ -44,6 +45,7 @@ class SteppingEngine(Protocol):
     def load(self, most: int) -> StepLoad: ...
     def stats(self) -> EngineStats: ...
     def check_integrity(self) -> None: ...
+    def prepare(self) -> bool: ...
     def set_sleepy(self, sleepy: bool) -> None: ...
     def sleep(self) -> int: ...
     def wake(self) -> int: ...
@@ -124,6 +126,7 @@ class EngineLoop:
         self._last_seconds = 0.0
         self._added = False
         self._unproven = True  # whether there was work since the last integrity check
+        self._prepared = False  # whether nothing is left that would make later steps faster
 
     def run(self) -> None:
         """Until a Quit command. Whatever the engine raises, except for a request's refusal, ends it."""
@@ -152,14 +155,28 @@ class EngineLoop:
         return self._inbox.get(timeout=left) if left > 0 else self._inbox.get_nowait()
 
     def _wait(self) -> tuple[int, Command]:
-        if not self._unproven:
-            return self._inbox.get()
+        """Use an idle moment: prepare one thing, or prove integrity, and raise Empty. Without need of it, wait."""
+        if not self._prepared:
+            return self._wait_for(QUIET_SECONDS, self._prepare)
+        if self._unproven:
+            return self._wait_for(IDLE_SECONDS, self._prove)
+        return self._inbox.get()
+
+    def _wait_for(self, seconds: float, use: Callable[[], None]) -> tuple[int, Command]:
         try:
-            return self._inbox.get(timeout=IDLE_SECONDS)
+            return self._inbox.get(timeout=seconds)
         except Empty:
-            self._engine.check_integrity()
-            self._unproven = False
+            use()
             raise
+
+    def _prepare(self) -> None:
+        self.pulse.begin(FIRST_STEP_SECONDS)
+        self._prepared = not self._engine.prepare()
+        self.pulse.end()
+
+    def _prove(self) -> None:
+        self._engine.check_integrity()
+        self._unproven = False
 
     def _apply(self, connection: int, command: Command) -> None:
         match command:
@@ -175,6 +192,7 @@ class EngineLoop:
                 self._engine.set_draining(draining)
             case SetSleeping(sleeping):
                 self._rest.want(sleeping)
+                self._prepared = False  # an engine asleep says that nothing is left
             case Closed():
                 for request_id in self._routes.of_connection(connection):
                     self._abort(request_id)

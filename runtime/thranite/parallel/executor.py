@@ -10,7 +10,14 @@ from thranite.errors import EngineDead
 from thranite.layers.communicator import Communicator
 from thranite.parallel.ranks import CAUSE_SECONDS, Ranks
 from thranite.parallel.step_clock import StepClock
-from thranite.parallel.step_frame import encode_launch, encode_sample, encode_sleep, encode_stop, encode_wake
+from thranite.parallel.step_frame import (
+    encode_launch,
+    encode_prepare,
+    encode_sample,
+    encode_sleep,
+    encode_stop,
+    encode_wake,
+)
 
 
 class ParallelExecutor:
@@ -42,6 +49,11 @@ class ParallelExecutor:
     def collect(self) -> StepResult:
         with self._in_step():
             return self._own.collect()
+
+    def prepare(self) -> bool:
+        with self._in_step(timed=False):
+            self._ranks.ring.publish(encode_prepare(), self._ranks.check)
+            return self._own.prepare()
 
     def sleep(self) -> int:
         with self._in_step(timed=False):

@@ -26,7 +26,7 @@ from thranite.engine.plan import Executor
 from thranite.errors import ExitCode, StartupError
 from thranite.parallel.rank_messages import FromRank, RankDevice, RankFailed, RankReady, RankStart, encode
 from thranite.parallel.ring import RingReader
-from thranite.parallel.step_frame import Launch, Sample, Sleep, Stop, decode
+from thranite.parallel.step_frame import Launch, Prepare, Sample, Sleep, Stop, Wake, decode
 
 BEAT_SECONDS = 0.25
 IDLE_SECONDS = 0.05  # without a frame for so long, steps under way are waited for, so that their errors show
@@ -105,14 +105,23 @@ def follow(executor: Executor, ring: RingReader) -> None:
         elif isinstance(frame, Stop):
             executor.close()
             return
-        elif isinstance(frame, Sleep):
+        else:
             for _ in range(under_way):
                 executor.collect()
             under_way = 0
-            executor.sleep()
-        else:
-            executor.wake()  # together with rank 0, or not at all
+            _between_steps(executor, frame)
         ring.handled()
+
+
+def _between_steps(executor: Executor, frame: Sleep | Wake | Prepare) -> None:
+    """Together with rank 0, or not at all."""
+    match frame:
+        case Sleep():
+            executor.sleep()
+        case Wake():
+            executor.wake()
+        case Prepare():
+            executor.prepare()
 
 
 def build_executor(start: RankStart, progress: StageName, arrived: Callable[[], None]) -> Executor:

@@ -1,4 +1,4 @@
-"""What rank 0 tells the others, as bytes: launch this plan, sample with these bitmasks, sleep, wake, stop.
+"""What rank 0 tells the others, as bytes: launch this plan, sample with these bitmasks, prepare, sleep, wake, stop.
 
 Decided purely; nothing here knows rings or processes. Every frame begins with the format's version and its kind.
 """
@@ -13,7 +13,7 @@ from thranite.parallel.slot_frame import read_start, write_start
 from thranite.parallel.wire import FrameError, FrameReader, FrameWriter
 
 VERSION = 1
-LAUNCH, SAMPLE, STOP, SLEEP, WAKE = 1, 2, 3, 4, 5
+LAUNCH, SAMPLE, STOP, SLEEP, WAKE, PREPARE = 1, 2, 3, 4, 5, 6
 _HEAD = struct.Struct("<HH")  # version, kind
 _NO_SCORES = -1
 
@@ -43,10 +43,16 @@ class Wake:
     """Take it again."""
 
 
-Frame = Launch | Sample | Stop | Sleep | Wake
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Every step is done: one thing that makes later steps faster, the same on every rank."""
 
 
-_BARE: dict[int, type[Stop | Sleep | Wake]] = {STOP: Stop, SLEEP: Sleep, WAKE: Wake}
+Bare = Stop | Sleep | Wake | Prepare
+Frame = Launch | Sample | Bare
+
+
+_BARE: dict[int, type[Bare]] = {STOP: Stop, SLEEP: Sleep, WAKE: Wake, PREPARE: Prepare}
 
 
 def encode_launch(plan: StepPlan) -> bytes:
@@ -83,6 +89,10 @@ def encode_sleep() -> bytes:
 
 def encode_wake() -> bytes:
     return _begin(WAKE).done()
+
+
+def encode_prepare() -> bytes:
+    return _begin(PREPARE).done()
 
 
 def decode(data: bytes) -> Frame:

@@ -76,12 +76,14 @@ class CudaExecutor:
         self._freed = 0
 
     def capture(self) -> None:
-        """Make ready, both stages at once."""
+        """Make ready, and prepare all else, at once."""
         self.capture_graphs()
         self.warm_up()
+        while self.prepare():
+            pass
 
     def capture_graphs(self) -> None:
-        """Capture the graphs, unless eager."""
+        """Capture the graphs that an engine needs to be ready, unless eager."""
         if self._graphs is not None and self._mixed is not None:
             self._graphs.capture()
             self._mixed.capture()
@@ -92,6 +94,12 @@ class CudaExecutor:
             self._launch(plan, None)
             self.sample({})
             self.collect()
+
+    def prepare(self) -> bool:
+        """Capture one more graph."""
+        if self._graphs is None or self._mixed is None:
+            return False
+        return self._graphs.capture_next() or self._mixed.capture_next()
 
     def launch(self, plan: StepPlan) -> None:
         self._launch(plan, self._mixed)

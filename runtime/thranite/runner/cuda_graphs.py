@@ -7,7 +7,7 @@ slot -1, write to the null page and disturb nobody.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thranite.attention.triton import LayerKind, TritonAttention
 from thranite.models.decoder import Decoder
-from thranite.runner.cuda_capture import capture_graph
+from thranite.runner.cuda_capture import GraphSet, Recording
 from thranite.runner.cuda_inputs import allocate_inputs, decode_rows, prepare, triton_batch
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.sampling_transfer import upload
@@ -28,6 +28,15 @@ def graph_sizes(max_rows: int) -> list[int]:
     """Batch sizes to capture: close together where a padded row costs most of a step, at most an eighth apart."""
     sizes = [1, 2, 4, *range(8, 128, 8), *range(128, 256, 16), *range(256, 512, 32), *range(512, 4097, 64)]
     return [size for size in sizes if size < max_rows] + [max_rows]
+
+
+def ready_sizes(max_rows: int) -> list[int]:
+    """Those of `graph_sizes` that an engine needs to be ready: powers of two and three times those, and the largest.
+
+    The first one captured is the largest, so the others fit in its memory.
+    """
+    steps = {factor << shift for factor in (1, 3) for shift in range(13)}
+    return [size for size in graph_sizes(max_rows) if size in steps or size == max_rows]
 
 
 PADDED_WHEN_SLOWER = 16  # batches up to this may run as a larger one
@@ -42,17 +51,8 @@ class DecodeOutput:
     positions: Tensor  # int32 [B], where the sampled token will stand
 
 
-@dataclass(frozen=True, slots=True)
-class _Captured:
-    """`plans` are not the graph's own memory: it works on them at each replay, so they must live as long."""
-
-    graph: torch.cuda.CUDAGraph
-    output: DecodeOutput
-    plans: dict[LayerKind, DecodePlan]
-
-
 class DecodeGraphs:
-    """All graphs of an engine. They share one memory pool, so the largest is captured first."""
+    """All graphs of an engine. `capture` makes some of the sizes, `capture_next` each one of the others."""
 
     def __init__(
         self, model: Decoder, attention: TritonAttention, state: CudaSlots, block_size: int, max_rows: int
@@ -62,36 +62,41 @@ class DecodeGraphs:
         self._device = state.lengths.device
         self._slots = torch.full((max_rows,), -1, dtype=torch.int32, device=self._device)
         self._present: list[int] = []
-        self._sizes = graph_sizes(max_rows)
-        self._captured: dict[int, _Captured] = {}
+        self._sizes = ready_sizes(max_rows)  # ascending: those that have a graph, unless released
+        self._later = [size for size in graph_sizes(max_rows) if size not in self._sizes]
+        self._scratch: dict[LayerKind, DecodePlan] | None = None
+        self._graphs = GraphSet(self._record, self._device, model.communicator.size)
 
-    @torch.inference_mode()
     def capture(self) -> None:
-        """Capture every size, and keep those that are worth it."""
-        self._capture_sizes()
+        """Capture the sizes of `ready_sizes`, and keep those that are worth it."""
+        self.capture_again()
         self._drop_slow_sizes()
 
-    @torch.inference_mode()
     def capture_again(self) -> None:
         """After `release`: the same sizes, so that the same rows run through the same kernels as before."""
-        self._capture_sizes()
+        for size in reversed(self._sizes):
+            self._graphs.capture(size)
+
+    def capture_next(self) -> bool:
+        """One more size, between two steps. False: there is none."""
+        if not self._later:
+            return False
+        self._clear_rows()
+        size = self._later.pop()
+        self._graphs.capture(size)
+        insort(self._sizes, size)
+        return True
 
     def release(self) -> None:
         """Give back the graphs' memory; nothing can be run until they are captured again."""
-        self._captured.clear()
+        self._graphs.release()
+        self._scratch = None
+        self._clear_rows()
+
+    def _clear_rows(self) -> None:
+        """The run before a capture has nothing but padding: no slot's state is touched."""
         self._slots.fill_(-1)
         self._present = []
-
-    def _capture_sizes(self) -> None:
-        """Largest first."""
-        pool = torch.cuda.graph_pool_handle()
-        scratch: dict[LayerKind, DecodePlan] | None = None
-        for size in reversed(self._sizes):
-            plans = self._attention.decode_plans(size, self._device, scratch)
-            scratch = scratch or plans
-            forward = partial(self._forward, size, plans)
-            graph, output = capture_graph(forward, pool, self._device, self._model.communicator.size)
-            self._captured[size] = _Captured(graph, output, plans)
 
     def _drop_slow_sizes(self) -> None:
         """Small batches whose padded neighbour is faster give way to it: cuBLAS is slower for 1 row than for 8 where
@@ -105,7 +110,7 @@ class DecodeGraphs:
                 best = time
             else:
                 self._sizes.remove(size)
-                del self._captured[size]
+                self._graphs.drop(size)
 
     def _replay_milliseconds(self, size: int) -> float:
         """Median time of a replay, all rows padding."""
@@ -113,11 +118,16 @@ class DecodeGraphs:
         times: list[float] = []
         for _ in range(9):
             begin.record()
-            self._captured[size].graph.replay()
+            self._graphs.replay(size)
             end.record()
             end.synchronize()
             times.append(begin.elapsed_time(end))
         return sorted(times)[len(times) // 2]
+
+    def _record(self, size: int) -> Recording[DecodeOutput]:
+        plans = self._attention.decode_plans(size, self._device, self._scratch)
+        self._scratch = self._scratch or plans
+        return Recording(partial(self._forward, size, plans), plans)
 
     def _forward(self, size: int, plans: dict[LayerKind, DecodePlan]) -> DecodeOutput:
         slots = self._slots[:size]
@@ -136,6 +146,4 @@ class DecodeGraphs:
         if self._present[:size] != padded:
             self._slots[:size].copy_(upload(np.asarray(padded, np.int32), self._device), non_blocking=True)
             self._present = padded
-        captured = self._captured[size]
-        captured.graph.replay()
-        return captured.output
+        return self._graphs.replay(size)

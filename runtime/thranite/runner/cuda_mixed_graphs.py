@@ -8,8 +8,8 @@ both run without a graph.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping
+from bisect import insort
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from thranite.attention.triton import LayerKind, TritonAttention
 from thranite.engine.plan import Prefill, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
-from thranite.runner.cuda_capture import capture_graph
+from thranite.runner.cuda_capture import GraphSet, Recording
 from thranite.runner.cuda_inputs import StepShape, device_step, pack
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.sampling_transfer import upload
@@ -30,6 +30,8 @@ from thranite_kernels.paged_prefill import PrefillPlan
 PROMPTS = 4  # rows; more new prompts in one step have many tokens
 PROMPT_TOKENS = (64, 128, 256, 384, 512, 640, 768, 1024)
 DECODE_ROWS = (8, 32, 64, 96, 128, 192, 256)
+READY_TOKENS = (256, 512, 1024)
+READY_ROWS = (32, 128, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,65 +43,58 @@ class MixedOutput:
     positions: Tensor  # int32 [S], where the sampled token will stand
 
 
-@dataclass(frozen=True, slots=True)
-class _Captured:
-    """The work lists are not the graph's own memory: it works on them at each replay, so they must live as long."""
-
-    graph: torch.cuda.CUDAGraph
-    output: MixedOutput
-    decode_plans: Mapping[LayerKind, DecodePlan]
-    prefill_plans: Mapping[LayerKind, PrefillPlan]
-
-
 class MixedGraphs:
-    """The graphs of one engine. They share one memory pool, so the largest is captured first."""
+    """The graphs of one engine. `capture` makes some of the shapes, `capture_next` each one of the others."""
 
     def __init__(self, model: Decoder, attention: TritonAttention, state: CudaSlots, settings: EngineSettings) -> None:
         self._model, self._attention, self._state = model, attention, state
         self._block_size = settings.layout.block_size
         self._device = state.lengths.device
-        self._shapes = mixed_shapes(settings)
-        self._decodes = sorted({shape.decodes for shape in self._shapes})
-        self._tokens = sorted({shape.prompt_tokens for shape in self._shapes})
-        self._captured: dict[StepShape, _Captured] = {}
-        self._packed = torch.zeros(sum(self._shapes[0].parts), dtype=torch.int32, device=self._device)
+        every = mixed_shapes(settings)
+        self._shapes = ready_shapes(every)  # least tokens first: those that have a graph, unless released
+        self._later = sorted(set(every) - set(self._shapes), key=_size)
+        self._scratch: Mapping[LayerKind, DecodePlan] | None = None
+        self._packed = torch.zeros(sum(every[-1].parts), dtype=torch.int32, device=self._device)
+        self._graphs = GraphSet(self._record, self._device, model.communicator.size)
 
     def shape_for(self, plan: StepPlan) -> StepShape | None:
         """The least shape that holds the plan's step, or None."""
         if not 0 < len(plan.prefills) <= PROMPTS or not all(_plain(prefill) for prefill in plan.prefills):
             return None
-        decodes = bisect_left(self._decodes, len(plan.decodes))
-        tokens = bisect_left(self._tokens, plan.num_tokens - len(plan.decodes))
-        if decodes == len(self._decodes) or tokens == len(self._tokens):
-            return None
-        shape = _shape(self._decodes[decodes], self._tokens[tokens])
-        return shape if shape in self._captured else None
+        decodes, tokens = len(plan.decodes), plan.num_tokens - len(plan.decodes)
+        return next((s for s in self._shapes if s.decodes >= decodes and s.prompt_tokens >= tokens), None)
 
     def run(self, plan: StepPlan, shape: StepShape) -> MixedOutput:
         """Replay the plan's step, which `shape` holds."""
         packed = pack(plan, shape)
         self._packed[: len(packed)].copy_(upload(packed, self._device), non_blocking=True)
-        captured = self._captured[shape]
-        captured.graph.replay()
-        return captured.output
+        return self._graphs.replay(shape)
 
-    @torch.inference_mode()
     def capture(self) -> None:
-        """Capture every shape."""
-        pool = torch.cuda.graph_pool_handle()
-        scratch: Mapping[LayerKind, DecodePlan] | None = None
-        for shape in self._shapes:
-            plans = self._attention.decode_plans(shape.decodes, self._device, scratch)
-            scratch = scratch or plans
-            tiles = self._attention.prefill_plans(PROMPTS, shape.prompt_tokens, self._device)
-            self._mark_padding(shape)
-            forward = partial(self._forward, shape, plans, tiles)
-            graph, output = capture_graph(forward, pool, self._device, self._model.communicator.size)
-            self._captured[shape] = _Captured(graph, output, plans, tiles)
+        """Capture the shapes of `ready_shapes`; after `release`, all that there were."""
+        for shape in reversed(self._shapes):
+            self._graphs.capture(shape)
+
+    def capture_next(self) -> bool:
+        """One more shape, between two steps. False: there is none."""
+        if not self._later:
+            return False
+        shape = self._later.pop()
+        self._graphs.capture(shape)
+        insort(self._shapes, shape, key=_size)
+        return True
 
     def release(self) -> None:
-        """Give back the graphs' memory; no step has a shape until they are captured again."""
-        self._captured.clear()
+        """Give back the graphs' memory; nothing can be run until they are captured again."""
+        self._graphs.release()
+        self._scratch = None
+
+    def _record(self, shape: StepShape) -> Recording[MixedOutput]:
+        plans = self._attention.decode_plans(shape.decodes, self._device, self._scratch)
+        self._scratch = self._scratch or plans
+        tiles = self._attention.prefill_plans(PROMPTS, shape.prompt_tokens, self._device)
+        self._mark_padding(shape)
+        return Recording(partial(self._forward, shape, plans, tiles), (plans, tiles))
 
     def _mark_padding(self, shape: StepShape) -> None:
         """The run before the capture has nothing but padding: no slot's state is touched."""
@@ -116,9 +111,22 @@ class MixedGraphs:
 
 
 def mixed_shapes(settings: EngineSettings) -> list[StepShape]:
-    """All that an engine captures, the largest first."""
+    """All that an engine captures, least tokens first."""
     tokens, decodes = _up_to(PROMPT_TOKENS, settings.max_num_batched_tokens), _up_to(DECODE_ROWS, settings.max_num_seqs)
-    return [_shape(rows, count) for count in reversed(tokens) for rows in reversed(decodes)]
+    return sorted((_shape(rows, count) for count in tokens for rows in decodes), key=_size)
+
+
+def ready_shapes(shapes: Sequence[StepShape]) -> list[StepShape]:
+    """Those of `mixed_shapes` that an engine needs to be ready. The largest is among them: the others fit in its
+    memory."""
+    tokens = {*READY_TOKENS, max(shape.prompt_tokens for shape in shapes)}
+    rows = {*READY_ROWS, max(shape.decodes for shape in shapes)}
+    return [shape for shape in shapes if shape.prompt_tokens in tokens and shape.decodes in rows]
+
+
+def _size(shape: StepShape) -> tuple[int, int]:
+    """What a padded step costs first, then something that tells shapes apart."""
+    return shape.tokens, shape.decodes
 
 
 def _shape(decodes: int, tokens: int) -> StepShape:

@@ -60,7 +60,7 @@ def measure_activations(
 
 def graph_reserve(settings: EngineSettings, peak: int) -> int:
     """Bytes of all graphs: two pools of activations, as a share of the largest step's, and what the driver keeps."""
-    largest = mixed_shapes(settings)[0]
+    largest = mixed_shapes(settings)[-1]
     tokens = min(max(largest.tokens, settings.max_num_seqs), settings.max_num_batched_tokens)
     layers = sum(layer is not None for group in settings.layout.groups for layer in group.layers)
     count = len(graph_sizes(settings.max_num_seqs)) + len(mixed_shapes(settings))

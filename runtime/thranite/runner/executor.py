@@ -91,6 +91,9 @@ class TorchExecutor:
         step = self._steps.popleft()
         return finish_step(step.sampled, step.prompt_scores, step.pooled)
 
+    def prepare(self) -> bool:
+        return False
+
     def sleep(self) -> int:
         self._weights = None if self._device.type == "cpu" else HostWeights(self._model)
         self.cache.release()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.fake_stepping_engine import BOOM, FakeEngine
-from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining
+from tests.support.running_server import wait_for
+from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SetSleeping
 from thranite.ipc.messages import Abort, Accepted, Add, GetStats, Refused, Stats, Stop
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 from thranite.sampling_params import TokenParams
@@ -119,6 +120,26 @@ def test_idle_loop_sleeps_answers_and_proves_integrity_once() -> None:
     thread.join(10)
     assert harness.sent == [(3, Stats(41, harness.engine.stats()))]
     assert harness.loop.pulse.busy_seconds == 0.0
+
+
+def test_an_idle_loop_prepares_one_thing_after_another_and_again_after_sleep() -> None:
+    engine = FakeEngine(step_seconds=0.01)
+    engine.to_prepare = 3
+    harness = Harness(engine)
+    harness.inbox.put((1, add(1, "a", 20)))
+    thread = threading.Thread(target=harness.loop.run)
+    thread.start()
+    try:
+        wait_for(lambda: len(engine.prepared) == 3, "preparation")
+        assert harness.loop.pulse.busy_seconds == 0.0
+        time.sleep(0.3)
+        assert engine.prepared == [0, 0, 0]  # never beside a request, and no more than there is
+        for sleeping in (True, False):
+            harness.inbox.put((0, SetSleeping(sleeping)))
+        wait_for(lambda: len(engine.prepared) == 4, "preparation anew")
+    finally:
+        harness.inbox.put((0, Quit()))
+        thread.join()
 
 
 def test_pulse_is_busy_only_within_a_step() -> None:

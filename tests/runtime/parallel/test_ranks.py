@@ -50,6 +50,9 @@ class Device:
     def collect(self) -> StepResult:
         return StepResult([])
 
+    def prepare(self) -> bool:
+        return False
+
     def sleep(self) -> int:
         return 0
 

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
 from thranite.parallel.step_frame import (
     Launch,
+    Prepare,
     Sample,
     Sleep,
     Stop,
     Wake,
     decode,
     encode_launch,
+    encode_prepare,
     encode_sample,
     encode_sleep,
     encode_stop,
@@ -93,7 +95,8 @@ def test_masks_and_bare_frames() -> None:
     masks = {3: b"\x01\x02", 0: b"\xff" * 100}
     assert decode(encode_sample(masks)) == Sample(masks)
     assert decode(encode_sample({})) == Sample({})
-    assert [decode(frame) for frame in (encode_stop(), encode_sleep(), encode_wake())] == [Stop(), Sleep(), Wake()]
+    frames = (encode_stop(), encode_sleep(), encode_wake(), encode_prepare())
+    assert [decode(frame) for frame in frames] == [Stop(), Sleep(), Wake(), Prepare()]
 
 
 def test_what_is_no_frame_is_refused() -> None:

@@ -61,7 +61,9 @@ class Ready:
         settings = EngineSettings(**{**fields, **changes})
         model = Decoder(spec, getattr(torch, dtype), DEVICE)
         executor = CudaExecutor(model, spec, settings, DEVICE, 256)
-        executor.capture()
+        executor.capture_graphs()
+        executor.warm_up()
+        self.executor = executor
         self.engine, self._launches, self._vocab_size = Engine(settings, executor), launches, spec.vocab_size
         self._ready = set(launches.keys)
         self._numbers = iter(range(10**9))
@@ -107,6 +109,12 @@ def test_no_variant_is_new_after_ready(gpu: Launches, name: str, overlap: bool) 
         for lengths in ([1], [15, 16, 17, 513, 700]):
             ready.run(lengths, [option])
             assert not ready.missing, (option, lengths)
+    captured = 0
+    while ready.engine.prepare():
+        captured += 1
+    assert captured > 60
+    for rows in EDGES:
+        ready.run([1] * min(rows, 1024), max_tokens=2)
     assert not ready.missing
 
 

@@ -1,0 +1,116 @@
+"""Which steps run in which graph, before an idle engine has captured all of them and after. On a pretended GPU."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.support.pretended_gpu import DEVICE, pretended_gpu
+from tests.support.torch_engine import LENGTH, LLAMA
+from thranite.engine.kv_groups import plan_kv_layout
+from thranite.engine.plan import Prefill, StepPlan
+from thranite.engine.settings import EngineSettings
+from thranite.models.decoder import Decoder
+from thranite.models.registry import load_spec
+from thranite.runner.cuda_executor import CudaExecutor
+from thranite.runner.cuda_graphs import DecodeGraphs, graph_sizes, ready_sizes
+from thranite.runner.cuda_mixed_graphs import MixedGraphs, mixed_shapes, ready_shapes
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaExecutor]:
+    spec = load_spec(LLAMA, dtype="bfloat16", max_model_len=LENGTH)
+    settings = EngineSettings(
+        layout=plan_kv_layout(spec, 64, "bfloat16"),
+        num_blocks=100,
+        vocab_size=spec.vocab_size,
+        max_model_len=LENGTH,
+        max_num_seqs=300,
+        max_num_batched_tokens=2048,
+    )
+    with pretended_gpu(monkeypatch):
+        made = CudaExecutor(Decoder(spec, torch.bfloat16, DEVICE), spec, settings, DEVICE, 256)
+        made.capture_graphs()
+        yield made
+
+
+@pytest.mark.parametrize("most", [1, 5, 16, 100, 256, 1024, 4096])
+def test_sizes_of_a_ready_engine(most: int) -> None:
+    every, ready = graph_sizes(most), ready_sizes(most)
+    assert set(ready) <= set(every)
+    assert ready[-1] == every[-1] == most  # the largest comes first, and all others fit in its memory
+    assert all(after <= 2 * before for before, after in itertools.pairwise(ready))
+    assert [size for size in ready if size <= 16] == [size for size in every if size <= 16]
+
+
+def test_a_step_of_decodes_runs_in_the_next_size_that_is_there(executor: CudaExecutor) -> None:
+    graphs = _decode_graphs(executor)
+    assert len(graphs.run(list(range(33))).slots) == 48
+    while executor.prepare():
+        pass
+    assert len(graphs.run(list(range(33))).slots) == 40
+    assert len(graphs.run(list(range(297))).slots) == 300
+
+
+def test_rows_of_the_last_step_are_no_part_of_a_later_capture(
+    executor: CudaExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run outside of the graph would write where they stood, in pages that are others' by now."""
+    graphs = _decode_graphs(executor)
+    filled = []
+    graphs.run([3, 4])
+    monkeypatch.setattr(type(graphs._slots), "fill_", lambda tensor, value: filled.append(value))
+    monkeypatch.setattr(graphs._graphs, "capture", lambda size: filled.append(f"capture {size}"))
+    executor.prepare()
+    assert filled == [-1, "capture 288"]
+    assert graphs._present == []
+
+
+def test_a_step_with_prompts_runs_in_the_least_shape_that_is_there(executor: CudaExecutor) -> None:
+    mixed = executor._mixed
+    assert isinstance(mixed, MixedGraphs)
+    step = StepPlan(1, decodes=range(9), prefills=[Prefill(9, 0, range(60), (9,))])
+    assert _shape(mixed, step) == (32, 256)
+    while executor.prepare():
+        pass
+    assert _shape(mixed, step) == (32, 64)
+    assert _shape(mixed, StepPlan(1, prefills=[Prefill(9, 0, range(65), (9,))])) == (8, 128)
+    assert _shape(mixed, StepPlan(1, decodes=range(257), prefills=step.prefills)) is None
+    assert _shape(mixed, StepPlan(1, prefills=[Prefill(9, 0, range(1025), (9,))])) is None
+
+
+def test_after_a_sleep_there_are_the_graphs_that_there_were(executor: CudaExecutor) -> None:
+    """Another padded size might round otherwise: the same tokens are to come."""
+    executor.prepare()
+    graphs = _decode_graphs(executor)
+    sizes = list(graphs._sizes)
+    graphs.release()
+    assert not any(size in graphs._graphs for size in sizes)
+    graphs.capture_again()
+    assert [size for size in graph_sizes(300) if size in graphs._graphs] == sizes
+    assert 288 in sizes
+    assert 40 not in sizes
+
+
+def test_every_graph_is_captured_once(executor: CudaExecutor) -> None:
+    settings = executor._settings
+    every = [*graph_sizes(settings.max_num_seqs), *mixed_shapes(settings)]
+    ready = [*ready_sizes(settings.max_num_seqs), *ready_shapes(mixed_shapes(settings))]
+    count = 0
+    while executor.prepare():
+        count += 1
+    assert count == len(every) - len(ready) > 40
+    assert not executor.prepare()
+
+
+def _decode_graphs(executor: CudaExecutor) -> DecodeGraphs:
+    assert executor._graphs is not None
+    return executor._graphs
+
+
+def _shape(mixed: MixedGraphs, plan: StepPlan) -> tuple[int, int] | None:
+    shape = mixed.shape_for(plan)
+    return None if shape is None else (shape.decodes, shape.prompt_tokens)
