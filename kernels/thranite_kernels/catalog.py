@@ -2,9 +2,8 @@
 
     python -m thranite_kernels.catalog --capability 90 [--part attention] [--quick]
 
-prints one line a kernel (name, shape, shared bytes) and fails when one does not compile or does not fit. Run where an
-image is built, it fills Triton's cache (TRITON_CACHE_DIR). The engine pre-warms with its own shapes; this list covers
-the kinds: head sizes, page sizes, groups, options, dtypes.
+prints one line a kernel (name, shape, shared bytes) and fails when one does not compile or does not fit. This list
+covers the kinds: head sizes, page sizes, groups, options, dtypes. `thranite compile` compiles what one model needs.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""One kernel launch as a value: run it on the device, or compile it for a named target without a GPU.
+"""One kernel launch as a value: run it on the device, write it down, or compile it for a named target without a GPU.
 
 Host wrappers build `Launch`es and run them. The catalogue builds the same launches from meta tensors, so what the
-compile tests (and a cache filled for an image) see is exactly what the wrappers would launch.
+compile tests see is exactly what the wrappers would launch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +34,9 @@ class Launch:
         """Enqueue on the current stream; an empty grid is no launch."""
         if 0 in self.grid:
             return
+        if _recorder is not None:
+            _recorder(self)
+            return
         self.kernel[self.grid](**self.args, **self.constants, **self._options())
 
     def _options(self) -> dict[str, Any]:
@@ -48,20 +52,19 @@ class Launch:
     def compile(self, capability: int) -> Any:
         """Compile for `sm_<capability>` (80, 89, 90, 100); returns Triton's compiled kernel, with its metadata.
 
-        The signature is derived as the just-in-time launcher derives it: integers specialise on 1 and on multiples of
-        16, pointers on 16-byte alignment, unless the kernel says otherwise.
+        Triton's own launcher does it, for a device that it is told of: what lies in its cache then is what a launch
+        with such arguments finds there.
         """
-        import triton
-        from triton.backends.compiler import GPUTarget
-        from triton.compiler import ASTSource
-        from triton.compiler.compiler import make_backend
+        from triton.runtime import driver
 
-        target = GPUTarget("cuda", capability, 32)
-        backend = make_backend(target)
         launch = self._for(capability)
-        signature, constants, attributes = _signature(launch.kernel, {**launch.args, **launch.constants}, backend)
-        source = ASTSource(launch.kernel, signature, constants, attributes)
-        return triton.compile(source, target=target, options=launch._options())
+        driver.set_active(_NoDevice(capability))
+        try:
+            return launch.kernel.run(
+                **launch.args, **launch.constants, **launch._options(), grid=launch.grid, warmup=True
+            )
+        finally:
+            driver.set_active(None)  # it looks for a real one when it is next asked
 
     def _for(self, capability: int) -> Launch:
         """As a device of this capability would run it: `PDL` is the device's, and meta tensors have none."""
@@ -70,31 +73,46 @@ class Launch:
         return replace(self, constants={**self.constants, "PDL": capability >= OVERLAP_CAPABILITY})
 
 
-def _signature(kernel: Any, values: Mapping[str, Any], backend: Any) -> tuple[dict[str, str], dict[Any, Any], Any]:
-    """Types, constants and alignment attributes of each parameter, as `JITFunction.run` would derive them."""
-    from triton._C.libtriton import native_specialize_impl
+_recorder: Callable[[Launch], None] | None = None
 
-    signature: dict[str, str] = {}
-    constants: dict[Any, Any] = {}
-    attributes: dict[Any, Any] = {}
-    for index, parameter in enumerate(kernel.params):
-        value = values[parameter.name]
-        if parameter.is_constexpr:
-            kind, key = "constexpr", None
-        else:
-            kind, key = native_specialize_impl(
-                type(backend),
-                value,
-                parameter.is_const,
-                not parameter.do_not_specialize,
-                not parameter.do_not_specialize_on_alignment,
-            )
-        signature[parameter.name] = kind
-        if kind == "constexpr":
-            constants[(index,)] = value
-        elif isinstance(key, str):
-            attributes[(index,)] = backend.parse_attr(key)
-    return signature, constants, attributes
+
+@contextmanager
+def recording(record: Callable[[Launch], None]) -> Iterator[None]:
+    """Within it no launch reaches a device: each is given to `record`."""
+    global _recorder
+    before, _recorder = _recorder, record
+    try:
+        yield
+    finally:
+        _recorder = before
+
+
+def tensor_map(base: torch.Tensor, shape: list[int], strides: list[int], block: list[int]) -> Any:
+    """What a kernel reads `base` through in blocks (Triton's tensor descriptor)."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    if _recorder is not None:  # a tensor without memory has no address to check
+        base = torch.empty(0, dtype=base.dtype, device="meta")
+    return TensorDescriptor(base, shape, strides, block)
+
+
+class _NoDevice:
+    """What Triton's launcher asks of a driver before it compiles."""
+
+    def __init__(self, capability: int) -> None:
+        self._capability = capability
+
+    def get_current_device(self) -> str:
+        """Triton keeps kernels and targets by this; it is no index of a real device."""
+        return f"sm_{self._capability}"
+
+    def get_current_stream(self, device: object) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self._capability, 32)
 
 
 def next_power_of_2(n: int) -> int:

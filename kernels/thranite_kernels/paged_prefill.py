@@ -15,7 +15,7 @@ import torch
 
 from ._paged_prefill import paged_prefill_kernel, prefill_plan_kernel
 from .attention import check_attention, padded_head, score_scales
-from .launch import Launch, cdiv, require
+from .launch import Launch, cdiv, require, tensor_map
 from .target import PrefillConfig, Target, prefill_config, target_of
 
 RECORD = 8
@@ -116,12 +116,10 @@ def kv_descriptor(kv: torch.Tensor, config: PrefillConfig) -> Any:
     """Tensor map of one layer's cache as [pages, 2·KVH, block_size, D], one tile of one head at a time, or None."""
     if not uses_tensor_maps(kv, config):
         return None
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
     pages, _, kv_heads, block_size, head_dim = kv.shape
     shape = [pages, 2 * kv_heads, block_size, head_dim]
     strides = [kv.stride(0), block_size * head_dim, head_dim, 1]
-    return TensorDescriptor(kv, shape, strides, [1, 1, config.tile, head_dim])
+    return tensor_map(kv, shape, strides, [1, 1, config.tile, head_dim])
 
 
 def paged_prefill_launch(

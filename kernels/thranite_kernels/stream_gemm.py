@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from ._stream_gemm import stream_gemm_kernel
-from .launch import Launch, cdiv, require
+from .launch import Launch, cdiv, require, tensor_map
 from .target import StreamConfig, Target, overlaps, stream_config, target_of
 
 MAX_ROWS = 16
@@ -81,8 +81,6 @@ def stream_gemm_launch(
     target: Target | None = None,
 ) -> Launch:
     """The launch behind `stream_gemm`: one program a multiprocessor."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
     rows, depth = x.shape
     width = weight.shape[0]
     config = config or stream_config()
@@ -93,7 +91,7 @@ def stream_gemm_launch(
     programs = min((target or target_of(x.device)).num_sms, blocks * cdiv(depth, config.block_k))
     need = 2 * programs * config.block_n * MAX_ROWS
     require(scratch.partial.numel() >= need and scratch.count.numel() >= blocks, "stream_gemm: scratch too small")
-    tiles = TensorDescriptor(weight, list(weight.shape), list(weight.stride()), [config.block_n, config.block_k])
+    tiles = tensor_map(weight, list(weight.shape), list(weight.stride()), [config.block_n, config.block_k])
     return Launch(
         stream_gemm_kernel,
         (programs,),

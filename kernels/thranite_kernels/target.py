@@ -6,6 +6,8 @@ sweeps the candidates of one table on a GPU; docs/performance.md says what was m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,9 +45,25 @@ def _cuda_target(index: int) -> Target:
     return Target(facts.major * 10 + facts.minor, facts.multi_processor_count)
 
 
+_pretended: Target | None = None
+
+
+@contextmanager
+def pretended(target: Target) -> Iterator[None]:
+    """Within it every CUDA device is this one; none is asked."""
+    global _pretended
+    before, _pretended = _pretended, target
+    try:
+        yield
+    finally:
+        _pretended = before
+
+
 def target_of(device: torch.device) -> Target:
     """The target of a CUDA device; other devices (interpreter, meta) get a small Hopper, so splits stay exercised."""
     if device.type == "cuda":
+        if _pretended is not None:
+            return _pretended
         return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
     return Target(90, 8)
 

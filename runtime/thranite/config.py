@@ -52,6 +52,10 @@ class EngineConfig:
         None, "tokens a step, prompts and outputs together (default: 8192; 2048 on the CPU)"
     )
     enforce_eager: bool = option(False, "run without CUDA graphs")
+    kernel_cache: str | None = option(
+        None,
+        "folder of GPU kernels that `thranite compile --into` made: copied to Triton's cache when the engine starts",
+    )
     peer_all_reduce: bool = option(
         True, "GPUs sum small tensors through each other's memory where they can reach it; off: through NCCL alone"
     )

@@ -45,6 +45,7 @@ class LLM:
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
         enforce_eager: bool = False,
+        kernel_cache: str | None = None,
         peer_all_reduce: bool = True,
         overlap: bool = True,
         seed: int = 0,
@@ -68,6 +69,7 @@ class LLM:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             enforce_eager=enforce_eager,
+            kernel_cache=kernel_cache,
             peer_all_reduce=peer_all_reduce,
             overlap=overlap,
             max_waiting_requests=2**31,  # a batch given at once is no overload

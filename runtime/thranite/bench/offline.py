@@ -57,6 +57,7 @@ def add_engine_arguments(engine: argparse._ArgumentGroup) -> None:
     engine.add_argument("--gpu-memory-utilization", type=float, default=0.9)
     engine.add_argument("--max-num-seqs", type=int)
     engine.add_argument("--max-num-batched-tokens", type=int)
+    engine.add_argument("--kernel-cache", metavar="FOLDER", help="kernels that `thranite compile --into` made")
     engine.add_argument("--enforce-eager", action="store_true", help="without CUDA graphs")
     engine.add_argument(
         "--no-peer-all-reduce", dest="peer_all_reduce", action="store_false", help="sum over ranks through NCCL alone"
@@ -66,7 +67,7 @@ def add_engine_arguments(engine: argparse._ArgumentGroup) -> None:
 
 ENGINE_OPTIONS = (
     "device", "dtype", "load_format", "tensor_parallel_size", "gpu_memory_utilization", "max_num_seqs",
-    "max_num_batched_tokens", "enforce_eager", "peer_all_reduce", "overlap",
+    "max_num_batched_tokens", "enforce_eager", "kernel_cache", "peer_all_reduce", "overlap",
 )  # fmt: skip
 
 

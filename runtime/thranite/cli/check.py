@@ -14,7 +14,7 @@ from thranite.cli.flags import add_flags, build
 from thranite.config import EngineConfig, option
 from thranite.errors import ConfigError, DoesNotFit, ExitCode
 from thranite.loader.device_memory import DeviceMemory, format_bytes, host_memory, null_memory, parse_bytes
-from thranite.loader.gpus import GPU_GIB, gpu, gpu_of
+from thranite.loader.gpus import GPUS, gpu, gpu_of
 from thranite.loader.model_config import read_model_config
 from thranite.loader.plan import plan_memory
 from thranite.loader.plan_report import render
@@ -25,7 +25,7 @@ from thranite.models.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckConfig:
-    gpu: str | None = option(None, f"one of {', '.join(GPU_GIB)}")
+    gpu: str | None = option(None, f"one of {', '.join(GPUS)}")
     gpu_memory: str | None = option(None, "a GPU of this size, such as 80GB or 141GiB")
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ def _print_table(spec: ModelSpec, config: EngineConfig) -> int:
         print(f"split over {config.tensor_parallel_size} GPUs; figures are for each")
     print(f"{'GPU':<12}{'memory':>12}{'KV cache':>12}{'longest':>10}{'at once':>9}")
     fits = False
-    for name in GPU_GIB:
+    for name in GPUS:
         device = gpu(name)
         head = f"{name:<12}{format_bytes(device.total_bytes):>12}"
         try:

@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": Command("thranite.cli.serve", "serve a model over HTTP, OpenAI's API"),
     "generate": Command("thranite.cli.generate", "complete prompts in this process"),
     "check": Command("thranite.cli.check", "say from config.json alone whether a model fits a GPU"),
+    "compile": Command("thranite.cli.compile", "compile a model's GPU kernels ahead, without a GPU"),
     "download": Command("thranite.cli.download", "fetch a model of the Hugging Face hub", "MODEL --to DIR [options]"),
     "import-gguf": Command(
         "thranite.cli.import_gguf", "turn a GGUF file into a model directory", "FILE --to DIR [options]"

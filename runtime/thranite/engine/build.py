@@ -80,6 +80,7 @@ def build_device(
     """One rank's device with its part of the model. All ranks do this at once and agree on one plan."""
     from thranite.attention.base import TORCH_DTYPES
     from thranite.loader.checkpoint import load_model
+    from thranite.loader.kernel_cache import bring_kernels, triton_folder
     from thranite.runner.device import device_memory, pick_device
     from thranite.runner.executor import TorchExecutor
 
@@ -102,8 +103,13 @@ def build_device(
         communicator=communicator,
     )
     if device.type == "cuda":
+        if config.kernel_cache is not None:
+            progress.stage("bring kernels")
+            bring_kernels(Path(config.kernel_cache), triton_folder())
         executor, plan = _build_cuda(model, spec, config, plan, progress, own_memory)
         return executor, spec, plan
+    if config.kernel_cache is not None:
+        progress.note(f"no use of {config.kernel_cache}: its kernels are for GPUs")
     progress.stage("allocate KV cache")
     settings = engine_settings(spec, plan, config)
     return TorchExecutor(model, model.rank_spec, settings, device, PROMPT_LOGPROB_ROWS), spec, plan

@@ -1,32 +1,50 @@
-"""GPUs by name, for `thranite check`: the memory CUDA reports of each, with error correction on."""
+"""GPUs by name, for commands that ask none: what CUDA reports of each, with error correction on."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from thranite.errors import ConfigError
 from thranite.loader.device_memory import GIB, DeviceMemory
 
-GPU_GIB = {
-    "T4": 14.56,
-    "L4": 22.03,
-    "A10G": 21.98,
-    "RTX-4090": 23.52,
-    "RTX-5090": 31.36,
-    "A100-40GB": 39.39,
-    "L40S": 44.39,
-    "A100-80GB": 79.14,
-    "H100": 79.10,
-    "H200": 139.80,
-    "B200": 178.35,
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """`capability`: 90 for sm_90."""
+
+    gib: float
+    capability: int
+    multiprocessors: int
+
+
+GPUS = {
+    "T4": Gpu(14.56, 75, 40),
+    "L4": Gpu(22.03, 89, 58),
+    "A10G": Gpu(21.98, 86, 80),
+    "RTX-4090": Gpu(23.52, 89, 128),
+    "RTX-5090": Gpu(31.36, 120, 170),
+    "A100-40GB": Gpu(39.39, 80, 108),
+    "L40S": Gpu(44.39, 89, 142),
+    "A100-80GB": Gpu(79.14, 80, 108),
+    "H100": Gpu(79.10, 90, 132),
+    "H200": Gpu(139.80, 90, 132),
+    "B200": Gpu(178.35, 100, 148),
 }
 
 
-def gpu(name: str) -> DeviceMemory:
-    """Raises ConfigError for a name not in the table."""
+def find_gpu(name: str) -> str:
+    """The table's name for it. Raises ConfigError if it has none."""
     wanted = _key(name)
-    for known in GPU_GIB:
+    for known in GPUS:
         if wanted in (_key(known), _key(f"NVIDIA {known}")):
-            return gpu_of(known, int(GPU_GIB[known] * GIB))
-    raise ConfigError(f"unknown GPU {name!r}", f"known are {', '.join(GPU_GIB)}; or pass --gpu-memory 80GB")
+            return known
+    raise ConfigError(f"unknown GPU {name!r}", f"known are {', '.join(GPUS)}; or pass --gpu-memory 80GB")
+
+
+def gpu(name: str) -> DeviceMemory:
+    """An idle one. Raises ConfigError for a name not in the table."""
+    known = find_gpu(name)
+    return gpu_of(known, int(GPUS[known].gib * GIB))
 
 
 def gpu_of(name: str, total_bytes: int) -> DeviceMemory:

@@ -62,7 +62,7 @@ class DecodeGraphs:
         self._device = state.lengths.device
         self._slots = torch.full((max_rows,), -1, dtype=torch.int32, device=self._device)
         self._present: list[int] = []
-        self._sizes = ready_sizes(max_rows)  # ascending: those that have a graph, unless released
+        self._sizes = ready_sizes(max_rows)  # ascending: those that have a graph once captured
         self._later = [size for size in graph_sizes(max_rows) if size not in self._sizes]
         self._scratch: dict[LayerKind, DecodePlan] | None = None
         self._graphs = GraphSet(self._record, self._device, model.communicator.size)

@@ -51,7 +51,7 @@ class MixedGraphs:
         self._block_size = settings.layout.block_size
         self._device = state.lengths.device
         every = mixed_shapes(settings)
-        self._shapes = ready_shapes(every)  # least tokens first: those that have a graph, unless released
+        self._shapes = ready_shapes(every)  # least tokens first: those that have a graph once captured
         self._later = sorted(set(every) - set(self._shapes), key=_size)
         self._scratch: Mapping[LayerKind, DecodePlan] | None = None
         self._packed = torch.zeros(sum(every[-1].parts), dtype=torch.int32, device=self._device)
@@ -62,7 +62,8 @@ class MixedGraphs:
         if not 0 < len(plan.prefills) <= PROMPTS or not all(_plain(prefill) for prefill in plan.prefills):
             return None
         decodes, tokens = len(plan.decodes), plan.num_tokens - len(plan.decodes)
-        return next((s for s in self._shapes if s.decodes >= decodes and s.prompt_tokens >= tokens), None)
+        holding = (s for s in self._shapes if s.decodes >= decodes and s.prompt_tokens >= tokens)
+        return next((shape for shape in holding if shape in self._graphs), None)
 
     def run(self, plan: StepPlan, shape: StepShape) -> MixedOutput:
         """Replay the plan's step, which `shape` holds."""
@@ -85,7 +86,7 @@ class MixedGraphs:
         return True
 
     def release(self) -> None:
-        """Give back the graphs' memory; nothing can be run until they are captured again."""
+        """Give back the graphs' memory; no step has a shape until they are captured again."""
         self._graphs.release()
         self._scratch = None
 

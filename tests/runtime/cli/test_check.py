@@ -9,7 +9,7 @@ import pytest
 
 from thranite.cli.main import main
 from thranite.errors import ExitCode
-from thranite.loader.gpus import GPU_GIB, gpu
+from thranite.loader.gpus import GPUS, gpu
 
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
@@ -73,7 +73,7 @@ def test_ranks_are_planned_each_for_itself(model: str, capsys: pytest.CaptureFix
 def test_without_a_gpu_there_is_a_table(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", model]) == ExitCode.OK
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert set(GPU_GIB) <= set(lines)
+    assert set(GPUS) <= set(lines)
     assert "does not fit" in lines["T4"]
     assert "131,072" in lines["H200"]
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.support.pretended_gpu import DEVICE, pretended_gpu
 from tests.support.torch_engine import LENGTH, LLAMA
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.engine.plan import Prefill, StepPlan
@@ -18,10 +17,12 @@ from thranite.models.registry import load_spec
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_graphs import DecodeGraphs, graph_sizes, ready_sizes
 from thranite.runner.cuda_mixed_graphs import MixedGraphs, mixed_shapes, ready_shapes
+from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
+from thranite_kernels.target import Target
 
 
 @pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaExecutor]:
+def executor() -> Iterator[CudaExecutor]:
     spec = load_spec(LLAMA, dtype="bfloat16", max_model_len=LENGTH)
     settings = EngineSettings(
         layout=plan_kv_layout(spec, 64, "bfloat16"),
@@ -31,7 +32,7 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaExecutor]:
         max_num_seqs=300,
         max_num_batched_tokens=2048,
     )
-    with pretended_gpu(monkeypatch):
+    with pretended_gpu(Target(90, 132)):
         made = CudaExecutor(Decoder(spec, torch.bfloat16, DEVICE), spec, settings, DEVICE, 256)
         made.capture_graphs()
         yield made
@@ -80,6 +81,8 @@ def test_a_step_with_prompts_runs_in_the_least_shape_that_is_there(executor: Cud
     assert _shape(mixed, StepPlan(1, prefills=[Prefill(9, 0, range(65), (9,))])) == (8, 128)
     assert _shape(mixed, StepPlan(1, decodes=range(257), prefills=step.prefills)) is None
     assert _shape(mixed, StepPlan(1, prefills=[Prefill(9, 0, range(1025), (9,))])) is None
+    mixed.release()
+    assert _shape(mixed, step) is None  # as before the first capture, when the largest step is measured
 
 
 def test_after_a_sleep_there_are_the_graphs_that_there_were(executor: CudaExecutor) -> None:

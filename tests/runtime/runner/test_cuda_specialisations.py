@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.pretended_gpu import DEVICE, Key, Launches, pretended_gpu, specialisation
 from tests.support.torch_engine import GEMMA3, LENGTH, LLAMA
 from thranite.bench.shapes import LLAMA_8B, QWEN3_06B
 from thranite.engine.engine import Engine
@@ -21,7 +20,10 @@ from thranite.models.registry import load_spec
 from thranite.request import EngineRequest
 from thranite.runner import cuda_warm_up
 from thranite.runner.cuda_executor import CudaExecutor
+from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite.sampling_params import TokenParams
+from thranite_kernels.target import Target
+from thranite_kernels.variant import Variant, representative
 
 LONG = 40_960
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -46,10 +48,13 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 EDGES = sorted({1, *(count + change for count in (16, 32, 48, 64, 128, 256, 512, 1024) for change in (-1, 0, 1))})
 
 
+Variants = dict[Variant, None]
+
+
 class Ready:
     """An engine on a pretended GPU. `missing`: variants that came after Ready, which a GPU would compile then."""
 
-    def __init__(self, launches: Launches, config: dict[str, Any], dtype: str, **changes: Any) -> None:
+    def __init__(self, launches: Variants, config: dict[str, Any], dtype: str, **changes: Any) -> None:
         spec = load_spec(config, dtype=dtype, max_model_len=changes["max_model_len"])
         fields: dict[str, Any] = {
             "layout": plan_kv_layout(spec, 64, dtype),
@@ -65,12 +70,12 @@ class Ready:
         executor.warm_up()
         self.executor = executor
         self.engine, self._launches, self._vocab_size = Engine(settings, executor), launches, spec.vocab_size
-        self._ready = set(launches.keys)
+        self._ready = set(launches)
         self._numbers = iter(range(10**9))
 
     @property
-    def missing(self) -> list[Key]:
-        return [key for key in self._launches.keys if key not in self._ready]
+    def missing(self) -> list[Variant]:
+        return [key for key in self._launches if key not in self._ready]
 
     def run(self, lengths: Sequence[int], options: Sequence[dict[str, Any]] = ({},), max_tokens: int = 3) -> None:
         """Prompts of these lengths at once, none sharing a prefix; options in turns."""
@@ -83,9 +88,10 @@ class Ready:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
-    with pretended_gpu(monkeypatch) as launches:
-        yield launches
+def gpu() -> Iterator[Variants]:
+    """An H200."""
+    with pretended_gpu(Target(90, 132)) as variants:
+        yield variants
 
 
 SHALLOW = {
@@ -95,9 +101,9 @@ SHALLOW = {
 
 
 @pytest.mark.parametrize(("name", "overlap"), [("llama-8b", True), ("qwen3-0.6b", False)])
-def test_no_variant_is_new_after_ready(gpu: Launches, name: str, overlap: bool) -> None:
+def test_no_variant_is_new_after_ready(gpu: Variants, name: str, overlap: bool) -> None:
     ready = Ready(gpu, SHALLOW[name], "bfloat16", max_model_len=LONG, overlap=overlap)
-    assert gpu.keys
+    assert gpu
     ready.run([32_768, 16_385, 16_384, 16_383], OPTIONS)
     for length in (1, 2, *EDGES):
         ready.run([length])
@@ -130,7 +136,7 @@ def test_no_variant_is_new_after_ready(gpu: Launches, name: str, overlap: bool) 
     ],
 )
 def test_small_models_and_small_limits(
-    gpu: Launches, config: dict[str, Any], dtype: str, changes: dict[str, Any]
+    gpu: Variants, config: dict[str, Any], dtype: str, changes: dict[str, Any]
 ) -> None:
     """Odd widths, products by the kernel for few rows, windows; limits below a warm-up step's size; preemption."""
     wide = {"max_model_len": LENGTH, "max_num_seqs": 40, "max_num_batched_tokens": 2048, "overlap": True}
@@ -148,7 +154,7 @@ def test_small_models_and_small_limits(
     assert not ready.missing
 
 
-def test_a_variant_that_was_not_warmed_up_is_noticed(gpu: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_that_was_not_warmed_up_is_noticed(gpu: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the steps of rows that are penalised and truncated at once."""
     monkeypatch.setattr(cuda_warm_up, "EVERY", cuda_warm_up.PLAIN)
     ready = Ready(gpu, LLAMA, "bfloat16", max_model_len=LENGTH, max_num_seqs=8, max_num_batched_tokens=64)
@@ -156,7 +162,7 @@ def test_a_variant_that_was_not_warmed_up_is_noticed(gpu: Launches, monkeypatch:
     ready.run([9], [{"repetition_penalty": 1.1}])
     assert not ready.missing
     ready.run([9], [{"top_p": 0.9, "repetition_penalty": 1.1}])
-    assert {key[0] for key in ready.missing} == {"peak_kernel", "threshold_kernel", "chunk_kernel"}
+    assert {variant.kernel for variant in ready.missing} == {"peak_kernel", "threshold_kernel", "chunk_kernel"}
 
 
 VALUES: list[Any] = [None, 1, 2, 16, 17, 0, -16, 2**31, 2**33 + 16, 2**63, 0.5, 1.0]
@@ -173,6 +179,8 @@ def test_arguments_are_told_apart_as_triton_does(value: Any) -> None:
     for told in (True, False):
         parameter = SimpleNamespace(do_not_specialize=not told, do_not_specialize_on_alignment=not told)
         kind, known = native_specialize_impl(type(backend), value, False, told, told)
-        ours = specialisation(parameter, value)
-        assert ours[0] == kind
-        assert ours[1] == ("" if known is None and value is not None else str(known))
+        ours = representative(parameter, value)
+        assert native_specialize_impl(type(backend), ours, False, told, told) == (kind, known)
+        for other in VALUES:
+            same = native_specialize_impl(type(backend), other, False, told, told) == (kind, known)
+            assert (representative(parameter, other) == ours) == same
