@@ -34,6 +34,7 @@ def logprob_chunk_kernel(
     v = chunk * BLOCK + tl.arange(0, BLOCK)
     logits_row = logits_ptr + row * stride_x
     x = tl.load(logits_row + v, mask=v < vocab, other=float("-inf")).to(tl.float32)
+    x = tl.where(x == x, x, float("-inf"))  # of NaNs an arg-max takes whichever it meets last, maybe an id outside
     token = tl.load(token_ptr + row)
     chosen = tl.load(logits_row + token).to(tl.float32)
     peak = tl.max(x, axis=0)

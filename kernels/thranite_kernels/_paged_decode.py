@@ -183,7 +183,10 @@ def paged_decode_kernel(
     pages = tile_pages(table_row, begin, end, BLOCK_SIZE, TILE)
     for start in range(begin, end, TILE):
         key = start + tl.arange(0, TILE)
-        live = (key < end)[:, None] & (d < HEAD_DIM)[None, :]
+        seen = key < end
+        if WINDOW:  # pages behind it may be anybody's by now: what they hold must not meet a weight of 0
+            seen = seen & (key > context - queries - window)
+        live = seen[:, None] & (d < HEAD_DIM)[None, :]
         at = tile_offsets(pages, start, stride_page, HEAD_DIM, BLOCK_SIZE, TILE)
         pages = tile_pages(table_row, start + TILE, end, BLOCK_SIZE, TILE)
         k = tl.load(k_ptr + at[:, None], mask=live, other=0.0)

@@ -71,6 +71,7 @@ def _attend(
     head,
     start_key,
     stop_key,
+    first_key,
     end,
     window,
     stride_page,
@@ -86,7 +87,11 @@ def _attend(
     MASKED: tl.constexpr,
     TMA: tl.constexpr,
 ):
-    """Online softmax over the tiles of keys [start_key, stop_key); unmasked tiles are visible to every query."""
+    """Online softmax over the tiles of keys [start_key, stop_key); unmasked tiles are visible to every query.
+
+    No query sees a key before `first_key`. Pages there may be anybody's by now: what they hold must not meet a weight
+    of 0.
+    """
     d = tl.arange(0, BLOCK_D)
     pages = tile_pages(table_row, start_key, stop_key, BLOCK_SIZE, TILE)
     for start in range(start_key, stop_key, TILE):
@@ -96,7 +101,10 @@ def _attend(
         else:
             at = tile_offsets(pages, start, stride_page, HEAD_DIM, BLOCK_SIZE, TILE)
             if MASKED:
-                live = ((start + tl.arange(0, TILE)) < end)[:, None] & (d < HEAD_DIM)[None, :]
+                seen = (start + tl.arange(0, TILE)) < end
+                if WINDOW:
+                    seen = seen & (start + tl.arange(0, TILE) >= first_key)
+                live = seen[:, None] & (d < HEAD_DIM)[None, :]
                 k = tl.load(k_ptr + at[:, None], mask=live, other=0.0)
                 v = tl.load(v_ptr + at[:, None], mask=live, other=0.0)
             elif HEAD_DIM < BLOCK_D:
@@ -189,26 +197,27 @@ def paged_prefill_kernel(
     # Keys [lo, hi) cover what any query sees; every query sees all of [full_lo, full_hi).
     hi = end
     full_hi = tl.minimum((first_position + 1) // TILE * TILE, end)
-    lo = 0
+    first_key = 0
     full_lo = 0
     if WINDOW:
-        lo = tl.maximum(first_position + 1 - window, 0) // TILE * TILE
+        first_key = tl.maximum(first_position + 1 - window, 0)
+        lo = first_key // TILE * TILE
         edge = (tl.maximum(end - window, 0) + TILE - 1) // TILE * TILE
         full_hi = tl.maximum(full_hi, lo)
         full_lo = tl.minimum(tl.maximum(edge, lo), full_hi)
         acc, top, total = _attend(
-            acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, lo, full_lo, end, window,
-            stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
+            acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, lo, full_lo, first_key, end,
+            window, stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
             True, TMA,
         )  # fmt: skip
     acc, top, total = _attend(
-        acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, full_lo, full_hi, end, window,
-        stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
+        acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, full_lo, full_hi, first_key, end,
+        window, stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
         False, TMA,
     )  # fmt: skip
     acc, top, total = _attend(
-        acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, full_hi, hi, end, window,
-        stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
+        acc, top, total, q, position, k_ptr, v_ptr, kv_desc, table_row, head, full_hi, hi, first_key, end,
+        window, stride_page, score_scale, cap_scale, KV_HEADS, HEAD_DIM, BLOCK_D, BLOCK_SIZE, TILE, SOFTCAP, WINDOW,
         True, TMA,
     )  # fmt: skip
 

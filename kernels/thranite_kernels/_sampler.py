@@ -14,9 +14,12 @@ GREEDY: tl.constexpr = tl.constexpr(1.0e-5)
 
 @triton.jit
 def scaled_logits(logits_row, v, vocab, inverse_temperature):
-    """fp32 logits of token ids `v` over the temperature; -inf outside the vocabulary."""
+    """fp32 logits of token ids `v` over the temperature; -inf outside the vocabulary.
+
+    NaN too: of NaNs an arg-max takes whichever it meets last, which may be an id outside.
+    """
     x = tl.load(logits_row + v, mask=v < vocab, other=float("-inf")).to(tl.float32)
-    return x * inverse_temperature
+    return tl.where(x == x, x, float("-inf")) * inverse_temperature
 
 
 @triton.jit
@@ -92,14 +95,13 @@ def peak_kernel(
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """The largest logit of each GROUP neighbours; NaN counts as none."""
+    """The largest logit of each GROUP neighbours."""
     row = tl.program_id(0) // chunks
     chunk = tl.program_id(0) % chunks
     if tl.load(slots_ptr + row) < 0:
         return
     v = chunk * BLOCK + tl.arange(0, BLOCK)
     x = scaled_logits(logits_ptr + row.to(tl.int64) * stride_x, v, vocab, 1.0)
-    x = tl.where(x == x, x, float("-inf"))
     GROUPS: tl.constexpr = BLOCK // GROUP
     peaks = tl.max(tl.reshape(x, [GROUPS, GROUP]), axis=1)
     tl.store(peak_ptr + (row * chunks + chunk) * GROUPS + tl.arange(0, GROUPS), peaks)

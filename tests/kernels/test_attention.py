@@ -109,6 +109,27 @@ def test_decode_options(device: str, window: int, softcap: float, sink: bool, ma
     check_decode(batch, MANY_SPLITS, window, softcap, sink)
 
 
+def behind(batch: Batch, window: int) -> None:
+    """Pages that no query sees any more are free: page 0, which anything may have been written to."""
+    _, kv, table, slots, _, _ = batch.tensors
+    kv[0] = float("nan")
+    for slot, context, queries in zip(slots.tolist(), batch.contexts, batch.q_lens, strict=True):
+        table[slot, : max(context - queries + 1 - window, 0) // batch.block_size] = 0
+
+
+@pytest.mark.parametrize("max_q", [1, 5])
+def test_decode_reads_nothing_behind_the_window(device: str, max_q: int) -> None:
+    """Tiles of two pages, the first of them freed."""
+    config = DecodeConfig(tile=32, num_warps=4, num_stages=2, ctas_per_sm=4, min_tiles=1)
+    batch = Batch([1, 1, 1] if max_q == 1 else [5, 1, 3], [100, 31, 71], block_size=16, device=device)
+    q, kv, table, slots, cu, contexts = batch.tensors
+    expected = paged_attention_reference(q, kv, table, slots, cu, contexts, window=20)
+    behind(batch, 20)
+    plan = DecodePlan.allocate(3, 4, 2, 64, max_q=max_q, window=20, device=device, config=config)
+    plan.plan(slots, contexts, cu if max_q > 1 else None)
+    assert_close(paged_decode(q, kv, table, plan), expected)
+
+
 def test_decode_many_query_rows(device: str) -> None:
     """16 heads of a group times 8 queries take two programs a kv head."""
     check_decode(Batch([8, 7], [40, 19], 16, 1, 64, device=device), MANY_SPLITS)
@@ -156,6 +177,18 @@ def test_prefill_mixed_batch(device: str, low: bool, window: int, softcap: float
     dtype = low_precision(device) if low else torch.float32
     batch = Batch([37, 1, 20, 0, 3, 16], [37, 40, 71, 8, 3, 16], padded=(4,), dtype=dtype, device=device)
     check_prefill(batch, SMALL, window, softcap, sink)
+
+
+def test_prefill_reads_nothing_behind_the_window(device: str) -> None:
+    """Tiles of two pages, the first of them freed."""
+    config = PrefillConfig(block_m=32, tile=32, num_warps=4, num_stages=2)
+    batch = Batch([37, 1, 20], [100, 40, 71], block_size=16, device=device)
+    q, kv, table, slots, cu, contexts = batch.tensors
+    expected = paged_attention_reference(q, kv, table, slots, cu, contexts, window=20)
+    behind(batch, 20)
+    plan = PrefillPlan.allocate(3, len(q), 4, 2, 64, device=device, config=config)
+    plan.plan(slots, contexts, cu)
+    assert_close(paged_prefill(q, kv, table, plan, window=20), expected)
 
 
 @pytest.mark.parametrize(

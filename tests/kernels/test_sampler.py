@@ -233,15 +233,22 @@ def test_distribution_is_exact(device: str) -> None:
     assert chi < freedom + 5 * (2 * freedom) ** 0.5
 
 
-def test_a_row_without_candidates_ends(device: str) -> None:
-    """A row whose tokens are all ruled out, and NaN logits, still give a token id within the vocabulary."""
-    vocab = 700
-    state = _state(device, 2, ["all", "all"])
-    logits = torch.full((2, vocab), -torch.inf, device=device)
-    logits[1] = float("nan")
-    scratch = SamplerScratch.allocate(2, vocab, device)
-    tokens = sample(logits, state, int32([0, 1], device), int32([1, 2], device), scratch)
-    assert all(0 <= t < 4096 for t in tokens.tolist())
+@pytest.mark.parametrize("vocab", [700, 4096 * 5 + 3])
+@pytest.mark.parametrize("kind", ["greedy", "plain", "all"])
+def test_a_row_without_candidates_ends(device: str, kind: str, vocab: int) -> None:
+    """A row whose tokens are all ruled out, and one of NaN, still give a token id within the vocabulary; a NaN among
+    numbers is not drawn, and no alternative lies outside."""
+    state = _state(device, 3, [kind] * 3)
+    logits = torch.full((3, vocab), -torch.inf, device=device)
+    logits[1:] = float("nan")
+    logits[2, 5] = 1.0
+    scratch = SamplerScratch.allocate(3, vocab, device)
+    for filters in (False, True):
+        slots = int32([0, 1, 2], device)
+        tokens = sample(logits, state, slots, int32([1, 2, 3], device), scratch, filters=filters)
+        assert tokens.tolist() == [0, 0, 5]
+    best = logprobs(logits, tokens, 3).top_ids[:, :3]
+    assert bool(((best >= 0) & (best < vocab)).all())
 
 
 @pytest.mark.parametrize(("rows", "vocab", "top"), [(3, 9001, 5), (2, 70, 20), (1, 4096, 0)])
