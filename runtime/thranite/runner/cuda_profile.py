@@ -10,11 +10,11 @@ import torch
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.loader.device_memory import DeviceMemory
-from thranite.loader.memory_needs import CUDA_RESERVE
+from thranite.loader.memory_needs import CUDA_RESERVE, PROMPT_LOGPROB_ROWS
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_graphs import graph_sizes
 from thranite.runner.cuda_mixed_graphs import mixed_shapes
-from thranite.sampling_params import TokenParams
+from thranite.sampling_params import MAX_LOGPROBS, TokenParams
 
 GRAPH_LAYER = 320 * 1024  # bytes that the driver keeps for a layer of a graph: about 10 MB for 32
 
@@ -36,14 +36,17 @@ def measure_activations(
 ) -> int:
     """Peak bytes of a step that fills the token budget and samples in every slot, with every kind of option.
 
-    Counts what the whole process took on the device beyond the weights: allocator, libraries' workspaces, context, and
-    what graphs will take unless `eager`. `others`: bytes that other processes hold.
+    Counts what the whole process took on the device beyond weights and pages: the slots' state and the sampler's, the
+    step, libraries' workspaces, context, and what graphs will take unless `eager`. `others`: bytes that other processes
+    hold.
     """
     plan = largest_step(settings)
     pages = 1 + sum(len(update.blocks) for update in plan.blocks)
+    before = torch.cuda.memory_allocated(device)
     executor = make(dataclasses.replace(settings, num_blocks=pages))
     torch.cuda.synchronize(device)
     held = torch.cuda.memory_allocated(device)
+    state = held - before - executor.cache.num_bytes
     torch.cuda.reset_peak_memory_stats(device)
     executor.launch(plan)
     executor.sample({})
@@ -55,7 +58,7 @@ def measure_activations(
     executor.close()
     del executor
     torch.cuda.empty_cache()
-    return peak + outside + (0 if eager else graph_reserve(settings, peak))
+    return state + peak + outside + (0 if eager else graph_reserve(settings, peak))
 
 
 def graph_reserve(settings: EngineSettings, peak: int) -> int:
@@ -68,23 +71,30 @@ def graph_reserve(settings: EngineSettings, peak: int) -> int:
 
 
 def largest_step(settings: EngineSettings) -> StepPlan:
-    """Prefills that fill the token budget, over as many slots as there are; each samples."""
+    """Prefills that fill the token budget, over as many slots as there are; each samples, and the first is scored."""
     params = TokenParams(
         max_tokens=1, seed=0, temperature=0.8, top_p=0.9, top_k=50, min_p=0.01, repetition_penalty=1.1, logprobs=1,
         logit_bias=((0, 0.0),),
     )  # fmt: skip
-    rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
-    counts = [settings.max_num_batched_tokens // rows] * rows
-    counts[0] += settings.max_num_batched_tokens - sum(counts)
-    counts = [min(count, settings.max_model_len - 1) for count in counts]
     size, page = settings.layout.block_size, 1
     starts, blocks, prefills = [], [], []
-    for slot, count in enumerate(counts):
+    for slot, count in enumerate(prompt_lengths(settings)):
         tokens = [(slot + i) % settings.vocab_size for i in range(count)]
+        scores = min(MAX_LOGPROBS, settings.vocab_size) if slot == 0 and count > 1 else None
         starts.append(SlotStart(slot, 0, params, tokens, count, 0))
-        prefills.append(Prefill(slot, 0, tokens, (slot,)))
+        prefills.append(Prefill(slot, 0, tokens, (slot,), scores, () if scores is None else tokens[1:]))
         for group in range(len(settings.layout.groups)):
             needed = -(-count // size)
             blocks.append(BlockUpdate(group, slot, 0, list(range(page, page + needed))))
             page += needed
     return StepPlan(step=0, prefills=prefills, starts=starts, blocks=blocks)
+
+
+def prompt_lengths(settings: EngineSettings) -> list[int]:
+    """As many tokens as a step may have, over as many slots as there are. The first prompt has a whole slice to score,
+    if there is room for one; the others are as long as each other."""
+    budget, longest = settings.max_num_batched_tokens, settings.max_model_len - 1
+    others = min(settings.max_num_seqs, budget) - 1
+    first = min(PROMPT_LOGPROB_ROWS + 1, budget - others) if others else budget
+    counts = [(budget - first + index) // others for index in range(others)]
+    return [min(count, longest) for count in (first, *counts)]
