@@ -76,9 +76,11 @@ class KVCache:
             buffer.zero_()
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copy whole pages, (source, destination) each, in every layer."""
-        source = torch.tensor([s for s, _ in pairs], device=self.buffers[0].device)
-        target = torch.tensor([d for _, d in pairs], device=self.buffers[0].device)
+        """Copy whole pages, (source, destination) each, in every layer. The host does not wait for a GPU."""
+        device, places = self.buffers[0].device, torch.tensor(pairs)
+        if device.type == "cuda":
+            places = places.pin_memory()
+        source, target = places.to(device, non_blocking=True).unbind(1)
         for buffer in self.buffers:
             buffer[target] = buffer[source]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.cuda_warm_up import warm_up_steps
 from thranite.runner.host_weights import HostWeights
-from thranite.runner.step_scores import PromptScores, begin_pooling, begin_prompt_scores, finish_step
+from thranite.runner.sampling_transfer import HostCopies
+from thranite.runner.step_scores import Pooled, PromptScores, begin_pooling, begin_prompt_scores, finish_step
 
 
 @dataclass(slots=True)
@@ -37,8 +38,9 @@ class _Step:
     positions: Tensor | None
     prompt_scores: PromptScores
     host_positions: Sequence[int]  # as `positions`
-    pooled: Mapping[int, Tensor] = field(default_factory=dict)
+    pooled: Pooled | None = None
     sampled: CudaDraw | None = None
+    ended: HostCopies | None = None  # what to wait for where nothing is sampled
 
 
 class CudaExecutor:
@@ -119,6 +121,9 @@ class CudaExecutor:
             self._launch_eager(plan)
         else:
             self._replayed(plan, self._graphs.run(list(plan.decodes)))
+        step = self._steps[-1]
+        if step.logits is None and plan.num_tokens:
+            step.ended = HostCopies([self._state.lengths[:1]])
 
     def _replayed(self, plan: StepPlan, output: DecodeOutput | MixedOutput) -> None:
         count = len(plan.sample_slots)
@@ -161,6 +166,8 @@ class CudaExecutor:
 
     def collect(self) -> StepResult:
         step = self._steps.popleft()
+        if step.ended is not None:
+            step.ended.wait()
         return finish_step(step.sampled, step.prompt_scores, step.pooled)
 
     def sleep(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from thranite.runner.inputs import StepInputs, build_inputs
 from thranite.runner.sampler import SampledTokens, Sampler
 from thranite.runner.sampling_transfer import upload
 from thranite.runner.slots import Slots
-from thranite.runner.step_scores import PromptScores, begin_pooling, begin_prompt_scores, finish_step
+from thranite.runner.step_scores import Pooled, PromptScores, begin_pooling, begin_prompt_scores, finish_step
 
 
 @dataclass(slots=True)
@@ -31,7 +30,7 @@ class _Step:
     inputs: StepInputs | None
     hidden: Tensor | None
     prompt_scores: PromptScores
-    pooled: Mapping[int, Tensor]
+    pooled: Pooled | None
     sampled: SampledTokens | None = None
 
 
@@ -67,7 +66,7 @@ class TorchExecutor:
         self._sampler.start(plan.starts)
         self._slots.update(plan.blocks)
         if not plan.num_tokens:
-            self._steps.append(_Step(None, None, {}, {}))
+            self._steps.append(_Step(None, None, {}, None))
             return
         inputs = build_inputs(plan, self._slots, self._device)
         hidden = self._model(inputs.input_ids, inputs.batch, self._attention)

@@ -72,6 +72,7 @@ def _replacements() -> list[tuple[Any, str, Any]]:
 
 def _zeros(tensor: torch.Tensor) -> Any:
     """In place of values that there are none of."""
+    assert tensor.device.type == "cpu", "the host asks a GPU for values: it would wait for all that was launched"
     zero: Any = 0.0 if tensor.is_floating_point() else 0
     for size in reversed(tensor.shape):
         zero = [zero] * size
@@ -79,7 +80,7 @@ def _zeros(tensor: torch.Tensor) -> Any:
 
 
 def _keep(copies: HostCopies, tensors: list[torch.Tensor]) -> None:
-    copies._event, copies._host = None, list(tensors)
+    copies._event, copies._host = None, [torch.empty_like(tensor, device="cpu") for tensor in tensors]
 
 
 def _forget_scratch() -> None:

@@ -1,8 +1,9 @@
-"""Prompt scores of a step, and the step's result: what both executors do alike at a step's two ends."""
+"""Prompt scores of a step, pooled prompts, and the step's result: what both executors do alike at a step's two ends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from thranite.engine.plan import StepPlan, StepResult
 from thranite.request import TokenLogprobs
 from thranite.runner.logprobs import ScoredTokens, begin_prompt_logprobs
+from thranite.runner.sampling_transfer import HostCopies
 
 PromptScores = Mapping[int, list[ScoredTokens]]  # by index into plan.prefills
 
@@ -38,7 +40,19 @@ def begin_prompt_scores(
     }
 
 
-def begin_pooling(plan: StepPlan, starts: Sequence[int], hidden: Tensor) -> dict[int, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """A vector of each of the prefills `indices`, on their way to the host."""
+
+    indices: Sequence[int]
+    copies: HostCopies
+
+    def result(self) -> dict[int, list[float]]:
+        """Waits for this step, not for one launched since."""
+        return dict(zip(self.indices, self.copies.wait()[0].tolist(), strict=True))
+
+
+def begin_pooling(plan: StepPlan, starts: Sequence[int], hidden: Tensor) -> Pooled | None:
     """[hidden size] in fp32 or better for each prefill that asked: the sum of its rows, or the last one."""
     pooled = {}
     for index, (prefill, first) in enumerate(zip(plan.prefills, starts, strict=True)):
@@ -46,12 +60,12 @@ def begin_pooling(plan: StepPlan, starts: Sequence[int], hidden: Tensor) -> dict
             continue
         rows = hidden[first : first + len(prefill.token_ids)]
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        pooled[index] = rows.sum(0, dtype=wide) if prefill.pooling == "mean" else rows[-1].to(wide, copy=True)
-    return pooled
+        pooled[index] = rows.sum(0, dtype=wide) if prefill.pooling == "mean" else rows[-1].to(wide)
+    return Pooled(list(pooled), HostCopies([torch.stack(list(pooled.values()))])) if pooled else None
 
 
-def finish_step(sampled: Drawn | None, scores: PromptScores, pooled: Mapping[int, Tensor]) -> StepResult:
+def finish_step(sampled: Drawn | None, scores: PromptScores, pooled: Pooled | None) -> StepResult:
     """Wait for the device. `sampled` is None for a step without samples."""
     tokens, logprobs = ([], {}) if sampled is None else sampled.result()
     finished = {index: tuple(score for part in parts for score in part.result()) for index, parts in scores.items()}
-    return StepResult(tokens, logprobs, finished, {index: vector.tolist() for index, vector in pooled.items()})
+    return StepResult(tokens, logprobs, finished, {} if pooled is None else pooled.result())
