@@ -91,6 +91,8 @@ class Ranks:
     def join(self, communicator: Communicator) -> None:
         """Rank 0 has met the others."""
         self.communicator = communicator
+        if self.failure is not None:
+            communicator.abort()
 
     def check(self) -> None:
         """Raise if a rank was lost."""
@@ -103,16 +105,25 @@ class Ranks:
         return self.failure
 
     def fail(self, error: ThraniteError) -> None:
-        """Rank 0 itself cannot go on: end the others."""
+        """Rank 0 itself cannot go on."""
         if self.failure is None:
             self.failure = error
-        self.close()
+        self.give_up()
 
-    def close(self) -> None:
-        """End what still runs. A rank that was told to stop, or sees this end of its socket closed, ends by itself."""
+    def give_up(self) -> None:
+        """End the others, whatever they do, and what rank 0's device waits for."""
+        self.close(kill=True)
+        if self.communicator is not None:
+            self.communicator.abort()
+
+    def close(self, *, kill: bool = False) -> None:
+        """End what still runs. A rank that was told to stop, or sees this end of its socket closed, ends by itself;
+        `kill`: it is not waited for."""
         if self._closing.is_set():
             return
         self._closing.set()
+        if kill:
+            self._kill(self._children)
         self._thread.join(CLOSE_SECONDS + 2 * TICK_SECONDS + STACKS_SECONDS)
         self.ring.close()
         for fd in (*self._fds, self._memory_fd):
@@ -143,9 +154,12 @@ class Ranks:
             while self.failure is None and not self._closing.is_set():
                 for key, _ in selector.select(TICK_SECONDS):
                     child = key.data
-                    if not child.read() or child.failed is not None:
+                    if child.read() and child.failed is None:
+                        continue
+                    if not child.left():
                         self._lose(child.cause())
                         return
+                    selector.unregister(child.socket)
                 if all(child.arrived for child in self._children):
                     self._arrived.set()
                 if all(child.ready for child in self._children):
@@ -187,13 +201,12 @@ class Ranks:
         self.failure = error
         self._kill(self._children)
         self.forget_rendezvous()
-        if self.communicator is not None:
-            self.communicator.abort()
-        self._found.set()
-        self._arrived.set()
-        self._settled.set()
+        for event in (self._found, self._arrived, self._settled):
+            event.set()
         if self._watcher is not None:
             self._watcher.lost(error)
+        if self.communicator is not None:
+            self.communicator.abort()
 
     def _kill(self, children: Sequence[RankChild]) -> None:
         for child in children:
