@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 STACKS_SECONDS = 0.5  # for ranks that hang to print their stacks before they are killed
 CLOSE_SECONDS = 5.0
+ABORT_SECONDS = 1.0
 STORE_NAME = "store"
 
 
@@ -92,7 +93,7 @@ class Ranks:
         """Rank 0 has met the others."""
         self.communicator = communicator
         if self.failure is not None:
-            communicator.abort()
+            self._abort()
 
     def check(self) -> None:
         """Raise if a rank was lost."""
@@ -111,10 +112,12 @@ class Ranks:
         self.give_up()
 
     def give_up(self) -> None:
-        """End the others, whatever they do, and what rank 0's device waits for."""
+        """End the others, whatever they do, and what rank 0's device waits for. After an error of that device its
+        library may fail to, or never return."""
         self.close(kill=True)
-        if self.communicator is not None:
-            self.communicator.abort()
+        aborting = threading.Thread(target=self._abort, name="abort", daemon=True)
+        aborting.start()
+        aborting.join(ABORT_SECONDS)
 
     def close(self, *, kill: bool = False) -> None:
         """End what still runs. A rank that was told to stop, or sees this end of its socket closed, ends by itself;
@@ -205,8 +208,15 @@ class Ranks:
             event.set()
         if self._watcher is not None:
             self._watcher.lost(error)
-        if self.communicator is not None:
+        self._abort()
+
+    def _abort(self) -> None:
+        if self.communicator is None:
+            return
+        try:
             self.communicator.abort()
+        except RuntimeError as error:  # torch's; the cause is known and this is not it
+            logger.debug("collectives could not be aborted: %s", error)
 
     def _kill(self, children: Sequence[RankChild]) -> None:
         for child in children:

@@ -246,9 +246,16 @@ def test_rank_0_fails_while_another_stands_still(monkeypatch: pytest.MonkeyPatch
             if plan.step == 4:
                 raise ValueError("an illegal address")
 
+    class Stuck(Peers):
+        """As NCCL may be after an error of the device."""
+
+        def abort(self) -> None:
+            super().abort()
+            time.sleep(10.0)
+
     with ranks("stop", monkeypatch) as running:
         running.wait_ready()
-        peers = Peers()
+        peers = Stuck()
         running.join(peers)
         executor = ParallelExecutor(Broken(peers, waits=False), running, peers, StepClock(), lambda: None)
         began = time.monotonic()
