@@ -203,9 +203,8 @@ class RingReader:
 
     def _sleep(self, seconds: float) -> None:
         self._memory.set_word(self._reader, SLEEPS, 1)
-        if self._memory.written == self._position:
-            if self._wakened.poll(seconds * 1000):
-                os.read(self._wake_fd, 4096)
+        if self._memory.written == self._position and self._wakened.poll(seconds * 1000):
+            os.read(self._wake_fd, 4096)
         self._memory.set_word(self._reader, SLEEPS, 0)
 
 
