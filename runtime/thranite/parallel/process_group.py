@@ -8,6 +8,7 @@ The group is our own object, not torch's default one, so an LLM leaves its proce
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,8 @@ class GroupCommunicator:
     def close(self) -> None:
         """NCCL's way to leave in order waits for the others, which may have gone before."""
         if self._device.type == "cuda":
-            self._backend.abort()
+            with suppress(RuntimeError):  # torch's, after an error of the device
+                self._backend.abort()
             if self.pieces is not None:
                 self.pieces.close()
         else:

@@ -246,6 +246,9 @@ def test_rank_0_fails_while_another_stands_still(monkeypatch: pytest.MonkeyPatch
             if plan.step == 4:
                 raise ValueError("an illegal address")
 
+        def close(self) -> None:
+            raise RuntimeError("an illegal address")
+
     class Stuck(Peers):
         """As NCCL may be after an error of the device."""
 
@@ -264,6 +267,11 @@ def test_rank_0_fails_while_another_stands_still(monkeypatch: pytest.MonkeyPatch
             executor.launch(StepPlan(4, decodes=[0]))
         assert time.monotonic() - began < 5.0
         assert peers.aborted
+        closed: list[str] = []
+        executor._closed = lambda: closed.append("closed")
+        peers.close = lambda: closed.append("left")  # type: ignore[method-assign]
+        executor.close()
+        assert closed == ["left", "closed"]
 
 
 def test_the_loss_is_told_before_collectives_are_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
