@@ -137,6 +137,11 @@ class InStep:
         self._compare("collected")
         return result
 
+    def prepare(self) -> bool:
+        more = [self._on(rank, "prepare") for rank in range(SIZE)]
+        self._compare("prepared")
+        return any(more)
+
     def sleep(self) -> int:
         return 0
 
