@@ -60,6 +60,7 @@ def tests() -> list[Part]:
         part("error", 75, RANKS, "cuda and rank_that_raises"),
         part("stopped", 75, RANKS, "cuda and stopped_rank"),
         part("families", 150, RANKS, "families_over_two_gpus"),
+        part("sleep", 120, "tests/runtime/gpu/test_cuda_sleep.py", "ranks_sleep"),
     ]
 
 

@@ -69,7 +69,11 @@ class ParallelExecutor:
         """The others are told, then everybody frees its device."""
         if self._ranks.failure is None:
             self._ranks.ring.publish(encode_stop(), self._ranks.check)
-        self._own.close()
+        try:
+            self._own.close()
+        except RuntimeError:  # torch's: after a failure the device may refuse everything
+            if self._ranks.failure is None:
+                raise
         self._ranks.close()
         self._communicator.close()
         self._closed()

@@ -131,15 +131,13 @@ class PeerSums:
         """End all waiting for peers, at once and for good; what sums bring is void. Callable from any thread."""
         self._pieces.stop()
 
-    def close(self) -> None:
-        self._pieces.close()
-
 
 def prove(pieces: PeerPieces, memory: PeerMemory, least: Least) -> PeerSums | None:
     """Sum each way before anything depends on it: memory that maps may still not carry what is written."""
     right = 0
     try:
-        right = int(all(_adds_up(way, memory, pieces) for way in KERNELS) and _normalises(memory, pieces))
+        # One after another whatever came of those before: a rank that went ahead would leave the others waiting.
+        right = int(all([*(_adds_up(way, memory, pieces) for way in KERNELS), _normalises(memory, pieces)]))
     except Exception as error:  # noqa: BLE001 - whatever fails here, NCCL does not need it
         pieces.stop()
         logger.warning("sums go through NCCL alone: rank %d: %s: %s", memory.rank, type(error).__name__, error)
@@ -154,12 +152,12 @@ def prove(pieces: PeerPieces, memory: PeerMemory, least: Least) -> PeerSums | No
 def _adds_up(way: Way, memory: PeerMemory, pieces: PeerPieces) -> bool:
     """Rank r brings r + 1 everywhere."""
     x = torch.full((PROOF_ELEMENTS,), memory.rank + 1.0, dtype=PROOF_DTYPE, device=memory.epochs.device)
+    right = True
     for _ in range(3):  # both halves, and one of them again
         total = KERNELS[way](x, memory)
         _wait(pieces)
-        if not bool((total == memory.size * (memory.size + 1) / 2).all()):
-            return False
-    return True
+        right &= bool((total == memory.size * (memory.size + 1) / 2).all())
+    return right
 
 
 def _normalises(memory: PeerMemory, pieces: PeerPieces) -> bool:
@@ -169,14 +167,14 @@ def _normalises(memory: PeerMemory, pieces: PeerPieces) -> bool:
     weight = torch.linspace(0.5, 1.5, PROOF_WIDTH, device=device).to(PROOF_DTYPE)
     stream = rows.float() * total + 1.0
     want = stream * torch.rsqrt(stream.square().mean(1, keepdim=True) + PROOF_EPS) * weight.float()
+    right = True
     for kernel in (packet_all_reduce_norm, two_shot_all_reduce_norm):
         for _ in range(3):
             x = rows * (memory.rank + 1)
             got = kernel(x, torch.ones_like(x), weight, PROOF_EPS, memory, out=x)
             _wait(pieces)
-            if not bool(torch.isclose(got.float(), want, rtol=0.05, atol=0.05).all()):
-                return False
-    return True
+            right &= bool(torch.isclose(got.float(), want, rtol=0.05, atol=0.05).all())
+    return right
 
 
 def _wait(pieces: PeerPieces) -> None:

@@ -18,7 +18,8 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RankPlace:
-    """`store`: the file through which the ranks meet. Called on the way: `arrived` before they do, `joined` after."""
+    """`store`: the file through which the ranks meet. Called on the way: `arrived` before they do, `joined` as soon as
+    they have."""
 
     rank: int = 0
     size: int = 1
@@ -33,6 +34,4 @@ class RankPlace:
         from thranite.parallel.process_group import join
 
         self.arrived()
-        communicator = join(self.rank, self.size, self.store, device, peer_memory=peer_memory)
-        self.joined(communicator)
-        return communicator
+        return join(self.rank, self.size, self.store, device, peer_memory=peer_memory, met=self.joined)

@@ -7,7 +7,8 @@ The group is our own object, not torch's default one, so an LLM leaves its proce
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torch._C._distributed_c10d import AllgatherOptions, FileStore
 from thranite.parallel.environment import set_rank_environment
 
 if TYPE_CHECKING:
+    from thranite.parallel.peer_pieces import PeerPieces
     from thranite.parallel.peer_sums import PeerSums
 
 # Ranks wait for each other while they join and while graphs are captured at different speeds. While serving, ranks that
@@ -32,6 +34,8 @@ class GroupCommunicator:
     def __init__(self, backend: Any, device: torch.device) -> None:
         self.rank, self.size = backend.rank(), backend.size()
         self.peers: PeerSums | None = None
+        self.pieces: PeerPieces | None = None  # of memory, once there: what `peers` sum through, or are tried with
+        self._aborted = False
         self._backend, self._device = backend, device
         # On a GPU the collective then runs on the current stream and not on one of its own.
         self._sum = _reduce_options(dist.ReduceOp.SUM)
@@ -62,28 +66,41 @@ class GroupCommunicator:
         numbers = torch.tensor(list(values), dtype=torch.int64, device=self._device)
         _wait(self._backend.allreduce([numbers], self._least))
         agreed: list[int] = numbers.tolist()
+        if self._aborted:
+            raise RuntimeError("the ranks' agreement was broken off")
         return agreed
 
     def abort(self) -> None:
         """Gloo needs no word: its waits end when the others' connections close."""
-        if self.peers is not None:
-            self.peers.stop()
+        self._aborted = True
+        if self.pieces is not None:
+            self.pieces.stop()
         if self._device.type == "cuda":
             self._backend.abort()
 
     def close(self) -> None:
         """NCCL's way to leave in order waits for the others, which may have gone before."""
         if self._device.type == "cuda":
-            self._backend.abort()
-            if self.peers is not None:
-                self.peers.close()
+            with suppress(RuntimeError):  # torch's, after an error of the device
+                self._backend.abort()
+            if self.pieces is not None:
+                self.pieces.close()
         else:
             self._backend.shutdown()
 
 
-def join(rank: int, size: int, store_path: str, device: torch.device, *, peer_memory: bool = True) -> GroupCommunicator:
+def join(
+    rank: int,
+    size: int,
+    store_path: str,
+    device: torch.device,
+    *,
+    peer_memory: bool = True,
+    met: Callable[[GroupCommunicator], None] | None = None,
+) -> GroupCommunicator:
     """Meet the other ranks through a file that all can open; waits until all have come. `peer_memory`: between GPUs,
-    share some."""
+    share some. `met` gets the communicator as soon as it can be aborted: proving that memory takes as long as compiling
+    the kernels does."""
     set_rank_environment()
     store = FileStore(store_path, size)
     backend: Any
@@ -95,6 +112,8 @@ def join(rank: int, size: int, store_path: str, device: torch.device, *, peer_me
     else:
         backend = dist.ProcessGroupGloo(store, rank, size, TIMEOUT)
     communicator = GroupCommunicator(backend, device)
+    if met is not None:
+        met(communicator)
     communicator.least([0])
     if peer_memory and device.type == "cuda":
         communicator.peers = _join_peers(communicator, store, device)
@@ -107,6 +126,7 @@ def _join_peers(communicator: GroupCommunicator, store: FileStore, device: torch
     from thranite.parallel.peer_sums import prove
 
     pieces = PeerPieces(communicator.rank, communicator.size, device, store, communicator.least)
+    communicator.pieces = pieces
     return None if pieces.memory is None else prove(pieces, pieces.memory, communicator.least)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thranite.errors import EngineDead, ThraniteError
+from thranite.errors import EngineDead, ExitCode, ThraniteError
 from thranite.parallel.environment import RANK_ENVIRONMENT
 from thranite.parallel.exits import describe_exit
 from thranite.parallel.rank_messages import FromRank, RankDevice, RankFailed, RankReady, RankStart, decode
@@ -77,6 +77,10 @@ class RankChild:
                 self.ready = True
             case RankFailed():
                 self.failed = message
+
+    def left(self) -> bool:
+        """Whether it ended because rank 0 told it to; to be asked once its end of the socket is closed."""
+        return self.ready and self.failed is None and self.reap(EXIT_SECONDS) == ExitCode.OK
 
     def cause(self) -> ThraniteError:
         """Why it ended; to be asked once its end of the socket is closed."""

@@ -103,9 +103,12 @@ def _build_own(
         ranks.wait_ready()
     except Exception as error:
         failure = None if isinstance(error, ThraniteError) else ranks.failure_within(CAUSE_SECONDS)
-        ranks.close()
+        ranks.give_up()
         if failure is None:
             raise
         raise failure from error
+    except BaseException:  # interrupted
+        ranks.give_up()
+        raise
     ranks.forget_rendezvous()
     return built

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 STACKS_SECONDS = 0.5  # for ranks that hang to print their stacks before they are killed
 CLOSE_SECONDS = 5.0
+ABORT_SECONDS = 1.0
 STORE_NAME = "store"
 
 
@@ -91,6 +92,8 @@ class Ranks:
     def join(self, communicator: Communicator) -> None:
         """Rank 0 has met the others."""
         self.communicator = communicator
+        if self.failure is not None:
+            self._abort()
 
     def check(self) -> None:
         """Raise if a rank was lost."""
@@ -103,16 +106,27 @@ class Ranks:
         return self.failure
 
     def fail(self, error: ThraniteError) -> None:
-        """Rank 0 itself cannot go on: end the others."""
+        """Rank 0 itself cannot go on."""
         if self.failure is None:
             self.failure = error
-        self.close()
+        self.give_up()
 
-    def close(self) -> None:
-        """End what still runs. A rank that was told to stop, or sees this end of its socket closed, ends by itself."""
+    def give_up(self) -> None:
+        """End the others, whatever they do, and what rank 0's device waits for. After an error of that device its
+        library may fail to, or never return."""
+        self.close(kill=True)
+        aborting = threading.Thread(target=self._abort, name="abort", daemon=True)
+        aborting.start()
+        aborting.join(ABORT_SECONDS)
+
+    def close(self, *, kill: bool = False) -> None:
+        """End what still runs. A rank that was told to stop, or sees this end of its socket closed, ends by itself;
+        `kill`: it is not waited for."""
         if self._closing.is_set():
             return
         self._closing.set()
+        if kill:
+            self._kill(self._children)
         self._thread.join(CLOSE_SECONDS + 2 * TICK_SECONDS + STACKS_SECONDS)
         self.ring.close()
         for fd in (*self._fds, self._memory_fd):
@@ -143,9 +157,12 @@ class Ranks:
             while self.failure is None and not self._closing.is_set():
                 for key, _ in selector.select(TICK_SECONDS):
                     child = key.data
-                    if not child.read() or child.failed is not None:
+                    if child.read() and child.failed is None:
+                        continue
+                    if not child.left():
                         self._lose(child.cause())
                         return
+                    selector.unregister(child.socket)
                 if all(child.arrived for child in self._children):
                     self._arrived.set()
                 if all(child.ready for child in self._children):
@@ -187,13 +204,19 @@ class Ranks:
         self.failure = error
         self._kill(self._children)
         self.forget_rendezvous()
-        if self.communicator is not None:
-            self.communicator.abort()
-        self._found.set()
-        self._arrived.set()
-        self._settled.set()
+        for event in (self._found, self._arrived, self._settled):
+            event.set()
         if self._watcher is not None:
             self._watcher.lost(error)
+        self._abort()
+
+    def _abort(self) -> None:
+        if self.communicator is None:
+            return
+        try:
+            self.communicator.abort()
+        except RuntimeError as error:  # torch's; the cause is known and this is not it
+            logger.debug("collectives could not be aborted: %s", error)
 
     def _kill(self, children: Sequence[RankChild]) -> None:
         for child in children:

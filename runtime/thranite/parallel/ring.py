@@ -144,6 +144,8 @@ class RingReader:
         self._position = self._memory.word(reader, READ)
         self._number = self._memory.word(reader, HANDLED)
         os.set_blocking(wake_fd, False)
+        self._wakened = select.poll()  # a process with many files passes on numbers that select() does not take
+        self._wakened.register(wake_fd, select.POLLIN)
 
     def take(self, timeout: float) -> bytes | None:
         """The next frame, or None if none begins within `timeout` seconds."""
@@ -201,10 +203,8 @@ class RingReader:
 
     def _sleep(self, seconds: float) -> None:
         self._memory.set_word(self._reader, SLEEPS, 1)
-        if self._memory.written == self._position:
-            ready, _, _ = select.select([self._wake_fd], [], [], seconds)
-            if ready:
-                os.read(self._wake_fd, 4096)
+        if self._memory.written == self._position and self._wakened.poll(seconds * 1000):
+            os.read(self._wake_fd, 4096)
         self._memory.set_word(self._reader, SLEEPS, 0)
 
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from thranite.engine.plan import Bitmasks, BlockUpdate, Prefill, StepPlan
 from thranite.parallel.slot_frame import read_start, write_start
 from thranite.parallel.wire import FrameError, FrameReader, FrameWriter
+from thranite.sampling_params import Pooling
 
 VERSION = 1
 LAUNCH, SAMPLE, STOP, SLEEP, WAKE, PREPARE = 1, 2, 3, 4, 5, 6
 _HEAD = struct.Struct("<HH")  # version, kind
 _NO_SCORES = -1
+_POOLINGS: tuple[Pooling | None, ...] = (None, "last", "mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +136,16 @@ def _read_plan(frame: FrameReader) -> StepPlan:
 
 def _write_prefill(frame: FrameWriter, prefill: Prefill) -> None:
     scores = _NO_SCORES if prefill.prompt_logprobs is None else prefill.prompt_logprobs
-    frame.integers([prefill.slot, prefill.start, scores, *prefill.samples])
+    pooling = _POOLINGS.index(prefill.pooling)
+    frame.integers([prefill.slot, prefill.start, scores, pooling, *prefill.samples])
     frame.integers(prefill.token_ids)
     frame.integers(prefill.targets)
 
 
 def _read_prefill(frame: FrameReader) -> Prefill:
     head = frame.integers()
-    if len(head) < 3:
+    if len(head) < 4:
         raise FrameError(f"a prefill of {len(head)} numbers")
-    slot, start, scores, *samples = head
+    slot, start, scores, pooling, *samples = head
     scored = None if scores == _NO_SCORES else scores
-    return Prefill(slot, start, frame.integers(), tuple(samples), scored, frame.integers())
+    return Prefill(slot, start, frame.integers(), tuple(samples), scored, frame.integers(), _POOLINGS[pooling])

@@ -24,6 +24,7 @@ from thranite.ipc import child, control, messages
 from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SetSleeping, SteppingEngine
 from thranite.ipc.hub import CONTROL, Hub
 from thranite.ipc.stages import StageReporter
+from thranite.parallel.rank_process import end
 from thranite.parallel.ranks import RankWatcher
 
 BACKLOG = 16
@@ -170,4 +171,6 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 if __name__ == "__main__":
     from thranite.engine.served import build_served_engine
 
-    sys.exit(main(sys.argv[1:], build_served_engine))
+    code = main(sys.argv[1:], build_served_engine)
+    sys.stdout.flush()
+    end(code)  # whoever waits for this process has its last word already

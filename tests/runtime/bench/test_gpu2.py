@@ -46,6 +46,13 @@ def test_only_the_parts_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         gpu2.main(["test", "--parts", "three"])
 
 
+def test_every_test_of_two_gpus_has_a_part() -> None:
+    files = {str(path.relative_to(gpu2.ROOT)) for path in (gpu2.ROOT / "tests").rglob("test_*.py")}
+    mark = ".".join(("pytest", "mark", "gpu2"))  # not here
+    marked = {name for name in files if mark in (gpu2.ROOT / name).read_text()}
+    assert marked == {word for part in gpu2.tests() for word in part.command if word in files}
+
+
 def test_the_benchmark_ends_with_a_warm_start_through_the_library_alone() -> None:
     parts = gpu2.benches("llama-8b/mixed,llama-8b/decode1", ["--dtype", "bfloat16"])
     assert [part.name for part in parts] == ["all-reduce", "workloads", "NCCL alone"]

@@ -127,6 +127,32 @@ def test_pieces_are_unmapped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert driver.done == ["allocate", f"open {'07' * 64}", "close 8192", "free 4096"]
 
 
+def test_a_wrong_sum_is_found_in_step_with_the_other_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs may have come out right: they go on to the next kernel, and wait there for this rank's part."""
+    calls: list[str] = []
+
+    def kernel(name: str, factor: float, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        calls.append(name)
+        return x * factor
+
+    kernels = {way: partial(kernel, way, 3.0 if way != "packets" else 2.0) for way in peer_sums.KERNELS}
+    monkeypatch.setattr(peer_sums, "KERNELS", kernels)
+    for name in ("packet_all_reduce_norm", "two_shot_all_reduce_norm"):
+        monkeypatch.setattr(peer_sums, name, partial(kernel, name, 1.0))
+    monkeypatch.setattr(peer_sums, "_wait", lambda pieces: None)
+    pieces = PeerPieces.__new__(PeerPieces)
+    pieces._stop, pieces._driver, pieces._opened = torch.zeros(1, dtype=torch.int32), None, []
+    agreed: list[int] = []
+
+    def least(values: Sequence[int]) -> list[int]:
+        agreed.extend(values)
+        return list(values)
+
+    assert peer_sums.prove(pieces, memory(), least) is None
+    assert agreed == [0]
+    assert calls == [name for name in (*kernels, "packet_all_reduce_norm", "two_shot_all_reduce_norm") for _ in "abc"]
+
+
 class FakeDriver:
     def __init__(self) -> None:
         self.done: list[str] = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +39,8 @@ class Peers(Alone):
 class Device:
     """Rank 0's own: waits in step 3 as for a collective, until that is aborted."""
 
-    def __init__(self, peers: Peers, *, waits: bool) -> None:
-        self._peers, self._waits = peers, waits
+    def __init__(self, peers: Peers, *, waits: bool, close_seconds: float = 0.0) -> None:
+        self._peers, self._waits, self._close_seconds = peers, waits, close_seconds
 
     def launch(self, plan: StepPlan) -> None:
         while self._waits and plan.step == 3 and not self._peers.aborted:
@@ -60,7 +62,7 @@ class Device:
         return 0
 
     def close(self) -> None:
-        return
+        time.sleep(self._close_seconds)
 
 
 class Watcher:
@@ -95,12 +97,13 @@ def alive(child: rank_child.RankChild) -> bool:
     return Path(f"/proc/{child._process.pid}").exists()
 
 
-def steps(running: Ranks, *, waits: bool = True) -> None:
+def steps(running: Ranks, *, waits: bool = True, close_seconds: float = 0.0) -> None:
     """Five steps and a close."""
     running.wait_ready()
     peers = Peers()
     running.join(peers)
-    executor = ParallelExecutor(Device(peers, waits=waits), running, peers, StepClock(), lambda: None)
+    device = Device(peers, waits=waits, close_seconds=close_seconds)
+    executor = ParallelExecutor(device, running, peers, StepClock(), lambda: None)
     for number in range(1, 6):
         executor.launch(StepPlan(number, decodes=[0]))
         executor.sample({})
@@ -113,6 +116,31 @@ def test_ranks_follow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
         steps(running, waits=False)
         assert [child.device for child in running._children] == ["fake:0"] * 3
         assert running.failure is None
+
+
+def test_ranks_that_end_before_rank_0_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were told to stop, and free their devices faster than it does."""
+    watcher = Watcher()
+    with ranks("ok", monkeypatch, watcher) as running:
+        steps(running, waits=False, close_seconds=1.5)
+        assert (running.failure, watcher.errors) == (None, [])
+
+
+def test_ranks_of_a_process_with_many_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They inherit its numbers: beyond what select() takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held: list[int] = []
+    try:
+        while not held or held[-1] < 1100:
+            held.append(os.dup(0))
+        with ranks("ok", monkeypatch) as running:
+            steps(running, waits=False)
+            assert running.failure is None
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(
@@ -203,12 +231,84 @@ def test_an_interrupt_inside_a_step_ends_the_engine(monkeypatch: pytest.MonkeyPa
     with ranks("ok", monkeypatch) as running:
         running.wait_ready()
         peers = Peers()
+        running.join(peers)
         executor = ParallelExecutor(Interrupted(peers, waits=False), running, peers, StepClock(), lambda: None)
         with pytest.raises(KeyboardInterrupt):
             executor.launch(StepPlan(1, decodes=[0]))
+        assert peers.aborted  # else what is launched already waits for the ranks that are gone
         with pytest.raises(EngineDead, match="interrupted inside a step"):
             executor.launch(StepPlan(2, decodes=[0]))
         executor.close()
+
+
+def test_rank_0_fails_while_another_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it to end by itself."""
+
+    class Broken(Device):
+        def launch(self, plan: StepPlan) -> None:
+            if plan.step == 4:
+                raise ValueError("an illegal address")
+
+        def close(self) -> None:
+            raise RuntimeError("an illegal address")
+
+    class Stuck(Peers):
+        """As NCCL may be after an error of the device."""
+
+        def abort(self) -> None:
+            super().abort()
+            time.sleep(10.0)
+
+    with ranks("stop", monkeypatch) as running:
+        running.wait_ready()
+        peers = Stuck()
+        running.join(peers)
+        executor = ParallelExecutor(Broken(peers, waits=False), running, peers, StepClock(), lambda: None)
+        began = time.monotonic()
+        executor.launch(StepPlan(3, decodes=[0]))
+        with pytest.raises(ValueError, match="illegal"):
+            executor.launch(StepPlan(4, decodes=[0]))
+        assert time.monotonic() - began < 5.0
+        assert peers.aborted
+        closed: list[str] = []
+        executor._closed = lambda: closed.append("closed")
+        peers.close = lambda: closed.append("left")  # type: ignore[method-assign]
+        executor.close()
+        assert closed == ["left", "closed"]
+
+
+def test_the_loss_is_told_before_collectives_are_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is the library's, and may itself wait."""
+    told = threading.Event()
+
+    class Slow(Peers):
+        def abort(self) -> None:
+            assert told.wait(10.0)
+            self.aborted = True
+
+    class Told(Watcher):
+        def lost(self, error: ThraniteError) -> None:
+            super().lost(error)
+            told.set()
+
+    with ranks("exit", monkeypatch, Told()) as running:
+        running.wait_ready()
+        peers = Slow()
+        running.join(peers)
+        running.ring.publish(launch(3), running.check)
+        assert told.wait(5.0)
+        running._thread.join(5.0)
+        assert peers.aborted
+
+
+def test_a_rank_lost_while_rank_0_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ranks("exit", monkeypatch) as running:
+        running.wait_ready()
+        running.ring.publish(launch(3), running.check)
+        assert running.failure_within(5.0) is not None
+        peers = Peers()
+        running.join(peers)
+        assert peers.aborted
 
 
 def launch(step: int) -> bytes:

@@ -58,7 +58,17 @@ PLANS = st.builds(
     step=st.integers(0, 2**60),
     decodes=st.lists(SMALL, max_size=5),
     prefills=st.lists(
-        st.builds(Prefill, SMALL, SMALL, TOKENS, TOKENS.map(tuple), st.none() | st.integers(0, 20), TOKENS), max_size=3
+        st.builds(
+            Prefill,
+            SMALL,
+            SMALL,
+            TOKENS,
+            TOKENS.map(tuple),
+            st.none() | st.integers(0, 20),
+            TOKENS,
+            st.sampled_from([None, "last", "mean"]),
+        ),
+        max_size=3,
     ),
     starts=st.lists(st.builds(SlotStart, SMALL, SMALL, PARAMS, TOKENS, SMALL, SMALL, st.booleans()), max_size=3),
     blocks=st.lists(st.builds(BlockUpdate, SMALL, SMALL, SMALL, TOKENS), max_size=3),
@@ -79,7 +89,7 @@ def test_plans_arrive_as_they_were_sent(plan: StepPlan) -> None:
 
 
 def test_no_parameter_is_forgotten() -> None:
-    """Every field differs from its default here and arrives; scores and embeddings are rank 0's alone."""
+    """Every field differs from its default here and arrives; whose scores are wanted is rank 0's alone to know."""
     values: dict[str, Any] = {
         "max_tokens": 7, "seed": 2**64 - 3, "n": 2, "temperature": 0.5, "top_p": 0.25, "top_k": 3, "min_p": 0.125,
         "presence_penalty": 0.5, "frequency_penalty": 0.75, "repetition_penalty": 1.5, "logit_bias": ((4, -1.5),),
@@ -89,6 +99,17 @@ def test_no_parameter_is_forgotten() -> None:
     assert {item.name for item in fields(TokenParams)} == set(values) | {"logprobs", "prompt_logprobs", "pooling"}
     start = SlotStart(1, 0, TokenParams(**values), [1, 2, 3], 2, 0)
     assert decode(encode_launch(StepPlan(0, starts=[start]))) == Launch(StepPlan(0, [], [], [start], [], []))
+
+
+def test_no_field_of_a_prefill_is_forgotten() -> None:
+    """Each decides what a rank computes, and whether it replays a graph for it."""
+    values: dict[str, Any] = {
+        "slot": 3, "start": 4, "token_ids": [5, 6], "samples": (1, 2), "prompt_logprobs": 0, "targets": [7],
+        "pooling": "mean",
+    }  # fmt: skip
+    assert {item.name for item in fields(Prefill)} == set(values)
+    plan = StepPlan(0, [], [Prefill(**values)], [], [], [])
+    assert decode(encode_launch(plan)) == Launch(plan)
 
 
 def test_masks_and_bare_frames() -> None:
