@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.pretended_gpu import DEVICE, Key, Launches, pretended_gpu
 from tests.support.torch_engine import GEMMA3, LENGTH, LLAMA
 from thranite.bench.shapes import LLAMA_8B
 from thranite.engine.engine import Engine
@@ -21,15 +20,17 @@ from thranite.engine.plan import Bitmasks, StepPlan, StepResult
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.models.registry import load_spec
-from thranite.parallel.peer_pieces import PeerPieces
-from thranite.parallel.peer_sums import KERNELS, PROOF_DTYPE, PROOF_ELEMENTS, PeerSums
+from thranite.parallel.pretended_ranks import PretendedRanks
 from thranite.parallel.step_frame import Launch, Sample, decode, encode_launch, encode_sample
 from thranite.request import EngineRequest
 from thranite.runner.cuda_executor import CudaExecutor
+from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite.sampling_params import TokenParams
-from thranite_kernels.peer_memory import PeerMemory
+from thranite_kernels.target import Target
+from thranite_kernels.variant import Variant
 
-SIZE = 2
+SIZE, H200 = 2, Target(90, 132)
+Variants = dict[Variant, None]
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"temperature": 0.7, "top_p": 0.9, "logprobs": 3},
@@ -66,40 +67,28 @@ class _Graph:
         self._ranks.note("replay", self._number)
 
 
-class Communicator:
+class Communicator(PretendedRanks):
     """A rank's sums take their kernels, none of which waits here."""
 
-    size = SIZE
-
     def __init__(self, rank: int, ranks: Ranks) -> None:
-        self.rank, self._ranks = rank, ranks
-        memory = PeerMemory.of(rank, [0] * SIZE, 0, DEVICE)
-        self._peers = PeerSums(PeerPieces.__new__(PeerPieces), memory)
-        for kernel in KERNELS.values():  # as the proof does
-            kernel(torch.zeros(PROOF_ELEMENTS, dtype=PROOF_DTYPE, device=DEVICE), memory)
+        super().__init__(rank, SIZE, DEVICE, H200.num_sms, peers=True)
+        self._ranks = ranks
 
     def all_reduce(self, x: Tensor) -> Tensor:
         self._ranks.note("sum", *x.shape)
-        self._peers.all_reduce(x)
-        return x
+        return super().all_reduce(x)
 
     def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
         self._ranks.note("sum and norm", *x.shape)
-        return self._peers.all_reduce_norm(x, residual, weight, eps)
+        return super().all_reduce_norm(x, residual, weight, eps)
 
     def all_gather(self, x: Tensor) -> Tensor:
         self._ranks.note("gather", *x.shape)
-        return torch.cat([x] * SIZE, dim=-1)
+        return super().all_gather(x)
 
     def least(self, values: Sequence[int]) -> list[int]:
         self._ranks.note("least", len(values))
-        return list(values)
-
-    def abort(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
+        return super().least(values)
 
 
 class InStep:
@@ -114,7 +103,8 @@ class InStep:
 
     def capture(self) -> None:
         for rank in range(SIZE):
-            self._on(rank, "capture")
+            self._on(rank, "capture_graphs")
+            self._on(rank, "warm_up")
         self._compare("ready")
 
     def launch(self, plan: StepPlan) -> None:
@@ -157,7 +147,7 @@ class InStep:
 
 
 class Pair:
-    def __init__(self, launches: Launches, ranks: Ranks, config: dict[str, Any], dtype: str, **changes: Any) -> None:
+    def __init__(self, variants: Variants, ranks: Ranks, config: dict[str, Any], dtype: str, **changes: Any) -> None:
         spec = load_spec(config, dtype=dtype, max_model_len=changes["max_model_len"])
         executors = []
         for rank in range(SIZE):
@@ -171,14 +161,14 @@ class Pair:
             executors.append(CudaExecutor(model, model.rank_spec, settings, DEVICE, 256))
         self.executor = InStep(executors, ranks)
         self.executor.capture()
-        self.engine, self._launches = Engine(settings, self.executor), launches
-        self._ready = set(launches.keys)
+        self.engine, self._variants = Engine(settings, self.executor), variants
+        self._ready = set(variants)
         self._rng = random.Random(3)
         self._number = 0
 
     @property
-    def missing(self) -> list[Key]:
-        return [key for key in self._launches.keys if key not in self._ready]
+    def missing(self) -> list[Variant]:
+        return [variant for variant in self._variants if variant not in self._ready]
 
     def run(self, lengths: Sequence[int]) -> None:
         """Requests that come while others run; options in turns."""
@@ -192,6 +182,7 @@ class Pair:
                 self.engine.step()
         while self.engine.has_work:
             self.engine.step()
+        self.engine.prepare()
 
 
 @pytest.fixture
@@ -200,14 +191,14 @@ def ranks() -> Ranks:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, ranks: Ranks) -> Iterator[Launches]:
-    with pretended_gpu(monkeypatch) as launches, monkeypatch.context() as here:
+def gpu(monkeypatch: pytest.MonkeyPatch, ranks: Ranks) -> Iterator[Variants]:
+    with pretended_gpu(H200) as variants, monkeypatch.context() as here:
         here.setattr(torch.cuda, "CUDAGraph", ranks.graph)
-        yield launches
+        yield variants
 
 
 @pytest.mark.parametrize(("config", "overlap"), [(LLAMA, True), (LLAMA, False), (GEMMA3, True)])
-def test_both_ranks_do_the_same(gpu: Launches, ranks: Ranks, config: dict[str, Any], overlap: bool) -> None:
+def test_both_ranks_do_the_same(gpu: Variants, ranks: Ranks, config: dict[str, Any], overlap: bool) -> None:
     pair = Pair(
         gpu, ranks, config, "bfloat16", max_model_len=LENGTH, max_num_seqs=8, max_num_batched_tokens=64, overlap=overlap
     )
@@ -216,7 +207,7 @@ def test_both_ranks_do_the_same(gpu: Launches, ranks: Ranks, config: dict[str, A
         pair.run([pair._rng.choice((1, 2, 9, 40, 60, 90)) for _ in range(16)])
 
 
-def test_sums_of_a_large_model_need_no_variant_after_ready(gpu: Launches, ranks: Ranks) -> None:
+def test_sums_of_a_large_model_need_no_variant_after_ready(gpu: Variants, ranks: Ranks) -> None:
     config = {**LLAMA_8B, "num_hidden_layers": 1}
     pair = Pair(
         gpu, ranks, config, "bfloat16", max_model_len=12_000, max_num_seqs=140, max_num_batched_tokens=8192,
