@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 MIN_ALLOWED_SECONDS = 10.0
 ALLOWED_FACTOR = 20.0
+PREPARE_SECONDS = 60.0  # for one thing that is prepared while idle
+REST_SECONDS = 300.0  # to fall asleep or to wake: weights cross to the host and back, graphs are captured again
 FIRST_STEP_SECONDS = 600.0  # nothing is known yet; lazy initialisation may belong to the first step
 FORGETTING = 0.98
 RIDGE = 1e-6

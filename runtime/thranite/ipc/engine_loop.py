@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from thranite.engine.routes import Routes
 from thranite.engine.stats import EngineStats
-from thranite.engine.step_time import FIRST_STEP_SECONDS, StepLoad, StepTimeFit
+from thranite.engine.step_time import FIRST_STEP_SECONDS, PREPARE_SECONDS, REST_SECONDS, StepLoad, StepTimeFit
 from thranite.errors import InvalidRequest, Rejected
 from thranite.ipc import messages
 from thranite.ipc.control import Slept
@@ -96,6 +97,15 @@ class Pulse:
         self.steps += 1
         self._busy_since = None
 
+    @contextmanager
+    def within(self, allowed_seconds: float) -> Iterator[None]:
+        """Busy with what is no step of requests."""
+        before = self.allowed_seconds
+        self.begin(allowed_seconds)
+        yield
+        self.end()
+        self.allowed_seconds = before
+
     @property
     def busy_seconds(self) -> float:
         since = self._busy_since
@@ -133,7 +143,9 @@ class EngineLoop:
         while self._apply_commands():
             if self._engine.has_work:
                 self._step()
-            self._rest.advance()
+            if self._rest.due:
+                with self.pulse.within(REST_SECONDS):
+                    self._rest.advance()
 
     # --- commands
 
@@ -170,9 +182,8 @@ class EngineLoop:
             raise
 
     def _prepare(self) -> None:
-        self.pulse.begin(FIRST_STEP_SECONDS)
-        self._prepared = not self._engine.prepare()
-        self.pulse.end()
+        with self.pulse.within(PREPARE_SECONDS):
+            self._prepared = not self._engine.prepare()
 
     def _prove(self) -> None:
         self._engine.check_integrity()

@@ -35,11 +35,14 @@ class Rest:
         if not self._asleep:
             self._engine.set_sleepy(asleep)
 
+    @property
+    def due(self) -> bool:
+        """Whether something is wanted that no request is in the way of."""
+        return self._wanted is False or (self._wanted is True and not self._engine.has_work)
+
     def advance(self) -> None:
-        """Called between steps: do what is wanted, if no request is open."""
-        if self._wanted is None or (self._wanted and self._engine.has_work):
-            return
-        wanted, self._wanted = self._wanted, None
+        """Between steps, once it is due: do what is wanted."""
+        wanted, self._wanted = self._wanted is True, None
         began = self._clock()
         freed, error = 0, None
         if wanted and not self._asleep:

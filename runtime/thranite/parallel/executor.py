@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from thranite.engine.plan import Bitmasks, Executor, StepPlan, StepResult
+from thranite.engine.step_time import PREPARE_SECONDS, REST_SECONDS
 from thranite.errors import EngineDead
 from thranite.layers.communicator import Communicator
 from thranite.parallel.ranks import CAUSE_SECONDS, Ranks
@@ -51,17 +52,20 @@ class ParallelExecutor:
             return self._own.collect()
 
     def prepare(self) -> bool:
-        with self._in_step(timed=False):
+        self._clock.allow(PREPARE_SECONDS)
+        with self._in_step():
             self._ranks.ring.publish(encode_prepare(), self._ranks.check)
             return self._own.prepare()
 
     def sleep(self) -> int:
-        with self._in_step(timed=False):
+        self._clock.allow(REST_SECONDS)
+        with self._in_step():
             self._ranks.ring.publish(encode_sleep(), self._ranks.check)
             return self._own.sleep()
 
     def wake(self) -> int:
-        with self._in_step(timed=False):
+        self._clock.allow(REST_SECONDS)
+        with self._in_step():
             self._ranks.ring.publish(encode_wake(), self._ranks.check)
             return self._own.wake()
 
@@ -79,14 +83,10 @@ class ParallelExecutor:
         self._closed()
 
     @contextmanager
-    def _in_step(self, timed: bool = True) -> Iterator[None]:
-        """A lost rank's cause is raised in place of what it makes collectives do: fail, or return without sense.
-
-        `timed`: whether it counts as hung when it takes too long.
-        """
+    def _in_step(self) -> Iterator[None]:
+        """A lost rank's cause is raised in place of what it makes collectives do: fail, or return without sense."""
         self._ranks.check()
-        if timed:
-            self._clock.enter()
+        self._clock.enter()
         try:
             yield
         except Exception as error:

@@ -21,10 +21,19 @@ class StepClock:
 
     def plan(self, tokens: int) -> None:
         """A step of so many tokens follows."""
+        self._finish()
+        self._load = StepLoad(tokens, 0)
+        self._allowed = self._fit.allowed(self._load)
+
+    def allow(self, seconds: float) -> None:
+        """What follows is no step, and may take so long."""
+        self._finish()
+        self._allowed = seconds
+
+    def _finish(self) -> None:
         if self._load is not None:
             self._fit.observe(self._load, self._spent)
-        self._load, self._spent = StepLoad(tokens, 0), 0.0
-        self._allowed = self._fit.allowed(self._load)
+        self._load, self._spent = None, 0.0
 
     def enter(self) -> None:
         self._since = self._clock()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.fake_stepping_engine import BOOM, FakeEngine
 from tests.support.running_server import wait_for
+from thranite.engine.step_time import PREPARE_SECONDS, REST_SECONDS
 from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SetSleeping
 from thranite.ipc.messages import Abort, Accepted, Add, GetStats, Refused, Stats, Stop
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
@@ -156,6 +157,32 @@ def test_pulse_is_busy_only_within_a_step() -> None:
     assert all(seconds > 0 for seconds in seen)
     assert harness.loop.pulse.steps == 3
     assert harness.loop.pulse.busy_seconds == 0.0
+
+
+def test_what_is_no_step_is_judged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that stands still while all fall asleep, or capture a graph, is a hang as well."""
+    harness = Harness()
+    pulse, seen = harness.loop.pulse, []
+
+    def watched(name: str, result: int) -> None:
+        def call() -> int:
+            seen.append((name, pulse.busy_seconds > 0, pulse.allowed_seconds))
+            return result
+
+        monkeypatch.setattr(harness.engine, name, call)
+
+    for name, result in (("prepare", 0), ("sleep", 5), ("wake", 0)):
+        watched(name, result)
+    allowed = pulse.allowed_seconds
+    thread = threading.Thread(target=harness.loop.run)
+    thread.start()
+    wait_for(lambda: seen, "preparation")
+    for command in (SetSleeping(True), SetSleeping(False), Quit()):
+        harness.inbox.put((0, command))
+        time.sleep(0.02)
+    thread.join()
+    assert seen == [("prepare", True, PREPARE_SECONDS), ("sleep", True, REST_SECONDS), ("wake", True, REST_SECONDS)]
+    assert (pulse.busy_seconds, pulse.allowed_seconds) == (0.0, allowed)
 
 
 def test_what_the_engine_raises_ends_the_loop() -> None:
