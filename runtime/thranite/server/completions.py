@@ -23,6 +23,7 @@ from thranite.server.wire.completion import Completion, CompletionChoice, Comple
 from thranite.server.wire.usage import Usage
 
 _DEFAULT_MAX_TOKENS = 16
+MAX_PROMPTS = 2048  # of one request, as OpenAI has it: each is a request to the engine
 
 
 class CompletionEndpoint(GenerationEndpoint):
@@ -97,6 +98,8 @@ def split_prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[
     several: list[str | list[int]] = [item for item in prompt if not isinstance(item, int)]
     if len(several) < len(prompt) or len({type(item) for item in several}) > 1:
         raise InvalidRequest("prompt must be a string, a list of strings, token ids, or lists of token ids", "prompt")
+    if len(several) > MAX_PROMPTS:
+        raise InvalidRequest(f"prompt holds {len(several)} prompts; at most {MAX_PROMPTS} are taken at once", "prompt")
     return several
 
 

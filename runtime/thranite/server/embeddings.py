@@ -20,7 +20,6 @@ from thranite.server.wire.embedding import Embedding, EmbeddingList, EmbeddingRe
 from thranite.text.embedding import embedding_request, unit_length
 from thranite.text.prompt import tokenize_prompt
 
-MAX_INPUTS = 2048  # as OpenAI has it
 FIELD = "input"
 
 
@@ -45,8 +44,6 @@ def _inputs(wanted: EmbeddingRequest) -> list[str | list[int]]:
         prompts = split_prompts(wanted.input)
     except InvalidRequest as error:
         raise InvalidRequest(error.message.replace("prompt", FIELD), FIELD, error.code) from error
-    if len(prompts) > MAX_INPUTS:
-        raise InvalidRequest(f"{FIELD} holds {len(prompts)} texts; at most {MAX_INPUTS} are taken at once", FIELD)
     return prompts
 
 

@@ -76,7 +76,7 @@ def build_request(
     grammar = None
     if params.structured_outputs is not None:
         source = checked_source(params.structured_outputs, tokenizer, info.vocab_size, info.eos_token_ids)
-        grammar = Grammar(source, params.min_tokens)
+        grammar = Grammar(source, min(params.min_tokens, resolved.max_tokens))
     return EngineRequest(request_id, ids, resolved, priority, timeout_seconds, cache_salt, grammar)
 
 
