@@ -15,6 +15,7 @@ from thranite.server.context import ServerContext, new_id
 from thranite.server.decode import decode
 from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.errors import GenerationFailed
+from thranite.server.generation import submit_all
 from thranite.server.reply import Reply
 from thranite.server.wire.embedding import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from thranite.text.embedding import embedding_request, unit_length
@@ -72,13 +73,10 @@ def _requests(
 
 async def _vectors(context: ServerContext, requests: Sequence[EngineRequest]) -> list[list[float]]:
     """All of them, or an error and none is left running."""
-    submitted: list[DeltaStream] = []
     try:
-        for request in requests:
-            submitted.append(await context.client.submit(request))
-        return [await _vector(stream) for stream in submitted]
+        return [await _vector(stream) for stream in await submit_all(context.client, requests)]
     except BaseException:
-        for request in requests[: len(submitted) + 1]:
+        for request in requests:
             context.client.abort(request.request_id)
         raise
 
