@@ -19,7 +19,7 @@ from thranite.server.generation import submit_all
 from thranite.server.reply import Reply
 from thranite.server.wire.embedding import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from thranite.text.embedding import embedding_request, unit_length
-from thranite.text.prompt import tokenize_prompt
+from thranite.text.prompt import refuse_long_text, tokenize_prompt
 
 FIELD = "input"
 
@@ -52,6 +52,9 @@ def _requests(
     wanted: EmbeddingRequest, prompts: Sequence[str | list[int]], context: ServerContext, caller: Caller
 ) -> list[EngineRequest]:
     """Tokenise and check; runs in a thread."""
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            refuse_long_text(prompt, context.tokenizer, context.client.info, FIELD)
     name = new_id("embd")
     priority = (caller.key_class.least_priority if caller.key_class else None) or 0
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_engine import INFO
+from tests.support.fake_engine import INFO, TOKENIZER
 from tests.support.live_server import MODEL, LiveServer, live_server
 from tests.support.tiny_tokenizers import SPECIAL_TOKENS
 
@@ -238,3 +238,14 @@ def test_context_length_has_openai_s_code(server: LiveServer) -> None:
     error = answer.json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert "maximum context length is 128 tokens" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [("completions", "prompt"), ("chat/completions", "messages"), ("embeddings", "input")]
+)
+def test_a_text_too_long_for_any_tokens_is_not_tokenised(server: LiveServer, path: str, field: str) -> None:
+    text = "a" * (INFO.max_model_len * TOKENIZER.most_characters + 1)
+    body = {"model": MODEL, field: [{"role": "user", "content": text}] if field == "messages" else text}
+    error = server.http.post(f"/v1/{path}", json=body).json()["error"]
+    assert (error["param"], error["code"]) == (field, "context_length_exceeded")
+    assert "characters" in error["message"]

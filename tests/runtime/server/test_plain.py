@@ -265,6 +265,7 @@ def test_tokenize_and_detokenize(server: LiveServer) -> None:
         ("/detokenize", {"tokens": "a"}, "tokens"),
         ("/detokenize", {"tokens": [-1]}, "tokens"),
         ("/detokenize", {"tokens": [INFO.vocab_size]}, "tokens"),
+        ("/detokenize", {"tokens": [1] * (INFO.max_model_len + 1)}, "tokens"),
     ],
 )
 def test_what_cannot_be_tokenized(server: LiveServer, path: str, fields: dict[str, Any], param: str) -> None:
