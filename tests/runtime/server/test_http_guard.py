@@ -153,6 +153,13 @@ def test_a_body_that_stops_coming_is_dropped_and_one_that_comes_slowly_is_not() 
             assert ended(connection).startswith(b"HTTP/1.1 200 ")
 
 
+def test_an_idle_socket_outlives_the_time_of_heads_and_bodies() -> None:
+    with serving(client_timeout=0.3) as url, connect(url.replace("http", "ws") + "/ws/generate") as websocket:
+        time.sleep(0.8)
+        websocket.send(json.dumps({"type": "generate", "id": "a", "prompt": "x", "stream": False}))
+        assert json.loads(websocket.recv(timeout=10))["type"] == "done"
+
+
 def test_a_keep_alive_connection_outlives_the_time_of_a_head() -> None:
     with serving(client_timeout=0.4) as url, httpx.Client(base_url=url) as http:
         for _ in range(3):
