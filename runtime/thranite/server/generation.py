@@ -18,7 +18,7 @@ from thranite.text.tokenizer import Tokenizer
 _FAILURES = {
     str(FinishReason.TIMEOUT): "The request's timeout passed before its answer was complete",
     str(FinishReason.ABORT): "The server ended the request before its answer was complete",
-    str(FinishReason.ERROR): "The engine failed on this request",
+    str(FinishReason.ERROR): "The engine could not go on with this request",
 }
 ENDED_EARLY = "its answer ended early"
 

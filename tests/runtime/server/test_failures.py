@@ -76,7 +76,7 @@ def test_the_openai_client_sees_its_own_exceptions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finish", "status"), [(FinishReason.TIMEOUT, 504), (FinishReason.ABORT, 503), (FinishReason.ERROR, 500)]
+    ("finish", "status"), [(FinishReason.TIMEOUT, 504), (FinishReason.ABORT, 503), (FinishReason.ERROR, 400)]
 )
 @pytest.mark.parametrize(("path", "body"), PATHS)
 def test_an_answer_the_engine_cuts_short_is_an_error(
