@@ -158,7 +158,9 @@ class SamplingParams:
             eos_token_ids=() if self.ignore_eos else eos_token_ids,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             seed=self.seed if self.seed is not None else seed,
-            min_tokens=0 if self.structured_outputs else self.min_tokens,  # the grammar keeps it, see `Grammar`
+            min_tokens=0
+            if self.structured_outputs
+            else min(self.min_tokens, room),  # a grammar keeps it, see `Grammar`
             max_tokens=room if self.max_tokens is None else min(self.max_tokens, room),
             logprobs=self.logprobs,
             prompt_logprobs=self.prompt_logprobs,
@@ -166,6 +168,8 @@ class SamplingParams:
 
 
 def _check_ids(name: str, ids: Sequence[int] | Mapping[int, float], vocab_size: int) -> None:
+    if len(ids) > vocab_size:
+        raise InvalidRequest(f"{name} holds {len(ids)} ids; the vocabulary has {vocab_size}", name)
     for token in ids:
         if not 0 <= token < vocab_size:
             raise InvalidRequest(f"{name} holds token id {token}; the vocabulary is 0 to {vocab_size - 1}", name)

@@ -55,8 +55,11 @@ class BadWords:
     failure = None
 
     def __init__(self, words: Sequence[tuple[int, ...]], vocab_size: int, tokens: Sequence[int]) -> None:
-        self._words = [word for word in words if len(word) > 1]
-        self._longest = max(len(word) for word in self._words) - 1
+        several = [word for word in words if len(word) > 1]
+        self._by_last: dict[int, list[tuple[int, ...]]] = {}  # the token before the banned one → words
+        for word in several:
+            self._by_last.setdefault(word[-2], []).append(word)
+        self._longest = max(map(len, several)) - 1
         self._size = (vocab_size + 31) // 32 * 4
         self._tail = list(tokens[-self._longest :])
 
@@ -65,7 +68,8 @@ class BadWords:
 
     def bitmask(self) -> bytes | None:
         tail = tuple(self._tail)
-        banned = [word[-1] for word in self._words if tail[-(len(word) - 1) :] == word[:-1]]
+        begun = self._by_last.get(tail[-1], ()) if tail else ()
+        banned = [word[-1] for word in begun if tail[-(len(word) - 1) :] == word[:-1]]
         if not banned:
             return None
         mask = bytearray(b"\xff" * self._size)

@@ -39,7 +39,7 @@ class Measurements:
 
     def finished(self, parent: RequestState, now: float) -> None:
         """A request ended, for whatever reason; stretches of it that never began are left out."""
-        generated = [len(seq.tokens) - seq.prompt_len for seq in parent.sequences]
+        generated = [seq.generated for seq in parent.sequences]
         params = parent.request.params
         self._observe("request_seconds", now - parent.arrival)
         self._observe("prompt_tokens", parent.leader.prompt_len)

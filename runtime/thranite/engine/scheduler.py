@@ -193,6 +193,7 @@ class Scheduler:
         leader.forked = True
         for seq in leader.parent.sequences:
             if seq.state is State.FORKING:
+                seq.tokens = list(seq.parent.request.prompt_token_ids)
                 seq.table = self.kv.fork(leader.table)
                 seq.may_share = leader.may_share = True
                 seq.computed = end

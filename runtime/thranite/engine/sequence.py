@@ -60,8 +60,9 @@ class Sequence:
 
     `tokens` are those the host knows (prompt, then output); `pending` more were sampled by steps not yet collected.
     `computed` tokens have their KV in pages, counting launched steps. `decoding`: the slot's device state holds its
-    last token, the only one left to compute. `may_share`: the page under `computed` may belong to a fork too. A
-    sequence that waits holds no pages and no slot.
+    last token, the only one left to compute. `may_share`: the page under `computed` may belong to a fork too.
+    A sequence that waits holds no pages and no slot; one that is FORKING no tokens either, or a queue would hold the
+    prompts of large `n` as many times.
     """
 
     __slots__ = (
@@ -79,8 +80,8 @@ class Sequence:
         self.request_id = request.request_id
         self.may_share = False
         self.index = index
-        self.tokens: list[int] = list(request.prompt_token_ids)
-        self.prompt_len = len(self.tokens)
+        self.tokens: list[int] = list(request.prompt_token_ids) if index == 0 else []
+        self.prompt_len = len(request.prompt_token_ids)
         self.end = end  # length at which it must stop
         self.computed = 0
         self.pending = 0
@@ -93,6 +94,11 @@ class Sequence:
         self.constraint = constraint
         self.planned_step = -1
         self.token_at: float | None = None  # when its newest token became known
+
+    @property
+    def generated(self) -> int:
+        """Tokens of its output that the host knows."""
+        return max(len(self.tokens) - self.prompt_len, 0)
 
     @property
     def reads_prompt(self) -> bool:

@@ -7,12 +7,12 @@ and shares no event loop with requests. What it answers is decided by an `AdminT
 from __future__ import annotations
 
 import hmac
-import json
-import math
+import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -125,8 +125,8 @@ def body_fields(body: bytes, known: Collection[str] | None = None) -> dict[str, 
     if not body.strip():
         return {}
     try:
-        fields = json.loads(body)
-    except ValueError as error:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be a JSON object")
@@ -141,7 +141,7 @@ def deadline_of(fields: dict[str, Any]) -> float | None:
     seconds = fields.get("deadline_seconds")
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= sys.float_info.max:
         raise InvalidRequest(f"deadline_seconds must be 0 or more seconds, got {seconds!r}", "deadline_seconds")
     return float(seconds)
 

@@ -88,7 +88,7 @@ async def _lifespan(models: ModelDirectory) -> AsyncIterator[None]:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """404 and 405 in OpenAI's shape."""
+    """404 and 405 in the shape of other errors."""
     if not isinstance(error, HTTPException):
         raise error
     messages = {
@@ -96,8 +96,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"Not allowed to {request.method} {request.url.path}",
     }
     message = messages.get(error.status_code, error.detail)
-    return respond(error_answer(error.status_code, message, "invalid_request_error", headers=error.headers))
+    answer = error_answer(error.status_code, message, "invalid_request_error", headers=error.headers)
+    return respond(answer, request.url.path)
 
 
-async def _unforeseen(_: Request, error: Exception) -> Response:
-    return respond(describe(error))
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    return respond(describe(error), request.url.path)

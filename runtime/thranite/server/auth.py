@@ -39,7 +39,8 @@ class ApiKeyMiddleware:
             code="invalid_api_key",
             headers={"www-authenticate": "Bearer"},
         )
-        await (respond(answer) if scope["type"] == "http" else refuse_socket(answer))(scope, receive, send)
+        refusal = respond(answer, scope["path"]) if scope["type"] == "http" else refuse_socket(answer)
+        await refusal(scope, receive, send)
 
     def _class_of(self, headers: Headers) -> KeyClass | None:
         """Of the key that was sent; None: it is not among ours."""

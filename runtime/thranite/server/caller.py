@@ -46,7 +46,7 @@ class Caller:
         if request.priority is None and least:
             request.priority = least
         if self.timeout_seconds is not None:
-            request.timeout = min(self.timeout_seconds, request.timeout or math.inf)
+            request.timeout = min(self.timeout_seconds, math.inf if request.timeout is None else request.timeout)
         return request
 
 

@@ -39,7 +39,7 @@ class _Frame:
     """What all chunks of one response have in common."""
 
     def __init__(self, request: ChatRequest, fingerprint: str) -> None:
-        self.include_usage = request.include_usage
+        self.include_usage, self._continuous = request.include_usage, request.continuous_usage
         self.response_id = new_id("chatcmpl")  # also the engine's name of the request
         self._created, self._model = int(time.time()), request.model
         self._fingerprint = fingerprint
@@ -56,8 +56,8 @@ class _Frame:
             prompt_logprobs=samples.prompt_logprobs,
         )
 
-    def chunk(self, choice: ChatChunkChoice) -> bytes:
-        usage = None if self.include_usage else UNSET
+    def chunk(self, choice: ChatChunkChoice, generation: Generation) -> bytes:
+        usage = generation.usage if self._continuous else None if self.include_usage else UNSET
         return event(ChatChunk(self.response_id, self._created, self._model, [choice], self._fingerprint, usage=usage))
 
     def usage_chunk(self, generation: Generation) -> bytes:
@@ -71,7 +71,7 @@ async def _stream(reply: Reply, generation: Generation, samples: ChatSamples, fr
     while not generation.finished:
         for _, delta in await generation.news():
             for choice in samples.news(delta):
-                reply.hold(frame.chunk(choice))
+                reply.hold(frame.chunk(choice, generation))
         if not generation.finished:
             await reply.flush()
     await reply.write(frame.usage_chunk(generation) + DONE, last=True)

@@ -23,6 +23,7 @@ from thranite.server.wire.completion import Completion, CompletionChoice, Comple
 from thranite.server.wire.usage import Usage
 
 _DEFAULT_MAX_TOKENS = 16
+MAX_PROMPTS = 2048  # of one request, as OpenAI has it: each is a request to the engine
 
 
 class CompletionEndpoint(GenerationEndpoint):
@@ -55,7 +56,7 @@ class _Frame:
     """What all chunks of one response have in common."""
 
     def __init__(self, request: CompletionRequest, fingerprint: str) -> None:
-        self.include_usage = request.include_usage
+        self.include_usage, self.continuous_usage = request.include_usage, request.continuous_usage
         self.response_id = new_id("cmpl")  # with "-" and the prompt's number, the engine's name of each prompt
         self._created, self._model = int(time.time()), request.model
         self._fingerprint = fingerprint
@@ -63,8 +64,8 @@ class _Frame:
     def whole(self, choices: list[CompletionChoice], usage: Usage) -> Completion:
         return Completion(self.response_id, self._created, self._model, choices, self._fingerprint, usage=usage)
 
-    def chunk(self, choice: CompletionChoice) -> bytes:
-        usage = None if self.include_usage else UNSET
+    def chunk(self, choice: CompletionChoice, so_far: Usage | None) -> bytes:
+        usage = so_far if self.include_usage else UNSET
         return event(Completion(self.response_id, self._created, self._model, [choice], self._fingerprint, usage=usage))
 
 
@@ -72,7 +73,8 @@ async def _stream(reply: Reply, generation: Generation, samples: CompletionSampl
     while not generation.finished:
         for prompt, delta in await generation.news():
             for choice in samples.news(prompt, delta):
-                reply.hold(frame.chunk(choice))
+                so_far = samples.usage(generation.usage) if frame.continuous_usage else None
+                reply.hold(frame.chunk(choice, so_far))
         if not generation.finished:
             await reply.flush()
     usage = event(frame.whole([], samples.usage(generation.usage))) if frame.include_usage else b""
@@ -96,6 +98,8 @@ def split_prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[
     several: list[str | list[int]] = [item for item in prompt if not isinstance(item, int)]
     if len(several) < len(prompt) or len({type(item) for item in several}) > 1:
         raise InvalidRequest("prompt must be a string, a list of strings, token ids, or lists of token ids", "prompt")
+    if len(several) > MAX_PROMPTS:
+        raise InvalidRequest(f"prompt holds {len(several)} prompts; at most {MAX_PROMPTS} are taken at once", "prompt")
     return several
 
 

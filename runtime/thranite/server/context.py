@@ -41,7 +41,7 @@ class ServerContext:
         return self._seeds.getrandbits(63)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run tokenising off the event loop; the Rust tokenizer lets go of the interpreter's lock meanwhile."""
+        """Run tokenising off the event loop, which goes on meanwhile: see `Tokenizer.encode`."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 

@@ -15,12 +15,12 @@ from thranite.server.context import ServerContext, new_id
 from thranite.server.decode import decode
 from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.errors import GenerationFailed
+from thranite.server.generation import submit_all
 from thranite.server.reply import Reply
 from thranite.server.wire.embedding import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from thranite.text.embedding import embedding_request, unit_length
-from thranite.text.prompt import tokenize_prompt
+from thranite.text.prompt import refuse_long_text, tokenize_prompt
 
-MAX_INPUTS = 2048  # as OpenAI has it
 FIELD = "input"
 
 
@@ -45,8 +45,6 @@ def _inputs(wanted: EmbeddingRequest) -> list[str | list[int]]:
         prompts = split_prompts(wanted.input)
     except InvalidRequest as error:
         raise InvalidRequest(error.message.replace("prompt", FIELD), FIELD, error.code) from error
-    if len(prompts) > MAX_INPUTS:
-        raise InvalidRequest(f"{FIELD} holds {len(prompts)} texts; at most {MAX_INPUTS} are taken at once", FIELD)
     return prompts
 
 
@@ -54,6 +52,9 @@ def _requests(
     wanted: EmbeddingRequest, prompts: Sequence[str | list[int]], context: ServerContext, caller: Caller
 ) -> list[EngineRequest]:
     """Tokenise and check; runs in a thread."""
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            refuse_long_text(prompt, context.tokenizer, context.client.info, FIELD)
     name = new_id("embd")
     priority = (caller.key_class.least_priority if caller.key_class else None) or 0
     try:
@@ -75,13 +76,10 @@ def _requests(
 
 async def _vectors(context: ServerContext, requests: Sequence[EngineRequest]) -> list[list[float]]:
     """All of them, or an error and none is left running."""
-    submitted: list[DeltaStream] = []
     try:
-        for request in requests:
-            submitted.append(await context.client.submit(request))
-        return [await _vector(stream) for stream in submitted]
+        return [await _vector(stream) for stream in await submit_all(context.client, requests)]
     except BaseException:
-        for request in requests[: len(submitted) + 1]:
+        for request in requests:
             context.client.abort(request.request_id)
         raise
 

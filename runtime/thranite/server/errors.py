@@ -102,7 +102,9 @@ def describe(error: Exception) -> ErrorAnswer:
         case GenerationFailed(reason=FinishReason.ABORT):
             return error_answer(503, error.message, "server_error", code="aborted")
         case GenerationFailed():
-            return error_answer(500, error.message, "server_error", code="generation_failed")
+            # What the request asks for contradicts itself, as only its tokens could tell: the engine's own failures
+            # end the engine.
+            return error_answer(400, error.message, "invalid_request_error", code="generation_failed")
         case _:
             return error_answer(500, "The server failed on this request; its log says why", "server_error")
 

@@ -10,13 +10,12 @@ from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thranite.errors import EngineDead
 from thranite.server.errors import ErrorAnswer, describe, error_answer
 from thranite.server.metrics_source import MetricsSource
-from thranite.server.models import refuse_socket
+from thranite.server.models import refuse_socket, respond
 
 RETRY_SECONDS = "5"
 SEND_BODY = "thranite.send_body"  # in the scope: the server's own send, past what only looks at the response's start
@@ -52,8 +51,7 @@ class Gate:
             await response(scope, receive, send)
         else:
             answer = self._loading() if self.dead is None else describe(self.dead)
-            headers = {**answer.headers, "content-type": "application/json"}
-            await Response(answer.json(), answer.status, headers)(scope, receive, send)
+            await respond(answer, scope["path"])(scope, receive, send)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Not the socket counts as open, but each request on it: its endpoint counts them."""

@@ -18,7 +18,7 @@ from thranite.text.tokenizer import Tokenizer
 _FAILURES = {
     str(FinishReason.TIMEOUT): "The request's timeout passed before its answer was complete",
     str(FinishReason.ABORT): "The server ended the request before its answer was complete",
-    str(FinishReason.ERROR): "The engine failed on this request",
+    str(FinishReason.ERROR): "The engine could not go on with this request",
 }
 ENDED_EARLY = "its answer ended early"
 
@@ -63,9 +63,8 @@ class Generation:
 
     async def submit(self) -> None:
         """Return once the engine has accepted every request; raises what it refuses the first with."""
-        for request in self.requests:
-            self._submitted += 1
-            self._streams.append(await self._client.submit(request))
+        self._submitted = len(self.requests)
+        self._streams = await submit_all(self._client, self.requests)
 
     @property
     def usage(self) -> Usage:
@@ -143,3 +142,18 @@ class Generation:
             self._merged.put_nowait(index)
         except Exception as error:  # noqa: BLE001 - handed on to the reader of the queue, which raises it
             self._merged.put_nowait(error)
+
+
+async def submit_all(client: EngineClient, requests: Sequence[EngineRequest]) -> list[DeltaStream]:
+    """At once: the engine answers between two steps, so one after another would take a step each.
+
+    Raises what the first of those refused is refused with; the others are the caller's to abort.
+    """
+    if len(requests) == 1:
+        return [await client.submit(requests[0])]
+    streams: list[DeltaStream] = []
+    for result in await asyncio.gather(*map(client.submit, requests), return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        streams.append(result)
+    return streams

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024  # request line and headers
+LINGER_SECONDS = 2.0  # for a refused client to read why: closing on what it still sends would take the answer back
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 29\r\nconnection: close\r\n\r\nThe request head is too large"
@@ -45,6 +46,10 @@ class SlowReader:
         self._transport.abort()  # close() would wait until the client has read what is buffered
 
 
+class HeadTooLargeError(Exception):
+    """Ends the parsing of a head; the parser's caller answers."""
+
+
 class GuardedHttp(HttpToolsProtocol):
     """HTTP/1.1 for clients that may be slow or hostile. `client_timeout` is set by `guarded`."""
 
@@ -53,31 +58,57 @@ class GuardedHttp(HttpToolsProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(cast("Transport", transport))
         self._reader = SlowReader(self.transport, self.loop, self.client_timeout)
-        self._head_bytes = 0
+        self._head_bytes = 0  # of a head that comes in parts
+        self._heads = 0
         self._head_timer: TimerHandle | None = None
+        self._in_body = False
+        self._body_timer: TimerHandle | None = None
+        self._refused = False
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reader.resumed()
         self._end_head()
+        self._end_body()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._head_timer is None or self.transport.is_closing():
+        if self._refused:
             return
-        self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self.transport.write(TOO_LARGE)
-            self.transport.close()
+        heads = self._heads
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_body:
+            self._await_body()
+        if self._head_timer is not None:
+            # Where a head begins, `data` may hold the end of an earlier body, too.
+            self._head_bytes = self._parsed_bytes() if heads != self._heads else self._head_bytes + len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._heads += 1
         self._begin_head()
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        if self._parsed_bytes() > MAX_HEAD_BYTES:
+            self._refused = True
+            raise HeadTooLargeError
         super().on_headers_complete()
+        self._in_body = True
+
+    def on_message_complete(self) -> None:
+        self._end_body()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._refused:
+            self._refuse_head()
+        else:
+            super().send_400_response(msg)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -96,6 +127,39 @@ class GuardedHttp(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _parsed_bytes(self) -> int:
+        """Of the head so far; a header that has not ended is not counted."""
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _refuse_head(self) -> None:
+        self._refused = True
+        self._end_head()
+        self.transport.write(TOO_LARGE)
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self._head_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def _await_body(self) -> None:
+        """Every part of a body gets the time anew: a large one may take long."""
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+        self._body_timer = self.loop.call_later(self.client_timeout, self._body_is_late)
+
+    def _end_body(self) -> None:
+        self._in_body = False
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _body_is_late(self) -> None:
+        if self.flow.read_paused:  # it waits for us, behind an earlier answer
+            self._await_body()
+            return
+        logger.info("a client that sent nothing of its body for %.0f s is dropped", self.client_timeout)
+        self.transport.abort()
 
     def _head_is_late(self) -> None:
         logger.info("a client that sent no request within %.0f s is dropped", self.client_timeout)

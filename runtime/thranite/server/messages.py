@@ -12,6 +12,7 @@ from thranite.server.chat_run import ChatRun, chat_run
 from thranite.server.context import ServerContext, new_id
 from thranite.server.decode import decode, refuse_unsupported
 from thranite.server.endpoint import GenerationEndpoint
+from thranite.server.error_shape import message_error
 from thranite.server.errors import ErrorAnswer
 from thranite.server.message_blocks import MessageBlocks
 from thranite.server.messages_request import chat_of
@@ -19,8 +20,6 @@ from thranite.server.reply import Reply, named_event
 from thranite.server.tool_plan import plan_tools
 from thranite.server.wire.anthropic import (
     CountTokensRequest,
-    MessageError,
-    MessageErrorDetail,
     MessagesRequest,
     MessageUsage,
     OutputMessage,
@@ -29,31 +28,15 @@ from thranite.server.wire.anthropic import (
 from thranite.server.wire.usage import Usage
 from thranite.text.output import TextDelta
 
-_KINDS = {
-    400: "invalid_request_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
 
 class MessageReply(Reply):
     """Errors in Anthropic's shape."""
 
     def _error_body(self, answer: ErrorAnswer) -> bytes:
-        return msgspec.json.encode(_error(answer))
+        return msgspec.json.encode(message_error(answer))
 
     def _error_event(self, answer: ErrorAnswer) -> bytes:
-        return named_event("error", _error(answer))
-
-
-def _error(answer: ErrorAnswer) -> MessageError:
-    detail = answer.body.error
-    message = f"{detail.param}: {detail.message}" if detail.param else detail.message
-    return MessageError(MessageErrorDetail(_KINDS.get(answer.status, "api_error"), message))
+        return named_event("error", message_error(answer))
 
 
 class MessagesEndpoint(GenerationEndpoint):

@@ -132,7 +132,7 @@ def _read(path: str | None) -> str | None:
         return None
     try:
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no text, or a path with a null character
         raise InvalidRequest(f"{path} cannot be read: {error}", "chat_template") from error
 
 

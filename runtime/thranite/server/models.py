@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thranite.errors import EngineDead
 from thranite.server.directory import ModelDirectory
+from thranite.server.error_shape import error_body
 from thranite.server.errors import ErrorAnswer, ModelUnknown, describe
 from thranite.server.wire.model import ModelCard, ModelList, ModelStatus
 
@@ -43,8 +44,9 @@ class ModelEndpoints:
         return ModelCard(name, models.settings.created, models.root(name), models.max_model_len(name), status)
 
 
-def respond(answer: ErrorAnswer) -> Response:
-    return Response(answer.json(), answer.status, dict(answer.headers), "application/json")
+def respond(answer: ErrorAnswer, path: str = "") -> Response:
+    """`path`: of the request, whose clients may expect a shape of their own."""
+    return Response(error_body(answer, path), answer.status, dict(answer.headers), "application/json")
 
 
 def refuse_socket(answer: ErrorAnswer) -> ASGIApp:

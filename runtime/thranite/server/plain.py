@@ -29,7 +29,7 @@ async def run_plain(request: PlainRequest, models: ModelDirectory, stream: bool)
     params = _params(request, context)
     name, seed = new_id("gen"), context.next_seed()
     engine = await context.in_thread(lambda: text_request(name, request, request.prompt, params, context, seed))
-    shown = request.id or name
+    shown = name if request.id is None else request.id
     async with Generation(context.client, [engine], params, context.tokenizer, stream) as generation:
         await generation.submit()
         texts: list[str] = []

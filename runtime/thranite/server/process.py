@@ -220,6 +220,7 @@ class ServerProcess:
 
 def main(argv: Sequence[str], build_app: BuildApp) -> int:
     """Run a server process with `build_app`'s API."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches of one need no pool of a thread a core
     child.prepare()
     fds = child.parse_fds(argv, "control", "listen")
     supervisor, listener = socket.socket(fileno=fds["control"]), socket.socket(fileno=fds["listen"])

@@ -42,17 +42,26 @@ _SPELLING = {
 class ResponseReply(Reply):
     """Errors within a stream are events of their own shape; before it they are as everywhere."""
 
+    def __init__(self, send: Send, send_body: Send) -> None:
+        super().__init__(send, send_body)
+        self._numbers = itertools.count()
+
+    def encoded(self, events: Sequence[dict[str, Any]]) -> bytes:
+        """Numbered on from those before."""
+        return b"".join(named_event(item["type"], {**item, "sequence_number": next(self._numbers)}) for item in events)
+
     def _error_event(self, answer: ErrorAnswer) -> bytes:
         detail = answer.body.error
-        fields = {"code": detail.code or detail.type, "message": detail.message, "param": detail.param}
-        return named_event("error", {"type": "error", "sequence_number": 0, **fields})
+        fields = {"code": str(detail.code or detail.type), "message": detail.message, "param": detail.param}
+        return self.encoded([{"type": "error", **fields}])
 
 
 class ResponsesEndpoint(GenerationEndpoint):
-    def reply(self, send: Send, send_body: Send) -> Reply:
+    def reply(self, send: Send, send_body: Send) -> ResponseReply:
         return ResponseReply(send, send_body)
 
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
+        assert isinstance(reply, ResponseReply)
         request = decode(body, ResponseRequest)
         refuse_unsupported(request, request.off_values)
         name = new_id("resp")
@@ -69,7 +78,6 @@ class _Answer:
     def __init__(self, request: ResponseRequest, name: str, run: ChatRun) -> None:
         self._run, self._stream = run, bool(request.stream)
         self._items = ResponseItems(run.prepared.output.tools)
-        self._numbers = itertools.count()
         self._response = Response(
             id=name,
             created_at=int(time.time()),
@@ -87,16 +95,16 @@ class _Answer:
             metadata=request.metadata or {},
         )
 
-    async def give(self, reply: Reply) -> None:
+    async def give(self, reply: ResponseReply) -> None:
         if self._stream:
-            reply.hold(self._encoded([self._state("created"), self._state("in_progress")]))
+            reply.hold(reply.encoded([self._state("created"), self._state("in_progress")]))
         async for pieces, delta in self._run.news():
             events = self._items.add(pieces)
             ended = delta.finish_reason is not None
             if ended:
                 events += self._end(delta)
             if self._stream and events:
-                await reply.write(self._encoded(events), last=ended)
+                await reply.write(reply.encoded(events), last=ended)
             elif self._stream:
                 await reply.flush()
         if not self._stream:
@@ -120,6 +128,3 @@ class _Answer:
 
     def _state(self, name: str) -> dict[str, Any]:
         return {"type": f"response.{name}", "response": msgspec.to_builtins(self._response)}
-
-    def _encoded(self, events: Sequence[dict[str, Any]]) -> bytes:
-        return b"".join(named_event(item["type"], {**item, "sequence_number": next(self._numbers)}) for item in events)

@@ -10,6 +10,8 @@ from thranite.sampling_params import SamplingParams
 from thranite.server.structured import structured_outputs
 from thranite.server.wire.request import GenerationRequest
 
+# The most entries of a list that every token of an answer is held against.
+_MOST = {"stop": 128, "stop_token_ids": 1024, "bad_words": 1024}
 _SAME_NAME = (
     "n",
     "temperature",
@@ -52,6 +54,7 @@ def sampling_params(
         raise InvalidRequest("prompt_logprobs is not available when stream is true", "prompt_logprobs")
     if request.timeout is not None and request.timeout <= 0:
         raise InvalidRequest(f"timeout must be above 0 seconds, got {request.timeout}", "timeout")
+    _check_counts(request)
     given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
     own = {"max_tokens": max_tokens, "logprobs": logprobs, "structured_outputs": structured_outputs(request)}
     try:
@@ -59,3 +62,11 @@ def sampling_params(
     except InvalidRequest as error:
         param = (spelling or {}).get(error.param or "", error.param)
         raise InvalidRequest(error.message, param, error.code) from error
+
+
+def _check_counts(request: GenerationRequest) -> None:
+    """One request must not make each of its tokens dear for all others."""
+    for name, most in _MOST.items():
+        value = getattr(request, name)
+        if isinstance(value, list) and len(value) > most:
+            raise InvalidRequest(f"{name} holds {len(value)} entries; at most {most} are taken", name)

@@ -27,6 +27,12 @@ SEND_SECONDS = 30.0  # a client that reads nothing for so long is dropped
 POLICY_VIOLATION = 1008
 
 
+class _Named(msgspec.Struct):
+    """What an answer needs of a message that cannot be read otherwise."""
+
+    id: str | None = None
+
+
 class GenerateSocket:
     """The endpoint; each socket is a session of its own."""
 
@@ -74,17 +80,15 @@ class _Session:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _take(self, body: bytes | str) -> None:
-        request_id: str | None = None
         try:
             message: SocketGenerate | SocketCancel = decode(body, SocketMessage)  # type: ignore[arg-type]
-            request_id = message.id
             if isinstance(message, SocketCancel):
                 self._cancel(message.id)
                 return
             check_request(self._caller.apply(message))
             self._begin(message)
         except InvalidRequest as error:
-            await self._send(SocketError(request_id, describe(error).body.error))
+            await self._send(SocketError(_id_in(body), describe(error).body.error))
 
     def _begin(self, message: SocketGenerate) -> None:
         if message.id in self._open:
@@ -132,3 +136,11 @@ class _Session:
             await self._websocket.close(POLICY_VIOLATION)
         except (WebSocketDisconnect, RuntimeError):
             logger.debug("a message had no reader any more")  # `read` hears of the end and aborts what is open
+
+
+def _id_in(body: bytes | str) -> str | None:
+    """The id that a refused message gives its request, if one can be found."""
+    try:
+        return decode(body, _Named).id
+    except InvalidRequest:
+        return None

@@ -53,6 +53,11 @@ class DetokenizeEndpoint(GenerationEndpoint):
         request = decode(body, DetokenizeRequest)
         context = self._models.get(request.model)
         tokenizer = _tokenizer(context, "tokens")
+        most = context.client.info.max_model_len
+        if len(request.tokens) > most:
+            raise InvalidRequest(
+                f"{len(request.tokens)} tokens; at most {most}, the model's length, are taken", "tokens"
+            )
         if any(not 0 <= token < context.client.info.vocab_size for token in request.tokens):
             raise InvalidRequest("tokens holds an id that is not in the vocabulary", "tokens")
         text = await context.in_thread(lambda: tokenizer.decode(request.tokens, skip_special_tokens=False))

@@ -181,7 +181,7 @@ class Lifecycle:
         """Begin to unload it. None: open requests get the drain timeout. Raises Rejected or ModelUnknown."""
         if name in self._names:
             raise Rejected(f"{name!r} is the first model: it ends with the server", "first_model")
-        known = [state.name for state in self.added.states()]
+        known = [state.name for state in self.model_states()]
         self.added.unload(name, self._config.drain_timeout if seconds is None else seconds, known)
         return self.added.state(name)
 

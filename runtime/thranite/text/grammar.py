@@ -21,6 +21,7 @@ from thranite.text.tokenizer import Tokenizer
 FIELD = "structured_outputs"
 KEPT = 128  # compiled grammars
 _MAX_SOURCE = 2**20  # characters
+_MAX_ROW_ITEMS = 2**15  # of the parser; a property that may come next takes four, and the library's limit is 2,000
 
 
 class Matcher(Protocol):
@@ -52,7 +53,8 @@ def grammar_source(wanted: StructuredOutputsParams) -> str:
             overrides = {"whitespace_flexible": False} if wanted.disable_any_whitespace else None
             return str(library.LLMatcher.grammar_from_json_schema(text, overrides=overrides))
         if wanted.choice is not None:
-            return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in wanted.choice)
+            texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in wanted.choice)
+            return f"start: CHOICE\nCHOICE: {texts}"  # as one terminal: a rule would keep an item for every text
         if wanted.regex is not None:
             return str(library.LLMatcher.grammar_from_regex(wanted.regex))
         if (wanted.grammar or "").startswith("%llguidance"):
@@ -138,7 +140,7 @@ _compilers_lock = threading.Lock()
 
 def _compile(vocabulary: Any, source: str) -> Matcher:
     library = _library()
-    limits = library.LLParserLimits(verbose_errors=False)
+    limits = library.LLParserLimits(verbose_errors=False, max_items_in_row=_MAX_ROW_ITEMS)
     matcher: Matcher = library.LLMatcher(vocabulary, source, log_level=0, limits=limits)
     if matcher.is_error():
         reason = matcher.get_error().strip()

@@ -28,6 +28,19 @@ def tokenize_prompt(prompt: Prompt, tokenizer: Tokenizer | None, add_special_tok
     return tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
 
 
+def refuse_long_text(text: str, tokenizer: Tokenizer | None, info: EngineInfo, param: str = "prompt") -> None:
+    """Refuse what cannot fit, whatever its tokens are: to find them takes a hundred times the text's memory."""
+    if tokenizer is None or len(text) <= info.max_model_len:
+        return
+    if len(text) > info.max_model_len * tokenizer.most_characters:
+        raise InvalidRequest(
+            f"This model's maximum context length is {info.max_model_len} tokens, and a text of {len(text)} characters "
+            "has more of them. Please reduce the length of the prompt.",
+            param,
+            "context_length_exceeded",
+        )
+
+
 def _unwrap(prompt: Mapping[str, Any]) -> str | Sequence[int]:
     unknown = prompt.keys() - {"prompt", "prompt_token_ids"}
     if unknown or len(prompt) != 1:
@@ -76,7 +89,7 @@ def build_request(
     grammar = None
     if params.structured_outputs is not None:
         source = checked_source(params.structured_outputs, tokenizer, info.vocab_size, info.eos_token_ids)
-        grammar = Grammar(source, params.min_tokens)
+        grammar = Grammar(source, min(params.min_tokens, resolved.max_tokens))
     return EngineRequest(request_id, ids, resolved, priority, timeout_seconds, cache_salt, grammar)
 
 

@@ -79,11 +79,20 @@ class Tokenizer:
         return frozenset(token.content for token in self.rust.get_added_tokens_decoder().values() if token.special)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self.rust.encode(text, add_special_tokens=add_special_tokens).ids
+        """As a batch of one: other than `encode`, the library's batches let go of the interpreter's lock meanwhile."""
+        [encoding] = self.rust.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return encoding.ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Ids outside the vocabulary decode to nothing."""
-        return self.rust.decode(ids, skip_special_tokens=skip_special_tokens)
+        """Ids outside the vocabulary decode to nothing. As `encode`, a batch of one."""
+        [text] = self.rust.decode_batch([ids], skip_special_tokens=skip_special_tokens)
+        return text
+
+    @cached_property
+    def most_characters(self) -> int:
+        """Of a text, that one token can stand for; composing normalizers (NFC) make one character of at most four."""
+        longest = max(map(len, self.rust.get_vocab(with_added_tokens=True)), default=1)
+        return longest if self.rust.normalizer is None else 4 * longest
 
     def token_bytes(self, token_id: int) -> bytes:
         """What one token stands for within a text: its leading space kept, parts of characters as they are."""

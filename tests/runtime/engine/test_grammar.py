@@ -96,6 +96,15 @@ def test_json_objects_regexes_choices_and_grammars() -> None:
     assert texts[4] == "(" * (len(texts[4]) // 2) + ")" * (len(texts[4]) // 2)
 
 
+def test_many_texts_and_many_properties() -> None:
+    schema = {"type": "object", "properties": {f"p{i}": {"type": "boolean"} for i in range(1000)}}
+    texts = [f"c{i}" for i in range(3000)]
+    wanted = [replace(asks(1, choice=texts), max_tokens=40), replace(asks(2, json=schema), max_tokens=40)]
+    [(text, _)], [(_, last)] = run(grammar_engine(), *wanted)
+    assert text in texts
+    assert last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH), last.error
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("batch", [5, 64])
 def test_tokens_depend_neither_on_neighbours_nor_on_chunks(overlap: bool, batch: int) -> None:

@@ -101,6 +101,18 @@ def test_an_engine_whose_cache_cannot_hold_the_longest_sequence_is_not_built() -
         make(num_blocks=16)
 
 
+def test_a_prompt_that_waits_is_held_once_whatever_its_samples() -> None:
+    engine, _ = make()
+    engine.add(request("a", 10, n=4))
+    parent = engine.scheduler.queue.pop().parent
+    assert sum(len(seq.tokens) for seq in parent.sequences) == 10
+    engine, _ = make()
+    engine.add(request("b", 10, n=4))
+    engine.abort("b")
+    counted = dict(engine.stats().histograms)["generation_tokens"]
+    assert (sum(counted.counts), counted.total) == (1, 0)
+
+
 def test_gauges_count_requests_not_samples() -> None:
     clock = Clock()
     engine, _ = make(clock, max_num_seqs=3)

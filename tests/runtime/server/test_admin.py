@@ -83,7 +83,10 @@ def test_drain() -> None:
         (b'{"deadline_seconds": -1}', "deadline_seconds"),
         (b'{"deadline_seconds": true}', "deadline_seconds"),
         (b'{"deadline_seconds": "3"}', "deadline_seconds"),
-        (b'{"deadline_seconds": Infinity}', "deadline_seconds"),
+        (b'{"deadline_seconds": Infinity}', None),
+        (b'{"deadline_seconds": 1%s}' % (b"0" * 400), "deadline_seconds"),
+        (b"[" * 4000, None),
+        (b'{"\\ud800": 1}', None),
         (b"x" * 5000, None),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_engine import INFO
+from tests.support.fake_engine import INFO, TOKENIZER
 from tests.support.live_server import MODEL, LiveServer, live_server
 from tests.support.tiny_tokenizers import SPECIAL_TOKENS
 
@@ -36,6 +36,10 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"seed": 2**64}, "seed"),
     ({"stop": [""]}, "stop"),
     ({"stop": 1}, "stop"),
+    ({"stop": ["a"] * 129}, "stop"),
+    ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
+    ({"bad_words": ["a"] * 1025}, "bad_words"),
+    ({"allowed_token_ids": [1] * (INFO.vocab_size + 1)}, "allowed_token_ids"),
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"logit_bias": {"5": "y"}}, "logit_bias"),
     ({"logit_bias": {"5": 200}}, "logit_bias"),
@@ -85,6 +89,7 @@ COMPLETION: list[tuple[dict[str, Any], str]] = [
     ({"prompt": []}, "prompt"),
     ({"prompt": ""}, "prompt"),
     ({"prompt": ["a", 1]}, "prompt"),
+    ({"prompt": [[1]] * 2049}, "prompt"),
     ({"prompt": ["a", [1]]}, "prompt"),
     ({"prompt": [[1], []]}, "prompt"),
     ({"prompt": [1, INFO.vocab_size]}, "prompt"),
@@ -233,3 +238,14 @@ def test_context_length_has_openai_s_code(server: LiveServer) -> None:
     error = answer.json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert "maximum context length is 128 tokens" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [("completions", "prompt"), ("chat/completions", "messages"), ("embeddings", "input")]
+)
+def test_a_text_too_long_for_any_tokens_is_not_tokenised(server: LiveServer, path: str, field: str) -> None:
+    text = "a" * (INFO.max_model_len * TOKENIZER.most_characters + 1)
+    body = {"model": MODEL, field: [{"role": "user", "content": text}] if field == "messages" else text}
+    error = server.http.post(f"/v1/{path}", json=body).json()["error"]
+    assert (error["param"], error["code"]) == (field, "context_length_exceeded")
+    assert "characters" in error["message"]

@@ -72,6 +72,8 @@ def test_the_earlier_deadline_counts() -> None:
             body = {**PATHS["/v1/completions"], "timeout": field}
             server.http.post("/v1/completions", json=body, headers={"x-request-timeout": header})
         assert [request.timeout_seconds for request in server.engine.submitted] == [1.0, 1.0]
+        none = server.http.post("/v1/completions", json={**body, "timeout": 0}, headers={"x-request-timeout": "9"})
+        assert (none.status_code, none.json()["error"]["param"]) == (400, "timeout")
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])

@@ -75,6 +75,23 @@ def test_a_stream_has_openai_s_sequence(server: LiveServer) -> None:
     assert usage.usage.completion_tokens == len(TOKENIZER.encode("hello world")) + 1
 
 
+def test_usage_with_every_chunk(server: LiveServer) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(
+        server.openai.chat.completions.create(model=MODEL, messages=HELLO, stream=True, stream_options=options)
+    )
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    assert len(counts) == len(chunks)
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (1, len(TOKENIZER.encode("hello world")) + 1)
+    options = {"continuous_usage_stats": True}
+    pieces = server.openai.completions.create(model=MODEL, prompt="a", stream=True, stream_options=options)
+    assert {piece.usage for piece in pieces} == {None}
+    options["include_usage"] = True
+    pieces = server.openai.completions.create(model=MODEL, prompt="a", stream=True, stream_options=options)
+    assert [piece.usage.total_tokens for piece in pieces if piece.usage] == [2, 3, 4, 5, 6, 6]
+
+
 def test_the_bytes_of_a_stream(server: LiveServer) -> None:
     body = {"model": MODEL, "messages": HELLO, "stream": True, "max_tokens": 1}
     answer = server.http.post("/v1/chat/completions", json=body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -75,7 +76,7 @@ def test_the_openai_client_sees_its_own_exceptions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finish", "status"), [(FinishReason.TIMEOUT, 504), (FinishReason.ABORT, 503), (FinishReason.ERROR, 500)]
+    ("finish", "status"), [(FinishReason.TIMEOUT, 504), (FinishReason.ABORT, 503), (FinishReason.ERROR, 400)]
 )
 @pytest.mark.parametrize(("path", "body"), PATHS)
 def test_an_answer_the_engine_cuts_short_is_an_error(
@@ -154,13 +155,31 @@ def test_a_later_prompt_s_refusal_takes_the_earlier_ones_back() -> None:
         accepted = engine.submit
 
         async def submit_two(request: Any) -> Any:
-            engine.refuse = Rejected("full", "queue_full") if len(engine.submitted) == 2 else None
+            if request.request_id.endswith("-2"):
+                raise Rejected("full", "queue_full")
             return await accepted(request)
 
         engine.submit = submit_two  # type: ignore[method-assign]
         answer = server.http.post("/v1/completions", json={**COMPLETION, "prompt": ["a", "b", "c", "d"]})
     assert answer.status_code == 429
     assert {request.request_id for request in engine.submitted} <= set(engine.aborted)
+
+
+def test_prompts_of_one_request_wait_for_the_engine_together() -> None:
+    engine = FakeEngine()
+    accepted, all_sent = engine.submit, asyncio.Event()
+
+    async def answer_once_all_are_sent(request: Any) -> Any:
+        stream = await accepted(request)
+        if len(engine.submitted) == 3:
+            all_sent.set()
+        await all_sent.wait()
+        return stream
+
+    engine.submit = answer_once_all_are_sent  # type: ignore[method-assign]
+    with live_server(engine) as server:
+        answer = server.http.post("/v1/completions", json={**COMPLETION, "prompt": ["a", "b", "c"]})
+    assert [choice["text"] for choice in answer.json()["choices"]] == ["hello world"] * 3
 
 
 def test_an_unforeseen_error_is_a_500_without_details(caplog: pytest.LogCaptureFixture) -> None:

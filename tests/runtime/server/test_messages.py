@@ -154,8 +154,13 @@ def test_errors_are_anthropic_s() -> None:
         }
         with pytest.raises(anthropic.NotFoundError):
             client.messages.create(model="other", max_tokens=5, messages=USER)
-        with pytest.raises(anthropic.AuthenticationError):
+        with pytest.raises(anthropic.AuthenticationError) as key:
             client.with_options(api_key="wrong").messages.create(model=MODEL, max_tokens=5, messages=USER)
+        assert isinstance(key.value.body, dict)
+        assert (key.value.body["type"], key.value.body["error"]["type"]) == ("error", "authentication_error")
+        for method, path, status in (("GET", "/v1/messages", 405), ("POST", "/v1/messages/batches", 404)):
+            answer = server.http.request(method, path, headers={"x-api-key": "secret"})
+            assert (answer.status_code, answer.json()["type"]) == (status, "error")
         server.engine.refuse = Rejected("full", "queue_full", 2.0)
         with pytest.raises(anthropic.RateLimitError) as full:
             client.messages.create(model=MODEL, max_tokens=5, messages=USER)

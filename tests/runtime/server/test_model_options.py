@@ -119,6 +119,8 @@ def test_the_admin_port_s_form() -> None:
         ("load", b'{"name": 3, "model": "n"}', 400, "name"),
         ("load", b'{"name": "n", "model": "x", "max_model_len": "5"}', 400, "max_model_len"),
         ("load", b'{"name": "n", "model": "x", "colour": 1}', 400, "colour"),
+        ("load", b'{"name": "n", "model": "\\ud800"}', 400, None),
+        ("load", b'{"name": "n", "model": "x", "chat_template": "\\u0000"}', 400, "chat_template"),
         ("load", b'{"name": "twice", "model": "x"}', 409, None),
         ("unload", b"", 400, "name"),
         ("unload", b'{"name": "n", "deadline_seconds": -1}', 400, "deadline_seconds"),

@@ -97,6 +97,9 @@ def test_a_socket_s_messages(server: LiveServer) -> None:
         assert "".join(delta["text"] for delta in deltas) == done["text"] == "hello world"
         assert (done["token_ids"], done["finish_reason"]) == (HELLO_IDS, "stop")
         assert done["usage"]["completion_tokens"] == len(HELLO_IDS)
+        # Any text is an id.
+        socket.send(json.dumps({"type": "generate", "id": "", "prompt": "hi", "stream": False}))
+        assert json.loads(socket.recv(timeout=10))["id"] == ""
         # The id is free again, and whole answers come in one message.
         socket.send(json.dumps({"type": "generate", "id": "a", "prompt": [1], "stream": False}))
         assert json.loads(socket.recv(timeout=10))["type"] == "done"
@@ -132,6 +135,9 @@ def test_many_requests_on_one_socket(server: LiveServer) -> None:
         ("{", None, None),
         ('{"type": "sing"}', None, "type"),
         ('{"type": "generate", "prompt": "a"}', None, "id"),
+        ('{"type": "generate", "id": 5, "prompt": "a"}', None, "id"),
+        ('{"type": "generate", "id": "r", "prompt": 5}', "r", "prompt"),
+        ('{"type": "generate", "id": "r", "prompt": "a", "odd": 1}', "r", "odd"),
         ('{"type": "generate", "id": "r", "prompt": ""}', "r", "prompt"),
         ('{"type": "generate", "id": "r", "prompt": "a", "temperature": -1}', "r", "temperature"),
         ('{"type": "generate", "id": "r", "prompt": "a", "n": 2}', "r", "n"),
@@ -259,6 +265,7 @@ def test_tokenize_and_detokenize(server: LiveServer) -> None:
         ("/detokenize", {"tokens": "a"}, "tokens"),
         ("/detokenize", {"tokens": [-1]}, "tokens"),
         ("/detokenize", {"tokens": [INFO.vocab_size]}, "tokens"),
+        ("/detokenize", {"tokens": [1] * (INFO.max_model_len + 1)}, "tokens"),
     ],
 )
 def test_what_cannot_be_tokenized(server: LiveServer, path: str, fields: dict[str, Any], param: str) -> None:

@@ -36,6 +36,7 @@ def test_loading() -> None:
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "loading"
     assert int(answer.headers["retry-after"]) > 0
+    assert AppCalls(closed).post("/v1/messages", json={}).json()["error"]["type"] == "overloaded_error"
     assert "thranite_requests_waiting" in AppCalls(closed).get("/metrics").text
 
 

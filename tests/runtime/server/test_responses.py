@@ -135,9 +135,11 @@ def test_an_answer_cut_for_length(stream: bool) -> None:
 def test_an_error_within_a_stream() -> None:
     with served("hello world") as server:
         server.engine.script = says("hello world", finish=FinishReason.ERROR)
-        *_, last = server.openai.responses.create(model=MODEL, input="hi", stream=True)
+        events = list(server.openai.responses.create(model=MODEL, input="hi", stream=True))
+        last = events[-1]
         assert last.type == "error"
-        assert "failed on this request" in last.message
+        assert "could not go on" in last.message
+        assert [event.sequence_number for event in events] == list(range(len(events)))
 
 
 @pytest.mark.parametrize(

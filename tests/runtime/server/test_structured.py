@@ -63,7 +63,7 @@ def test_the_other_kinds(server: LiveServer) -> None:
     assert "a+b" in ask(server, guided_regex="a+b").source
     assert ask(server, guided_regex="a+b") == ask(server, structured_outputs={"regex": "a+b"})
     assert ask(server, guided_choice=["x", "y"]) == ask(server, structured_outputs={"choice": ["x", "y"]})
-    assert ask(server, guided_choice=["x", 'y"']).source == 'start: "x" | "y\\""'
+    assert ask(server, guided_choice=["x", 'y"']).source == 'start: CHOICE\nCHOICE: "x" | "y\\""'
     assert ask(server, guided_grammar='root ::= "a"') == ask(server, structured_outputs={"grammar": 'root ::= "a"'})
     spaced, dense = (
         ask(server, structured_outputs={"json": SCHEMA, "disable_any_whitespace": dense}) for dense in (False, True)

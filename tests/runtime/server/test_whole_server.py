@@ -59,6 +59,9 @@ def test_structured_output_crosses_the_processes(server: RunningServer) -> None:
         assert "".join(piece.choices[0].text for piece in pieces) in ("left", "right")
         with pytest.raises(openai.BadRequestError, match="not"):
             client.completions.create(model=MODEL, prompt="x", extra_body={"guided_json": {"not": {}}})
+        contradiction = {"guided_choice": ["yes"], "allowed_token_ids": [0, 1]}
+        with pytest.raises(openai.BadRequestError, match="no token that the request's other parameters allow"):
+            client.completions.create(model=MODEL, prompt="x", extra_body=contradiction)
 
 
 def test_forced_tool_calls(server: RunningServer) -> None:

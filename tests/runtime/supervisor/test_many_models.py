@@ -120,7 +120,9 @@ def _check_unloading(server: RunningServer) -> None:
         wait_phase(server, "small", "gone")
     wait_for(lambda: len(server.pids_of("engine_process")) == 1, "their engines have ended")
     assert 'model_name="late"' not in server.admin.get("/metrics").text + _metrics(server)
-    assert server.admin.post("/models/unload", json={"name": "late"}).status_code == 404
+    unknown = server.admin.post("/models/unload", json={"name": "late"})
+    assert unknown.status_code == 404
+    assert "this server has `tiny`" in unknown.json()["error"]["message"]
     assert server.admin.post("/models/unload", json={"name": "tiny"}).status_code == 409
     server.admin.post("/models/load", json={"name": "late", "model": "models/late"})
     wait_phase(server, "late", "ready")

@@ -7,7 +7,7 @@ import pytest
 from tests.support.fake_engine import INFO, TOKENIZER
 from thranite.errors import InvalidRequest
 from thranite.request import EngineRequest
-from thranite.sampling_params import SamplingParams
+from thranite.sampling_params import SamplingParams, StructuredOutputsParams
 from thranite.text.prompt import Prompt, build_request, tokenize_prompt
 
 
@@ -48,6 +48,13 @@ def test_parameters_are_bound() -> None:
     assert request.params.seed == 7
     assert build([1], SamplingParams(seed=3)).params.seed == 3
     assert build([1], SamplingParams(ignore_eos=True)).params.eos_token_ids == ()
+
+
+@pytest.mark.parametrize("grammar", [None, StructuredOutputsParams(regex="a*")])
+def test_a_minimum_beyond_the_room_is_the_room(grammar: StructuredOutputsParams | None) -> None:
+    request = build([1, 2, 3], SamplingParams(max_tokens=None, min_tokens=2**70, structured_outputs=grammar))
+    minimum = request.params.min_tokens if request.grammar is None else request.grammar.min_tokens
+    assert minimum == INFO.max_model_len - 3
 
 
 def test_max_tokens_beyond_the_room_is_cut_or_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,22 @@ def test_older_config_spellings(tmp_path: Path) -> None:
     ours, theirs = pair(tmp_path)
     assert (ours.bos_token_id, ours.eos_token_id) == (theirs.bos_token_id, theirs.eos_token_id)
     assert ours.eos_token_id == ours.rust.token_to_id("<|im_end|>")
+
+
+@pytest.mark.parametrize("build", [tiny_tokenizers.byte_level, tiny_tokenizers.byte_fallback])
+def test_no_token_is_more_characters_than_it_says(build: Any) -> None:
+    tokenizer = Tokenizer(build())
+    for text in (*TEXTS, "lo" * 50, " " * 50):
+        assert len(text) <= tokenizer.most_characters * len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def test_other_threads_run_while_a_text_becomes_tokens_and_back() -> None:
+    tokenizer = tiny_tokenizer()
+    text = "hello world, this is a text " * 20_000
+    with ThreadPoolExecutor(1) as pool:
+        for work in (lambda: tokenizer.encode(text), lambda: tokenizer.decode([5, 6, 7] * 300_000)):
+            ticks, done = 0, pool.submit(work)
+            while not done.done():
+                time.sleep(0.001)
+                ticks += 1
+            assert ticks > 10

@@ -58,7 +58,7 @@ class Done(msgspec.Struct, tag_field="type", tag="done"):
 
 
 class SocketError(msgspec.Struct, tag_field="type", tag="error"):
-    """The end of a request that failed; without `id`, a message that could not be read."""
+    """The end of a request that failed, or a message that was refused; `id` is null where it named no request."""
 
     id: str | None
     error: ErrorDetail

@@ -13,7 +13,10 @@ import msgspec
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`continuous_usage_stats` is vLLM's: with `include_usage`, every chunk says the usage so far."""
+
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
 
 
@@ -109,3 +112,7 @@ class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
