@@ -158,9 +158,8 @@ class SamplingParams:
             eos_token_ids=() if self.ignore_eos else eos_token_ids,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             seed=self.seed if self.seed is not None else seed,
-            min_tokens=0
-            if self.structured_outputs
-            else min(self.min_tokens, room),  # a grammar keeps it, see `Grammar`
+            # A grammar keeps it otherwise, see `Grammar`.
+            min_tokens=0 if self.structured_outputs else min(self.min_tokens, room),
             max_tokens=room if self.max_tokens is None else min(self.max_tokens, room),
             logprobs=self.logprobs,
             prompt_logprobs=self.prompt_logprobs,

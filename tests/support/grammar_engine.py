@@ -75,6 +75,10 @@ def run(engine: Engine, *many: SamplingParams, prompt: str = "hello") -> list[li
     last: dict[tuple[str, int], SequenceDelta] = {}
     for request in requests:
         engine.add(request)
+    sequences = (sequence for parent in engine._requests.values() for sequence in parent.sequences)
+    for sequence in sequences:  # no plan depends on how long a compilation takes
+        if sequence.constraint is not None:
+            sequence.constraint.wait(60)
     while engine.has_work:
         for delta in engine.step():
             tokens.setdefault((delta.request_id, delta.index), []).extend(delta.token_ids)

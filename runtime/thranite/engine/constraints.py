@@ -15,15 +15,22 @@ from thranite.sampling_params import TokenParams
 class TokenConstraint(Protocol):
     """Follows one sequence.
 
-    `complete`: the token accepted last ended the text, whatever the request's parameters say of it. `failure`: why the
-    sequence cannot go on as asked; tokens accepted since then do not fit.
+    `ready`: nothing below has to wait; once so, for ever. `complete`: the token accepted last ended the text, whatever
+    the request's parameters say of it. `failure`: why the sequence cannot go on as asked; tokens accepted since then do
+    not fit.
     """
+
+    @property
+    def ready(self) -> bool: ...
 
     @property
     def complete(self) -> bool: ...
 
     @property
     def failure(self) -> str | None: ...
+
+    def wait(self, seconds: float) -> None:
+        """Until it is ready, or for so long."""
 
     def accept(self, token: int) -> None:
         """The sequence grew by `token`."""
@@ -51,8 +58,12 @@ class BadWords:
     Words of one token are the sampler's.
     """
 
+    ready = True
     complete = False
     failure = None
+
+    def wait(self, seconds: float) -> None:
+        return
 
     def __init__(self, words: Sequence[tuple[int, ...]], vocab_size: int, tokens: Sequence[int]) -> None:
         several = [word for word in words if len(word) > 1]
@@ -83,6 +94,13 @@ class Both:
 
     def __init__(self, first: TokenConstraint, second: TokenConstraint) -> None:
         self._parts = (first, second)
+
+    @property
+    def ready(self) -> bool:
+        return all(part.ready for part in self._parts)
+
+    def wait(self, seconds: float) -> None:
+        next((part for part in self._parts if not part.ready), self._parts[0]).wait(seconds)
 
     @property
     def complete(self) -> bool:

@@ -26,6 +26,8 @@ from thranite.engine.step_time import StepLoad
 from thranite.errors import DoesNotFit, InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 
+HELD_SECONDS = 0.005
+
 
 class Engine:
     """One model's queue, scheduler and device. Not thread-safe: one thread owns it."""
@@ -182,7 +184,8 @@ class Engine:
         deltas = self._expire(started)
         previous, scheduled = self._in_flight, self.scheduler.plan()
         if scheduled is None and previous is None and self.scheduler.has_work:
-            raise RuntimeError("the scheduler has work, nothing is in flight, and it plans nothing")
+            self._wait_for_constraints()
+            return deltas
         waited = 0.0
         if scheduled is not None:
             self._counters["steps"] += 1
@@ -202,6 +205,14 @@ class Engine:
         self._in_flight = scheduled
         self._host_seconds += self._clock() - started - waited
         return deltas
+
+    def _wait_for_constraints(self) -> None:
+        """Nothing else is left to do. Not for long: requests may come, or go."""
+        if not self.scheduler.held:
+            raise RuntimeError("the scheduler has work, nothing is in flight, and it plans nothing")
+        constraint = self.scheduler.held[0].constraint
+        if constraint is not None:
+            constraint.wait(HELD_SECONDS)
 
     def _masks(self, scheduled: ScheduledStep) -> dict[int, bytes]:
         masks = {}

@@ -1,4 +1,7 @@
-"""Grammars in the engine: each sequence's constraint, compiled on a thread while its prompt is computed."""
+"""Grammars in the engine: each sequence's constraint, compiled on a thread while its prompt is computed.
+
+The last token of a prompt waits for its constraint (see the scheduler), so no other request waits for a compilation.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import threading
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING
 
 from thranite.config import EngineConfig
@@ -88,6 +92,13 @@ class GrammarConstraint:
         self._eos = frozenset(eos_token_ids)
         self._min_tokens, self._ends_on_eos = min_tokens, ends_on_eos
         self._tokens = 0
+
+    @property
+    def ready(self) -> bool:
+        return self._future.done()
+
+    def wait(self, seconds: float) -> None:
+        wait_for([self._future], seconds)
 
     def accept(self, token: int) -> None:
         matcher = self._ready()

@@ -67,6 +67,7 @@ class Scheduler:
         self.prefix_queries = 0  # tokens looked up
         self.prefix_hits = 0  # tokens found
         self.max_running = settings.max_num_seqs  # the engine lowers it where it keeps to a target
+        self.held: list[Sequence] = []  # whose constraints the last plan found not to be ready
         self.limited = False  # whether the last plan left sequences waiting for `max_running` alone
         self._free_slots = list(range(settings.max_num_seqs - 1, -1, -1))
         self._watermark = int(settings.watermark * settings.num_blocks)
@@ -122,6 +123,7 @@ class Scheduler:
     def plan(self) -> ScheduledStep | None:
         """The next step, or None if nothing can be computed before a step in flight is collected."""
         self._step += 1
+        self.held = []
         draft = _Draft(self._step, self.settings.max_num_batched_tokens)
         for seq in self._plan_decodes(draft):
             if seq.state is State.RUNNING and draft.budget > 0:
@@ -162,7 +164,10 @@ class Scheduler:
 
     def _plan_prefill(self, seq: Sequence, draft: _Draft) -> None:
         end = min(len(seq.tokens), seq.computed + draft.budget)
-        if not self._grow(seq, end, draft, preempt_self=False):
+        if end == len(seq.tokens) and not self._may_sample(seq):
+            self.held.append(seq)
+            end -= 1
+        if end == seq.computed or not self._grow(seq, end, draft, preempt_self=False):
             return
         slot, start, done = self._slot(seq), seq.computed, end == len(seq.tokens)
         sampling = [seq, *self._fork(seq, end, draft)] if done else []
@@ -185,6 +190,10 @@ class Scheduler:
         for sample in sampling:
             sample.pending += 1
             sample.decoding = True
+
+    def _may_sample(self, seq: Sequence) -> bool:
+        """Whether all that would sample at the end of the prompt know what they may."""
+        return all(member.constraint is None or member.constraint.ready for member in self._gang(seq))
 
     def _fork(self, leader: Sequence, end: int, draft: _Draft) -> Iterable[Sequence]:
         """Start the siblings of a prompt just planned to its end, over the same pages."""
