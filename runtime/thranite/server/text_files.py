@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from typing import Literal
 
 from thranite.config import EngineConfig
+from thranite.errors import InvalidRequest, StartupError
 from thranite.ipc.control import AddModel, StartServer
 from thranite.loader.hub import resolve_model
+from thranite.loader.model_config import read_model_config
+from thranite.models.registry import load_spec
 from thranite.server.keys import ApiKey, KeyClass
 from thranite.server.settings import ServerSettings, read_default_sampling
+from thranite.text.grammar import load_vocabulary
 from thranite.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(config: EngineConfig) -> Tokenizer | None:
-    """None under --skip-tokenizer-init. Raises StartupError."""
+    """None under --skip-tokenizer-init. Its vocabulary is read for grammars, too. Raises StartupError."""
     if config.skip_tokenizer_init:
         return None
-    if config.tokenizer is not None:
-        return Tokenizer.load(config.tokenizer)
-    return Tokenizer.load(config.model, config.revision)
+    own = config.tokenizer is None
+    tokenizer = Tokenizer.load(config.tokenizer or config.model, config.revision if own else None)
+    _read_vocabulary(tokenizer, config)
+    return tokenizer
+
+
+def _read_vocabulary(tokenizer: Tokenizer, config: EngineConfig) -> None:
+    """Now, while the engine loads: it keeps the interpreter's lock for about a second for 100,000 tokens, which at the
+    first grammar would hold up every stream. Where it cannot be read, requests with a grammar are told why."""
+    if find_spec("llguidance") is None:
+        return
+    try:
+        files = read_model_config(config.model, config.revision)
+        spec = load_spec(files.config, generation_config=files.generation_config)
+        load_vocabulary(tokenizer, spec.vocab_size, spec.eos_token_ids)
+    except StartupError as error:  # the engine's to report: it reads the same files
+        logger.debug("no vocabulary for grammars: %s", error)
+    except InvalidRequest as error:
+        logger.warning("structured output is not available: %s", error)
 
 
 def make_settings(start: StartServer) -> ServerSettings:

@@ -11,7 +11,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from thranite.errors import InvalidRequest
 from thranite.sampling_params import StructuredOutputsParams
@@ -81,14 +80,19 @@ def checked_source(
     return source
 
 
+def load_vocabulary(tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+    """What the first `checked_source` would wait for. Raises InvalidRequest where no grammar can be followed."""
+    _compiler_of(tokenizer, vocab_size, tuple(eos_token_ids)).load()
+
+
 def _compiler_of(tokenizer: Tokenizer, vocab_size: int, eos_token_ids: tuple[int, ...]) -> GrammarCompiler:
     """One a vocabulary, as long as its tokenizer lives."""
+    key = (GrammarCompiler, vocab_size, eos_token_ids)
     with _compilers_lock:
-        known = _compilers.setdefault(tokenizer, {})
-        key = (vocab_size, eos_token_ids)
-        if key not in known:
-            known[key] = GrammarCompiler(tokenizer, vocab_size, eos_token_ids)
-        return known[key]
+        if key not in tokenizer.derived:
+            tokenizer.derived[key] = GrammarCompiler(tokenizer, vocab_size, eos_token_ids)
+        compiler: GrammarCompiler = tokenizer.derived[key]
+        return compiler
 
 
 class GrammarCompiler:
@@ -134,7 +138,6 @@ class GrammarCompiler:
         return self._vocabulary
 
 
-_compilers: WeakKeyDictionary[Tokenizer, dict[tuple[int, tuple[int, ...]], GrammarCompiler]] = WeakKeyDictionary()
 _compilers_lock = threading.Lock()
 
 

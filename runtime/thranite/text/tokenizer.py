@@ -7,7 +7,7 @@ As there, tokenizer.json alone decides on BOS and EOS, whatever `add_bos_token` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from thranite.text.tokenizer_files import TokenizerFiles, read_tokenizer_files
 class Tokenizer:
     """Text to token ids and back. Immutable after construction and safe to call from many threads.
 
-    `rust` is the wrapped tokenizer, for incremental decoding.
+    `rust` is the wrapped tokenizer, for incremental decoding. `derived`: what others make of its vocabulary and keep
+    for as long as it lives, also under another chat template.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Tokenizer:
         rust.no_truncation()
         rust.no_padding()
         self.rust = rust
+        self.derived: dict[Hashable, Any] = {}
         self.special_tokens = dict(special_tokens or {})
         self._templates = {
             name: ChatTemplate(source, self.special_tokens) for name, source in (chat_templates or {}).items()
@@ -54,7 +56,9 @@ class Tokenizer:
 
     def with_chat_template(self, source: str) -> Tokenizer:
         """The same tokenizer with another chat template (jinja source), for chats with and without tools."""
-        return Tokenizer(self.rust, self.special_tokens, {"default": source})
+        other = Tokenizer(self.rust, self.special_tokens, {"default": source})
+        other.derived = self.derived
+        return other
 
     @cached_property
     def vocab_size(self) -> int:
