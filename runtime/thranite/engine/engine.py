@@ -26,7 +26,7 @@ from thranite.engine.step_time import StepLoad
 from thranite.errors import DoesNotFit, InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
 
-HELD_SECONDS = 0.005
+HELD_SECONDS = 0.005  # requests may come, or go, while one that is alone waits for its grammar
 
 
 class Engine:
@@ -184,7 +184,8 @@ class Engine:
         deltas = self._expire(started)
         previous, scheduled = self._in_flight, self.scheduler.plan()
         if scheduled is None and previous is None and self.scheduler.has_work:
-            self._wait_for_constraints()
+            if not self.scheduler.wait_for_held(HELD_SECONDS):
+                raise RuntimeError("the scheduler has work, nothing is in flight, and it plans nothing")
             return deltas
         waited = 0.0
         if scheduled is not None:
@@ -205,14 +206,6 @@ class Engine:
         self._in_flight = scheduled
         self._host_seconds += self._clock() - started - waited
         return deltas
-
-    def _wait_for_constraints(self) -> None:
-        """Nothing else is left to do. Not for long: requests may come, or go."""
-        if not self.scheduler.held:
-            raise RuntimeError("the scheduler has work, nothing is in flight, and it plans nothing")
-        constraint = self.scheduler.held[0].constraint
-        if constraint is not None:
-            constraint.wait(HELD_SECONDS)
 
     def _masks(self, scheduled: ScheduledStep) -> dict[int, bytes]:
         masks = {}
@@ -329,7 +322,7 @@ class Engine:
             concurrency_limit=self.scheduler.max_running,
             sleeping=self._sleepy,
             kv_cache_usage_ratio=pool.num_used / blocks,
-            waiting_tokens=sum(_uncomputed(parent) for parent in self._requests.values()),
+            waiting_tokens=sum(parent.uncomputed for parent in self._requests.values()),
             oldest_waiting_seconds=max((now - parent.arrival for parent in waiting), default=0.0),
             kv_blocks=blocks,
             kv_blocks_used=pool.num_used,
@@ -397,9 +390,3 @@ def _verdict(seq: Sequence, token: int) -> tuple[FinishReason | None, int | None
         if token in params.stop_token_ids:
             return FinishReason.STOP, token
     return (FinishReason.LENGTH if len(seq.tokens) >= seq.end else None), None
-
-
-def _uncomputed(parent: RequestState) -> int:
-    """Prompt tokens of a request still to compute."""
-    leader = parent.leader
-    return 0 if leader.state is State.FINISHED else max(leader.prompt_len - leader.computed, 0)

@@ -191,6 +191,14 @@ class Scheduler:
             sample.pending += 1
             sample.decoding = True
 
+    def wait_for_held(self, seconds: float) -> bool:
+        """Until a sequence that the last plan held back may sample, or for so long. False: it held none back."""
+        late = [member.constraint for seq in self.held for member in self._gang(seq) if member.constraint is not None]
+        constraint = next((constraint for constraint in late if not constraint.ready), None)
+        if constraint is not None:
+            constraint.wait(seconds)
+        return bool(self.held)
+
     def _may_sample(self, seq: Sequence) -> bool:
         """Whether all that would sample at the end of the prompt know what they may."""
         return all(member.constraint is None or member.constraint.ready for member in self._gang(seq))

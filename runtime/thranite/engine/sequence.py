@@ -46,6 +46,12 @@ class RequestState:
         return self.sequences[0]
 
     @property
+    def uncomputed(self) -> int:
+        """Tokens of the prompt still to compute."""
+        leader = self.leader
+        return 0 if leader.state is State.FINISHED else max(leader.prompt_len - leader.computed, 0)
+
+    @property
     def running(self) -> bool:
         return any(seq.state is State.RUNNING for seq in self.sequences)
 
