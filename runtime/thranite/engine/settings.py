@@ -28,3 +28,8 @@ class EngineSettings:
     seed: int = 0
     watermark: float = 0.01  # share of blocks kept free at admission, so that running sequences can grow
     grammars: GrammarMaker | None = None  # None: requests with a grammar are refused
+
+    @property
+    def most_decodes(self) -> int:
+        """Of one step: each has a slot and a token."""
+        return min(self.max_num_seqs, self.max_num_batched_tokens)

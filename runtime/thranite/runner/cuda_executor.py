@@ -70,7 +70,7 @@ class CudaExecutor:
         self._graphs: DecodeGraphs | None = None
         self._mixed: MixedGraphs | None = None
         if not eager:
-            self._graphs = DecodeGraphs(model, self._attention, self._state, self._block_size, settings.max_num_seqs)
+            self._graphs = DecodeGraphs(model, self._attention, self._state, self._block_size, settings.most_decodes)
             self._mixed = MixedGraphs(model, self._attention, self._state, settings)
         self._steps: deque[_Step] = deque()
         self._device = device

@@ -113,7 +113,7 @@ class MixedGraphs:
 
 def mixed_shapes(settings: EngineSettings) -> list[StepShape]:
     """All that an engine captures, least tokens first."""
-    tokens, decodes = _up_to(PROMPT_TOKENS, settings.max_num_batched_tokens), _up_to(DECODE_ROWS, settings.max_num_seqs)
+    tokens, decodes = _up_to(PROMPT_TOKENS, settings.max_num_batched_tokens), _up_to(DECODE_ROWS, settings.most_decodes)
     return sorted((_shape(rows, count) for count in tokens for rows in decodes), key=_size)
 
 

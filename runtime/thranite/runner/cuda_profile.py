@@ -64,9 +64,9 @@ def measure_activations(
 def graph_reserve(settings: EngineSettings, peak: int) -> int:
     """Bytes of all graphs: two pools of activations, as a share of the largest step's, and what the driver keeps."""
     largest = mixed_shapes(settings)[-1]
-    tokens = min(max(largest.tokens, settings.max_num_seqs), settings.max_num_batched_tokens)
+    tokens = max(largest.tokens, settings.most_decodes)
     layers = sum(layer is not None for group in settings.layout.groups for layer in group.layers)
-    count = len(graph_sizes(settings.max_num_seqs)) + len(mixed_shapes(settings))
+    count = len(graph_sizes(settings.most_decodes)) + len(mixed_shapes(settings))
     return 2 * peak * tokens // settings.max_num_batched_tokens + count * layers * GRAPH_LAYER
 
 

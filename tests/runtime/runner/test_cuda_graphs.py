@@ -100,8 +100,8 @@ def test_after_a_sleep_there_are_the_graphs_that_there_were(executor: CudaExecut
 
 def test_every_graph_is_captured_once(executor: CudaExecutor) -> None:
     settings = executor._settings
-    every = [*graph_sizes(settings.max_num_seqs), *mixed_shapes(settings)]
-    ready = [*ready_sizes(settings.max_num_seqs), *ready_shapes(mixed_shapes(settings))]
+    every = [*graph_sizes(settings.most_decodes), *mixed_shapes(settings)]
+    ready = [*ready_sizes(settings.most_decodes), *ready_shapes(mixed_shapes(settings))]
     count = 0
     while executor.prepare():
         count += 1

@@ -14,6 +14,7 @@ from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
 from thranite.models.decoder import Decoder
 from thranite.models.registry import load_spec
 from thranite.runner.cuda_executor import CudaExecutor
+from thranite.runner.cuda_mixed_graphs import mixed_shapes
 from thranite.runner.cuda_profile import graph_reserve, largest_step, measure_activations
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite_kernels.target import Target
@@ -79,3 +80,12 @@ def test_what_is_counted(monkeypatch: pytest.MonkeyPatch, eager: bool) -> None:
         found = measure_activations(make, config, DEVICE, others, eager)
     assert cache > 0
     assert found == state + peak + outside + (0 if eager else graph_reserve(config, peak))
+
+
+def test_no_graph_is_for_more_decodes_than_a_step_has_tokens() -> None:
+    config = settings(max_num_seqs=1024, max_num_batched_tokens=64)
+    assert config.most_decodes == 64
+    assert max(shape.decodes for shape in mixed_shapes(config)) == 64
+    largest = mixed_shapes(config)[-1].tokens
+    assert largest == 128  # 64 of a prompt beside 64: padding may go beyond a step's budget
+    assert graph_reserve(config, 6400) - graph_reserve(config, 0) == 2 * 6400 * largest // 64
