@@ -41,6 +41,11 @@ class CompileConfig:
     into: str | None = option(None, "folder for the compiled kernels (default: Triton's own cache)")
     jobs: int | None = option(None, "processes that compile (default: one a core)")
 
+    def __post_init__(self) -> None:
+        for name, value in (("multiprocessors", self.multiprocessors), ("jobs", self.jobs)):
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name} must be 1 or more, got {value}")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, EngineConfig, "engine", exclude=NOT_HERE)

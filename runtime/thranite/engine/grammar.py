@@ -43,12 +43,24 @@ class Grammars:
         )
 
     def constraint(self, grammar: Grammar, params: TokenParams) -> GrammarConstraint:
+        matcher = self._kept(grammar.source) or self._submit(grammar.source)
+        ends_on_eos = bool(params.eos_token_ids)
+        return GrammarConstraint(matcher, self._vocab_size, self._eos, grammar.min_tokens, ends_on_eos)
+
+    def _kept(self, source: str) -> Future[Matcher] | None:
+        """Of a grammar that was compiled lately: the request waits for no thread."""
+        matcher = None if self._compiler is None else self._compiler.kept(source)
+        if matcher is None:
+            return None
+        done: Future[Matcher] = Future()
+        done.set_result(matcher)
+        return done
+
+    def _submit(self, source: str) -> Future[Matcher]:
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(2, "grammar")
-        matcher = self._threads.submit(self._matcher, grammar.source)
-        ends_on_eos = bool(params.eos_token_ids)
-        return GrammarConstraint(matcher, self._vocab_size, self._eos, grammar.min_tokens, ends_on_eos)
+        return self._threads.submit(self._matcher, source)
 
     def load(self) -> None:
         """Read the vocabulary. Where that fails, requests with a grammar will be told why."""

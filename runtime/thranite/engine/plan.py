@@ -118,8 +118,8 @@ class Executor(Protocol):
         """Wait for the oldest step not yet collected."""
 
     def prepare(self) -> bool:
-        """Between steps, while there is nothing else to do: one thing, of tenths of a second at most, that makes later
-        steps faster and changes no result's meaning. False: nothing is left to prepare."""
+        """Between steps, while there is nothing else to do: one thing, of tenths of a second as a rule, that makes
+        later steps faster and changes no result's meaning. False: nothing is left to prepare."""
 
     def sleep(self) -> int:
         """Weights to host memory, the KV cache's pages void, the device's memory given back; returns its bytes.

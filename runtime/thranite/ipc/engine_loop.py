@@ -135,6 +135,7 @@ class EngineLoop:
         self._sampled_at = -SAMPLE_SECONDS
         self._last_seconds = 0.0
         self._added = False
+        self._idle_since = clock()  # commands that bring no work do not count
         self._unproven = True  # whether there was work since the last integrity check
         self._prepared = False  # whether nothing is left that would make later steps faster
 
@@ -175,10 +176,12 @@ class EngineLoop:
         return self._inbox.get()
 
     def _wait_for(self, seconds: float, use: Callable[[], None]) -> tuple[int, Command]:
+        left = self._idle_since + seconds - self._clock()
         try:
-            return self._inbox.get(timeout=seconds)
+            return self._inbox.get(timeout=left) if left > 0 else self._inbox.get_nowait()
         except Empty:
             use()
+            self._idle_since = self._clock()
             raise
 
     def _prepare(self) -> None:
@@ -249,7 +252,8 @@ class EngineLoop:
         self.pulse.begin(self.pulse.allowed_seconds if load is None else self._fit.allowed(load))
         began = self._clock()
         deltas = self._engine.step()
-        self._last_seconds = self._clock() - began
+        self._idle_since = self._clock()
+        self._last_seconds = self._idle_since - began
         self.pulse.end()
         if load is not None:
             self._fit.observe(load, self._last_seconds)

@@ -32,18 +32,18 @@ GPUS = {
 }
 
 
-def find_gpu(name: str) -> str:
-    """The table's name for it. Raises ConfigError if it has none."""
+def find_gpu(name: str, otherwise: str = "") -> str:
+    """The table's name for it. Raises ConfigError if it has none; `otherwise` ends the hint."""
     wanted = _key(name)
     for known in GPUS:
         if wanted in (_key(known), _key(f"NVIDIA {known}")):
             return known
-    raise ConfigError(f"unknown GPU {name!r}", f"known are {', '.join(GPUS)}; or pass --gpu-memory 80GB")
+    raise ConfigError(f"unknown GPU {name!r}", f"known are {', '.join(GPUS)}{otherwise}")
 
 
 def gpu(name: str) -> DeviceMemory:
     """An idle one. Raises ConfigError for a name not in the table."""
-    known = find_gpu(name)
+    known = find_gpu(name, "; or pass --gpu-memory 80GB")
     return gpu_of(known, int(GPUS[known].gib * GIB))
 
 

@@ -81,8 +81,9 @@ class GroupCommunicator:
     def close(self) -> None:
         """NCCL's way to leave in order waits for the others, which may have gone before."""
         if self._device.type == "cuda":
-            with suppress(RuntimeError):  # torch's, after an error of the device
-                self._backend.abort()
+            if not self._aborted:  # one under way may never return
+                with suppress(RuntimeError):  # torch's, after an error of the device
+                    self._backend.abort()
             if self.pieces is not None:
                 self.pieces.close()
         else:

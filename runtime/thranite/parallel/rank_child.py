@@ -34,7 +34,7 @@ class RankChild:
 
     def __init__(self, start: RankStart, ring: RingEnds, command: Sequence[str] = RANK_COMMAND) -> None:
         self.rank = start.rank
-        self.arrived = self.ready = False
+        self.arrived = self.ready = self.gone = False
         self.failed: RankFailed | None = None
         self.device = f"{start.config.device}:{start.rank}"
         self._buffer = b""

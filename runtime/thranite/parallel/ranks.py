@@ -163,6 +163,7 @@ class Ranks:
                         self._lose(child.cause())
                         return
                     selector.unregister(child.socket)
+                    child.gone = True
                 if all(child.arrived for child in self._children):
                     self._arrived.set()
                 if all(child.ready for child in self._children):
@@ -187,7 +188,7 @@ class Ranks:
         """A rank without a sign of life: others that wait do so for it."""
         for index, child in enumerate(self._children):
             silent = child.silence(self.ring.beats(index))
-            if silent > SILENT_SECONDS:
+            if silent > SILENT_SECONDS and not child.gone:
                 return f"{child.name} gives no sign of life"
         return None
 

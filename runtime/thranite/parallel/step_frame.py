@@ -147,5 +147,7 @@ def _read_prefill(frame: FrameReader) -> Prefill:
     if len(head) < 4:
         raise FrameError(f"a prefill of {len(head)} numbers")
     slot, start, scores, pooling, *samples = head
+    if not 0 <= pooling < len(_POOLINGS):
+        raise FrameError(f"pooling {pooling}, which is none")
     scored = None if scores == _NO_SCORES else scores
     return Prefill(slot, start, frame.integers(), tuple(samples), scored, frame.integers(), _POOLINGS[pooling])

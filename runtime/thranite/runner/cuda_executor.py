@@ -27,6 +27,8 @@ from thranite.runner.host_weights import HostWeights
 from thranite.runner.sampling_transfer import HostCopies
 from thranite.runner.step_scores import Pooled, PromptScores, begin_pooling, begin_prompt_scores, finish_step
 
+SPARE_BYTES = 512 << 20  # several times what a graph takes beyond the pool that is there
+
 
 @dataclass(slots=True)
 class _Step:
@@ -98,8 +100,11 @@ class CudaExecutor:
             self.collect()
 
     def prepare(self) -> bool:
-        """Capture one more graph."""
+        """Capture one more graph, where every rank has memory to spare: others may have taken what was planned for."""
         if self._graphs is None or self._mixed is None:
+            return False
+        free, _ = torch.cuda.mem_get_info(self._device)
+        if self._model.communicator.least([free])[0] < SPARE_BYTES:
             return False
         return self._graphs.capture_next() or self._mixed.capture_next()
 

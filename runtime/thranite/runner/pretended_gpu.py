@@ -64,6 +64,7 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (HostCopies, "__init__", _keep),
         (torch.cuda, "graph_pool_handle", lambda: None),
         (torch.cuda, "synchronize", lambda device: None),
+        (torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40)),
         (torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None)),
         (torch.cuda, "graph", lambda graph, **options: nullcontext()),
         (DecodeGraphs, "_drop_slow_sizes", lambda graphs: None),  # there is no time to be measured

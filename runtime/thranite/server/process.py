@@ -30,7 +30,7 @@ from thranite.server.directory import ModelDirectory
 from thranite.server.gate import Gate
 from thranite.server.http import make_http_server
 from thranite.server.metrics_source import MetricsSource
-from thranite.server.text_files import load_tokenizer, make_settings
+from thranite.server.text_files import load_first_tokenizer, make_settings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -147,7 +147,7 @@ class ServerProcess:
         """On a thread of its own."""
         stages = StageReporter(lambda event: self._from_thread(loop, event))
         stages.stage(TEXT_STAGE)
-        texts = load_tokenizer(self._start.config), make_settings(self._start)
+        texts = load_first_tokenizer(self._start.config), make_settings(self._start)
         stages.finish()
         return texts
 

@@ -21,18 +21,25 @@ logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(config: EngineConfig) -> Tokenizer | None:
-    """None under --skip-tokenizer-init. Its vocabulary is read for grammars, too. Raises StartupError."""
+    """None under --skip-tokenizer-init. Raises StartupError."""
     if config.skip_tokenizer_init:
         return None
     own = config.tokenizer is None
-    tokenizer = Tokenizer.load(config.tokenizer or config.model, config.revision if own else None)
-    _read_vocabulary(tokenizer, config)
+    return Tokenizer.load(config.tokenizer or config.model, config.revision if own else None)
+
+
+def load_first_tokenizer(config: EngineConfig) -> Tokenizer | None:
+    """That of the model a process begins with, its vocabulary read for grammars, too, while the engine loads: it keeps
+    the interpreter's lock for about a second for 100,000 tokens, which at the first grammar would hold up every
+    stream. (With models added later it waits for their first grammar, which may never come.)"""
+    tokenizer = load_tokenizer(config)
+    if tokenizer is not None:
+        _read_vocabulary(tokenizer, config)
     return tokenizer
 
 
 def _read_vocabulary(tokenizer: Tokenizer, config: EngineConfig) -> None:
-    """Now, while the engine loads: it keeps the interpreter's lock for about a second for 100,000 tokens, which at the
-    first grammar would hold up every stream. Where it cannot be read, requests with a grammar are told why."""
+    """Where it cannot be read, requests with a grammar are told why."""
     if find_spec("llguidance") is None:
         return
     try:

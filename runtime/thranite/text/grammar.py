@@ -109,16 +109,32 @@ class GrammarCompiler:
         """A fresh matcher. Raises InvalidRequest if the grammar does not compile."""
         with self._lock:
             vocabulary = self._read_vocabulary()
-            found = self._compiled.get(source)
-            if found is not None:
-                self._compiled.move_to_end(source)
-                return found.deep_copy()
+            found = self._copy(source)
+        if found is not None:
+            return found
         matcher = _compile(vocabulary, source)
         with self._lock:
             self._compiled[source] = matcher
             if len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
             return matcher.deep_copy()
+
+    def kept(self, source: str) -> Matcher | None:
+        """A fresh matcher of a grammar that was compiled lately; None also where that is not known at once."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return self._copy(source)
+        finally:
+            self._lock.release()
+
+    def _copy(self, source: str) -> Matcher | None:
+        """With the lock."""
+        found = self._compiled.get(source)
+        if found is None:
+            return None
+        self._compiled.move_to_end(source)
+        return found.deep_copy()
 
     def load(self) -> None:
         """Read the vocabulary now: it takes about a second for 100,000 tokens."""

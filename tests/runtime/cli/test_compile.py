@@ -58,6 +58,8 @@ def test_what_is_compiled_is_found_the_next_time(
     [
         ([], "--gpu is missing"),
         (["--gpu", "H9"], "unknown GPU 'H9'"),
+        (["--gpu", "H100", "--jobs", "-1"], "--jobs must be 1 or more"),
+        (["--gpu", "H100", "--multiprocessors", "0"], "--multiprocessors must be 1 or more"),
         (["--gpu", "T4"], "no kernel is for T4: its compute capability is 7.5"),
         (["--gpu", "H100", "--tensor-parallel-size", "3"], "3"),
     ],

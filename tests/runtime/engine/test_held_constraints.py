@@ -96,10 +96,10 @@ def test_others_go_on_while_one_is_held(overlap: bool, prompt: int, samples: int
 def test_alone_it_is_waited_for_and_can_be_aborted_or_expire() -> None:
     driver = Driver()
     driver.engine.add(request("held", 8, grammar=True))
-    used = time.process_time()
+    used = time.thread_time()
     until = time.monotonic() + 0.5
     driver.step_until(lambda: time.monotonic() > until)
-    assert time.process_time() - used < 0.25
+    assert time.thread_time() - used < 0.25
     assert driver.deltas == []
     assert driver.engine.has_work
     driver.engine.abort("held")

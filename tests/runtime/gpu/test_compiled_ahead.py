@@ -31,9 +31,10 @@ print(anew.count)
 @pytest.mark.parametrize("config", [LLAMA_8B, QWEN3_06B], ids=["llama-8b", "qwen3-0.6b"])
 def test_a_first_start(config: dict[str, object], tmp_path: Path) -> None:
     facts = torch.cuda.get_device_properties(0)
-    name = next((name for name in GPUS if name in facts.name), None)
-    if name is None:
+    fitting = [name for name in GPUS if all(part in facts.name for part in name.split("-"))]
+    if not fitting:
         pytest.skip(f"{facts.name} is not in the table")
+    name = max(fitting, key=len)  # an L40S is no L4
     model, kernels = tmp_path / "model", tmp_path / "kernels"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))

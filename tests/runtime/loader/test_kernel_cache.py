@@ -69,6 +69,22 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     assert (cache / "a" / "k.cubin").read_bytes() == b"another"
 
 
+def test_what_cannot_be_brought_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A volume's lost+found, a kernel that is being written, one that is broken, one that may not be changed."""
+    source = kernels(tmp_path / "source", "broken", "good", "fixed")
+    (source / "lost+found").mkdir()
+    (source / "unfinished").mkdir()
+    (source / "unfinished" / "k.cubin").touch()
+    (source / "broken" / "__grp__k.json").write_text("{")
+    for file in (source / "fixed").iterdir():
+        file.chmod(0o444)
+    (source / "fixed").chmod(0o555)
+    assert bring_kernels(source, tmp_path / "cache") == 2
+    assert sorted(folder.name for folder in (tmp_path / "cache").iterdir()) == ["fixed", "good"]
+    assert (tmp_path / "cache" / "fixed" / "k.cubin").stat().st_mode & 0o200
+    assert "broken" in caplog.text
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--kernel-cache .*nowhere is no folder"):
         bring_kernels(tmp_path / "nowhere", tmp_path)

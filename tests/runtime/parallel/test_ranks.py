@@ -129,7 +129,9 @@ def test_ranks_that_end_before_rank_0_are_not_lost(monkeypatch: pytest.MonkeyPat
 def test_ranks_of_a_process_with_many_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """They inherit its numbers: beyond what select() takes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip(f"a process may open {hard} files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096 if hard == resource.RLIM_INFINITY else min(4096, hard), hard))
     held: list[int] = []
     try:
         while not held or held[-1] < 1100:
@@ -268,7 +270,7 @@ def test_rank_0_fails_while_another_stands_still(monkeypatch: pytest.MonkeyPatch
         executor.launch(StepPlan(3, decodes=[0]))
         with pytest.raises(ValueError, match="illegal"):
             executor.launch(StepPlan(4, decodes=[0]))
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 9.0  # the abort that sticks takes 10
         assert peers.aborted
         closed: list[str] = []
         executor._closed = lambda: closed.append("closed")

@@ -14,7 +14,7 @@ from thranite.engine.plan import Prefill, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.models.registry import load_spec
-from thranite.runner.cuda_executor import CudaExecutor
+from thranite.runner.cuda_executor import SPARE_BYTES, CudaExecutor
 from thranite.runner.cuda_graphs import DecodeGraphs, graph_sizes, ready_sizes
 from thranite.runner.cuda_mixed_graphs import MixedGraphs, mixed_shapes, ready_shapes
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
@@ -96,6 +96,15 @@ def test_after_a_sleep_there_are_the_graphs_that_there_were(executor: CudaExecut
     assert [size for size in graph_sizes(300) if size in graphs._graphs] == sizes
     assert 288 in sizes
     assert 40 not in sizes
+
+
+def test_without_memory_to_spare_nothing_more_is_captured(
+    executor: CudaExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (SPARE_BYTES - 1, 1 << 40))
+    assert not executor.prepare()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (SPARE_BYTES, 1 << 40))
+    assert executor.prepare()
 
 
 def test_every_graph_is_captured_once(executor: CudaExecutor) -> None:

@@ -14,7 +14,7 @@ from tests.support.tiny_tokenizers import CHATML, EOS, byte_level, save
 from tests.support.torch_engine import LLAMA
 from thranite.config import EngineConfig
 from thranite.sampling_params import StructuredOutputsParams
-from thranite.server.text_files import load_tokenizer
+from thranite.server.text_files import load_first_tokenizer, load_tokenizer
 from thranite.text.grammar import checked_source
 
 WANTED = StructuredOutputsParams(regex="a+")
@@ -43,11 +43,13 @@ def model(directory: Path, **changes: Any) -> str:
 
 
 def test_the_vocabulary_is_read_with_the_tokenizer(tmp_path: Path, read: list[int]) -> None:
-    tokenizer = load_tokenizer(EngineConfig(model=model(tmp_path)))
+    tokenizer = load_first_tokenizer(EngineConfig(model=model(tmp_path)))
     assert read == [300]
     eos = byte_level().token_to_id(EOS)
     assert tokenizer is not None
     assert eos is not None
+    assert load_tokenizer(EngineConfig(model=model(tmp_path / "added"))) is not None  # beside streams
+    assert read == [300]
     for used in (tokenizer, tokenizer.with_chat_template(CHATML)):
         checked_source(WANTED, used, 300, [eos])
     assert read == [300]
@@ -57,14 +59,14 @@ def test_a_model_that_cannot_follow_grammars_is_served_all_the_same(
     tmp_path: Path, read: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert load_tokenizer(EngineConfig(model=model(tmp_path, eos_token_id=None))) is not None
+        assert load_first_tokenizer(EngineConfig(model=model(tmp_path, eos_token_id=None))) is not None
     assert "structured output is not available: this model names no end-of-text token" in caplog.text
     assert read == []
 
 
 def test_the_engine_reports_what_is_wrong_with_its_own_files(tmp_path: Path, read: list[int]) -> None:
     directory = model(tmp_path, architectures=["Unheard"])
-    assert load_tokenizer(EngineConfig(model=directory)) is not None
+    assert load_first_tokenizer(EngineConfig(model=directory)) is not None
     (Path(directory) / "config.json").unlink()
-    assert load_tokenizer(EngineConfig(model=directory)) is not None
+    assert load_first_tokenizer(EngineConfig(model=directory)) is not None
     assert read == []
