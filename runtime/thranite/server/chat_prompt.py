@@ -16,7 +16,7 @@ from thranite.server.sampling import sampling_params
 from thranite.server.structured import naming_its_field
 from thranite.server.tool_plan import ToolPlan, plan_tools
 from thranite.server.wire.chat import ChatRequest
-from thranite.text.prompt import build_request, refuse_long_text
+from thranite.text.prompt import build_request, refuse_endless_text, refuse_long_text
 from thranite.text.tokenizer import Tokenizer
 from thranite.text.tools.calls import TAGS
 from thranite.text.tools.output import OutputFormat
@@ -127,8 +127,8 @@ def _engine_request(
     tokenizer: Tokenizer,
     seed: int,
 ) -> EngineRequest:
-    if params.truncate_prompt_tokens is None:
-        refuse_long_text(prompt, tokenizer, context.client.info, "messages")
+    refuse = refuse_long_text if params.truncate_prompt_tokens is None else refuse_endless_text
+    refuse(prompt, tokenizer, context.client.info, "messages")
     with naming_its_field(request, "tools" if tools.forced is not None else None):
         return build_request(
             request_id,

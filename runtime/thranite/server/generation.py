@@ -46,6 +46,8 @@ class Generation:
         self._merged: asyncio.Queue[list[tuple[int, SequenceDelta]] | int | Exception] = asyncio.Queue()
         self._failed: tuple[str, str] | None = None  # not the exception: it would refer to us, and we to it
         self._submitted = 0
+        self._prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
+        self._completion_tokens = 0
         self._cached_tokens = 0
 
     async def __aenter__(self) -> Generation:
@@ -68,8 +70,8 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        prompt = sum(len(request.prompt_token_ids) for request in self.requests)
-        completion = sum(text.completion_tokens for text in self._texts)
+        """Of all prompts so far; cheap enough to be asked for with every chunk."""
+        prompt, completion = self._prompt_tokens, self._completion_tokens
         return Usage(prompt, completion, prompt + completion, PromptTokensDetails(self._cached_tokens))
 
     @property
@@ -112,6 +114,7 @@ class Generation:
         text = self._texts[index].feed(delta)
         if text is None:
             return None
+        self._completion_tokens += len(text.token_ids)
         if self._texts[index].finished:
             self._unfinished -= 1
         if text.finish_reason is not None and delta.finish_reason is None:

@@ -47,7 +47,7 @@ class SlowReader:
 
 
 class HeadTooLargeError(Exception):
-    """Ends the parsing of a head; the parser's caller answers."""
+    """Ends the parsing of a head that was refused."""
 
 
 class GuardedHttp(HttpToolsProtocol):
@@ -77,7 +77,7 @@ class GuardedHttp(HttpToolsProtocol):
             return
         heads = self._heads
         super().data_received(data)
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         if self._in_body:
             self._await_body()
@@ -95,7 +95,7 @@ class GuardedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._end_head()
         if self._parsed_bytes() > MAX_HEAD_BYTES:
-            self._refused = True
+            self._refuse_head()
             raise HeadTooLargeError
         super().on_headers_complete()
         self._in_body = True
@@ -105,9 +105,7 @@ class GuardedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if self._refused:
-            self._refuse_head()
-        else:
+        if not self._refused:  # a refused head has its answer
             super().send_400_response(msg)
 
     def pause_writing(self) -> None:
@@ -129,10 +127,13 @@ class GuardedHttp(HttpToolsProtocol):
             self._head_timer = None
 
     def _parsed_bytes(self) -> int:
-        """Of the head so far; a header that has not ended is not counted."""
+        """Of the head so far; a header that has not ended is not counted, which is at most one read."""
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _refuse_head(self) -> None:
+        """Once: nothing may be written behind the end of the answer."""
+        if self._refused:
+            return
         self._refused = True
         self._end_head()
         self.transport.write(TOO_LARGE)

@@ -27,6 +27,7 @@ from thranite.server.wire.anthropic import (
 )
 from thranite.server.wire.usage import Usage
 from thranite.text.output import TextDelta
+from thranite.text.prompt import refuse_endless_text
 
 
 class MessageReply(Reply):
@@ -126,4 +127,6 @@ def _count(request: CountTokensRequest, context: ServerContext) -> int:
         raise InvalidRequest("this server runs without a tokenizer", "messages", "tokenizer_missing")
     chat = chat_of(request)
     tools = plan_tools(chat, tokenizer, context.settings.tool_call_parser)
-    return len(tokenizer.encode(render(chat, tools, tokenizer), add_special_tokens=False))
+    text = render(chat, tools, tokenizer)
+    refuse_endless_text(text, tokenizer, context.client.info, "messages")
+    return len(tokenizer.encode(text, add_special_tokens=False))

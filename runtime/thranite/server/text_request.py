@@ -8,7 +8,7 @@ from thranite.server.context import ServerContext
 from thranite.server.structured import naming_its_field
 from thranite.server.wire.completion import CompletionRequest
 from thranite.server.wire.plain import GenerateRequest, SocketGenerate
-from thranite.text.prompt import build_request, refuse_long_text, tokenize_prompt
+from thranite.text.prompt import build_request, refuse_endless_text, refuse_long_text, tokenize_prompt
 
 
 def text_request(
@@ -20,8 +20,9 @@ def text_request(
     seed: int,
 ) -> EngineRequest:
     """Tokenise and check one prompt; runs in a thread. Raises InvalidRequest with the field."""
-    if isinstance(prompt, str) and params.truncate_prompt_tokens is None:
-        refuse_long_text(prompt, context.tokenizer, context.client.info)
+    if isinstance(prompt, str):
+        refuse = refuse_long_text if params.truncate_prompt_tokens is None else refuse_endless_text
+        refuse(prompt, context.tokenizer, context.client.info)
     with naming_its_field(request):
         return build_request(
             request_id,

@@ -12,6 +12,7 @@ from thranite.server.reply import Reply
 from thranite.server.tool_plan import plan_tools
 from thranite.server.wire.chat import ChatRequest
 from thranite.server.wire.plain import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from thranite.text.prompt import refuse_endless_text
 from thranite.text.tokenizer import Tokenizer
 
 
@@ -27,9 +28,11 @@ def _tokenize(request: TokenizeRequest, context: ServerContext) -> TokenizeAnswe
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequest("give either prompt or messages", "prompt")
     if request.prompt is not None:
-        ids = tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
+        text, param, special = request.prompt, "prompt", request.add_special_tokens is not False
     else:
-        ids = tokenizer.encode(_rendered(request, tokenizer, context), bool(request.add_special_tokens))
+        text, param, special = _rendered(request, tokenizer, context), "messages", bool(request.add_special_tokens)
+    refuse_endless_text(text, tokenizer, context.client.info, param)
+    ids = tokenizer.encode(text, special)
     strings = None
     if request.return_token_strs:
         strings = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]

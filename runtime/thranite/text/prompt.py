@@ -12,6 +12,8 @@ from thranite.sampling_params import SamplingParams
 from thranite.text.grammar import checked_source
 from thranite.text.tokenizer import Tokenizer
 
+ENDLESS_CHARACTERS = 64  # a token, where text need not fit: sixteen times what English has
+
 Prompt = str | Sequence[int] | Mapping[str, Any]  # text, token ids, {"prompt": text} or {"prompt_token_ids": ids}
 
 
@@ -29,13 +31,30 @@ def tokenize_prompt(prompt: Prompt, tokenizer: Tokenizer | None, add_special_tok
 
 
 def refuse_long_text(text: str, tokenizer: Tokenizer | None, info: EngineInfo, param: str = "prompt") -> None:
-    """Refuse what cannot fit, whatever its tokens are: to find them takes a hundred times the text's memory."""
-    if tokenizer is None or len(text) <= info.max_model_len:
+    """Refuse a text longer than the model's length in its longest tokens: finding its tokens takes over a hundred
+    times its memory.
+
+    A tokenizer that drops characters, or makes one token of many unknown ones, may have fewer tokens for a text than
+    is assumed here: one that fits only for that reason is refused, too.
+    """
+    _refuse_characters(text, tokenizer, info, param, 1)
+
+
+def refuse_endless_text(text: str, tokenizer: Tokenizer | None, info: EngineInfo, param: str = "prompt") -> None:
+    """The bound of texts that are counted or cut, which need not fit: many times the model's length in common text,
+    and never less than `refuse_long_text` takes."""
+    _refuse_characters(text, tokenizer, info, param, ENDLESS_CHARACTERS)
+
+
+def _refuse_characters(text: str, tokenizer: Tokenizer | None, info: EngineInfo, param: str, least: int) -> None:
+    """Refuse more characters than max_model_len tokens of the longest token's, or `least`, characters each have."""
+    if tokenizer is None or len(text) <= info.max_model_len * least:  # the vocabulary is read for long texts alone
         return
-    if len(text) > info.max_model_len * tokenizer.most_characters:
+    most = info.max_model_len * max(least, tokenizer.most_characters)
+    if len(text) > most:
         raise InvalidRequest(
-            f"This model's maximum context length is {info.max_model_len} tokens, and a text of {len(text)} characters "
-            "has more of them. Please reduce the length of the prompt.",
+            f"This model's maximum context length is {info.max_model_len} tokens, for which at most {most} characters "
+            f"are taken; the text has {len(text)}. Please reduce its length.",
             param,
             "context_length_exceeded",
         )

@@ -10,6 +10,7 @@ import pytest
 from tests.support.fake_engine import INFO, TOKENIZER
 from tests.support.live_server import MODEL, LiveServer, live_server
 from tests.support.tiny_tokenizers import SPECIAL_TOKENS
+from thranite.text.prompt import ENDLESS_CHARACTERS
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -249,3 +250,26 @@ def test_a_text_too_long_for_any_tokens_is_not_tokenised(server: LiveServer, pat
     error = server.http.post(f"/v1/{path}", json=body).json()["error"]
     assert (error["param"], error["code"]) == (field, "context_length_exceeded")
     assert "characters" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "extra"),
+    [
+        ("/v1/completions", "prompt", {"truncate_prompt_tokens": 3, "max_tokens": 1}),
+        ("/v1/chat/completions", "messages", {"truncate_prompt_tokens": 3, "max_tokens": 1}),
+        ("/generate", "prompt", {"truncate_prompt_tokens": 3, "max_tokens": 1}),
+        ("/tokenize", "prompt", {}),
+        ("/tokenize", "messages", {}),
+        ("/v1/messages/count_tokens", "messages", {}),
+    ],
+)
+def test_a_text_to_be_counted_or_cut_may_be_long_but_not_endless(
+    server: LiveServer, path: str, field: str, extra: dict[str, Any]
+) -> None:
+    most = INFO.max_model_len * max(ENDLESS_CHARACTERS, TOKENIZER.most_characters)
+    for length, status in ((most - 100, 200), (most + 1, 400)):
+        text = "a" * length
+        body = {"model": MODEL, field: [{"role": "user", "content": text}] if field == "messages" else text, **extra}
+        answer = server.http.post(path, json=body)
+        assert answer.status_code == status, answer.text
+        assert status == 200 or "characters" in answer.json()["error"]["message"]

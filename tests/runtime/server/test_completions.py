@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,6 +109,24 @@ def test_streamed_logprobs_are_those_of_the_whole(server: LiveServer) -> None:
     assert whole is not None
     assert [token for part in parts if part for token in part.tokens or ()] == whole.tokens
     assert [offset for part in parts if part for offset in part.text_offset or ()] == whole.text_offset
+
+
+def test_usage_with_every_chunk_is_the_sum_over_all_prompts(server: LiveServer) -> None:
+    server.engine.script = says("hello world", "hello", tokens_per_delta=2)
+    prompts = ["a", "hello wor", "abc"]
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"model": MODEL, "prompt": prompts, "n": 2, "stream": True, "stream_options": options}
+    text = server.http.post("/v1/completions", json={**body, "return_token_ids": True}).text
+    *chunks, last = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    prompt, completion = sum(len(TOKENIZER.encode(item)) for item in prompts), 0
+    for chunk in chunks:
+        completion += sum(len(choice["token_ids"]) for choice in chunk["choices"])
+        usage = chunk["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (prompt, completion)
+        assert usage["total_tokens"] == prompt + completion
+    assert len(chunks) > len(prompts) * 2
+    assert last["choices"] == []
+    assert last["usage"] == chunks[-1]["usage"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import socket
 import ssl
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,17 +115,19 @@ def test_a_head_that_never_ends_is_refused_and_one_that_never_comes_is_dropped()
         assert httpx.get(url + "/health").status_code == 200
 
 
-def test_a_head_that_is_too_large_is_refused_also_if_it_comes_at_once() -> None:
+def test_a_head_that_is_too_large_is_refused_also_if_it_comes_at_once(caplog: pytest.LogCaptureFixture) -> None:
     head = b"GET /health HTTP/1.1\r\nhost: x\r\nx-header: %s\r\n"
     with serving() as url:
         for rest in (b"\r\n", b"connection: upgrade\r\nupgrade: websocket\r\n\r\n", b""):
             with raw(url) as connection:
-                connection.sendall(head % (b"a" * MAX_HEAD_BYTES) + rest + b"x-more: a\r\n" * 100_000)
-                connection.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # the server may have closed by then
+                    connection.sendall(head % (b"a" * MAX_HEAD_BYTES) + rest + b"x-more: a\r\n" * 100_000)
+                    connection.shutdown(socket.SHUT_WR)
                 assert ended(connection).startswith(b"HTTP/1.1 431 ")
         with raw(url) as connection:
             connection.sendall(head % (b"a" * (MAX_HEAD_BYTES - 100)) + b"connection: close\r\n\r\n")
             assert ended(connection).startswith(b"HTTP/1.1 200 ")
+    assert not [line for line in caplog.records if line.name == "asyncio" and line.levelno >= logging.ERROR]
 
 
 def test_the_end_of_a_large_body_is_no_part_of_the_next_head() -> None:
@@ -139,23 +142,21 @@ def test_the_end_of_a_large_body_is_no_part_of_the_next_head() -> None:
 def test_a_body_that_stops_coming_is_dropped_and_one_that_comes_slowly_is_not() -> None:
     body = json.dumps(COMPLETION).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-    with serving(client_timeout=0.5) as url:
+    with serving(client_timeout=2) as url:
         with raw(url) as connection:
             connection.sendall(head + body[:5])
-            began = time.monotonic()
             assert ended(connection) == b""
-            assert 0.3 < time.monotonic() - began < 5
         with raw(url) as connection:
             connection.sendall(head)
             for part in (body[:5], body[5:10], body[10:15], body[15:]):
-                time.sleep(0.25)
+                time.sleep(0.7)
                 connection.sendall(part)
             assert ended(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_idle_socket_outlives_the_time_of_heads_and_bodies() -> None:
-    with serving(client_timeout=0.3) as url, connect(url.replace("http", "ws") + "/ws/generate") as websocket:
-        time.sleep(0.8)
+    with serving(client_timeout=2) as url, connect(url.replace("http", "ws") + "/ws/generate") as websocket:
+        time.sleep(2.5)
         websocket.send(json.dumps({"type": "generate", "id": "a", "prompt": "x", "stream": False}))
         assert json.loads(websocket.recv(timeout=10))["type"] == "done"
 
