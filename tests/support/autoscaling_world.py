@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import kopf
@@ -14,7 +15,7 @@ from tests.support.manifests import condition, pod, service
 from tests.support.pretended_runtimes import Exported, Runtimes
 from thranite_operator.autoscaling.autoscaler import Autoscaler
 from thranite_operator.autoscaling.scraper import Scraper
-from thranite_operator.kube import KubeClient
+from thranite_operator.kube import KubeClient, KubeError
 from thranite_operator.reconciler import Reconciler
 from thranite_operator.settings import Settings
 
@@ -23,7 +24,8 @@ FAST = {"intervalSeconds": 1, "maxReplicas": 8, "behavior": {"scaleUp": {"pods":
 
 
 class World:
-    """One operator's autoscaler and reconciler in one loop; whatever the autoscaler enqueues is reconciled."""
+    """One operator's autoscaler and reconciler in one loop; whatever the autoscaler enqueues is reconciled, one at a
+    time and again after a refusal, as the operator's queue does."""
 
     def __init__(self, server: ApiServer, api: KubeApi, namespace: str, runtimes: Runtimes) -> None:
         self.api, self.namespace, self.runtimes = api, namespace, runtimes
@@ -31,7 +33,7 @@ class World:
 
     async def __aenter__(self) -> World:
         self.client = KubeClient(lambda: self._info, "thranite-operator/1")
-        self._due = asyncio.Event()
+        self._due, self._one_at_a_time = asyncio.Event(), asyncio.Lock()
         scraper = Scraper(port=self.runtimes.port)
         self.autoscaler = Autoscaler(self.client, scraper, lambda _: self._due.set())
         self._reconciler = Reconciler(self.client, SETTINGS, autoscaler=self.autoscaler)
@@ -40,6 +42,8 @@ class World:
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task  # raises what ended it before
         await self.autoscaler.close()
         await self.client.__aexit__(None, None, None)
 
@@ -47,10 +51,15 @@ class World:
         while True:
             await self._due.wait()
             self._due.clear()
-            await self.reconcile()
+            try:
+                await self.reconcile()
+            except KubeError:
+                self._due.set()
+                await asyncio.sleep(0.1)
 
     async def reconcile(self) -> None:
-        await self._reconciler.reconcile((self.namespace, "x"))
+        async with self._one_at_a_time:
+            await self._reconciler.reconcile((self.namespace, "x"))
 
     async def start(self, *pods: Object, **spec: Any) -> None:
         """The service with as many pods as `pods`, each at 127.0.1.N."""
