@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,12 @@ def test_a_rollout_fails_no_request(services: Services, namespace: Namespace) ->
     services.patch({"engine": {"maxModelLen": 1024}})
     eventually(lambda: not before & set(services.pods()), what="new pods")
     services.wait("Ready")
-    eventually(lambda: "good" in namespace.kubectl("logs", "client"), what="the client's last word")
-    assert int(namespace.kubectl("logs", "client").split()[-1]) > 20
+    last = eventually(
+        lambda: re.search(r"^good (\d+)$", namespace.kubectl("logs", "client"), re.MULTILINE),
+        what="the client's last word",
+    )
+    assert last is not None
+    assert int(last[1]) > 20
 
 
 def test_a_killed_pod_is_replaced(services: Services, namespace: Namespace) -> None:

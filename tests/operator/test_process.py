@@ -85,7 +85,7 @@ def serves(operator: Operator) -> bool:
         return False
 
 
-def until(check: Callable[[], bool], log: Path, seconds: float = 30) -> None:
+def until(check: Callable[[], bool], log: Path, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline, log.read_text()[-3000:]
