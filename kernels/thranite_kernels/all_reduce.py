@@ -18,6 +18,7 @@ import torch
 from ._all_reduce import one_shot_all_reduce_kernel, two_shot_all_reduce_kernel
 from .launch import Launch, next_power_of_2, require
 from .peer_memory import CHUNK_BYTES, PROGRAMS, PeerMemory
+from .rms_norm import rms_norm_reference
 from .target import overlaps
 from .work import Work
 
@@ -108,6 +109,15 @@ def all_reduce_reference(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     for part in parts:
         total += part.float()
     return total.to(parts[0].dtype)
+
+
+def all_reduce_norm_reference(
+    parts: Sequence[torch.Tensor], residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(out, updated residual of all rows)` in torch, with the roundings of both kernels that add and normalise."""
+    out, added = rms_norm_reference(all_reduce_reference(parts), weight, eps, residual=residual)
+    assert added is not None
+    return out, added
 
 
 def one_shot_all_reduce_work(elements: int, size: int, itemsize: int = 2) -> Work:

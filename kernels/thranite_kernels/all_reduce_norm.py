@@ -11,15 +11,11 @@ calls of one shape after another keep a stream; nothing else may read it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ._all_reduce_norm import two_shot_all_reduce_norm_kernel
-from .all_reduce import all_reduce_reference
 from .launch import Launch, cdiv, next_power_of_2
 from .peer_memory import CHUNK_BYTES, PROGRAMS, PeerMemory, check_norm
-from .rms_norm import rms_norm_reference
 from .target import overlaps
 from .work import Work
 
@@ -100,15 +96,6 @@ def two_shot_all_reduce_norm_launch(
 def _share(memory: PeerMemory, rows: int) -> int:
     """Rows that one rank adds for one program."""
     return cdiv(cdiv(rows, memory.programs), memory.size)
-
-
-def two_shot_all_reduce_norm_reference(
-    parts: Sequence[torch.Tensor], residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(out, updated residual of all rows)` in torch, with the kernel's roundings."""
-    out, added = rms_norm_reference(all_reduce_reference(parts), weight, eps, residual=residual)
-    assert added is not None
-    return out, added
 
 
 def two_shot_all_reduce_norm_work(elements: int, size: int, itemsize: int = 2) -> Work:

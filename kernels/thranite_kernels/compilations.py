@@ -32,3 +32,24 @@ class Compilations:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class CompiledAnew:
+    """Counts what Triton compiles, its cache's hits left out, within a `with`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: Any = None
+
+    def __enter__(self) -> CompiledAnew:
+        self._before = triton.knobs.compilation.listener
+        triton.knobs.compilation.listener = self._listen
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        triton.knobs.compilation.listener = self._before
+
+    def _listen(self, **compilation: Any) -> None:
+        self.count += not compilation["cache_hit"]
+        if self._before is not None:
+            self._before(**compilation)

@@ -10,15 +10,11 @@ kernel and a pass over both tensors twice a layer. Graphs may replay them in any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ._packet_sum import packet_all_reduce_kernel, packet_all_reduce_norm_kernel
-from .all_reduce import all_reduce_reference
 from .launch import Launch, next_power_of_2, require
 from .peer_memory import ELEMENTS, PACKETS, PROGRAMS, PeerMemory, check_norm
-from .rms_norm import rms_norm_reference
 from .target import overlaps
 from .work import Work
 
@@ -107,15 +103,6 @@ def _shared(memory: PeerMemory) -> dict[str, torch.Tensor]:
 
 def _constants(memory: PeerMemory) -> dict[str, int]:
     return {"RANK": memory.rank, "SIZE": memory.size, "PROGRAMS": PROGRAMS, "CHUNK": PACKETS}
-
-
-def packet_all_reduce_norm_reference(
-    parts: Sequence[torch.Tensor], residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(out, updated residual)` in torch, with the kernel's roundings."""
-    out, added = rms_norm_reference(all_reduce_reference(parts), weight, eps, residual=residual)
-    assert added is not None
-    return out, added
 
 
 def packet_all_reduce_work(elements: int, size: int, itemsize: int = 2) -> Work:

@@ -111,13 +111,8 @@ def _argument(value: Any) -> Any:
 
 def compile_variant(variant: Variant, capability: int) -> bool:
     """Into Triton's cache; False: it was there."""
-    import triton
+    from .compilations import CompiledAnew
 
-    found: list[bool] = []
-    before = triton.knobs.compilation.listener
-    triton.knobs.compilation.listener = lambda **compilation: found.append(compilation["cache_hit"])
-    try:
+    with CompiledAnew() as anew:
         variant.launch().compile(capability)
-    finally:
-        triton.knobs.compilation.listener = before
-    return not all(found)
+    return anew.count > 0

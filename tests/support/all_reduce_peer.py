@@ -13,13 +13,17 @@ from collections.abc import Callable
 
 import torch
 
-from thranite_kernels.all_reduce import all_reduce_reference, one_shot_all_reduce, two_shot_all_reduce
+from thranite_kernels.all_reduce import (
+    all_reduce_norm_reference,
+    all_reduce_reference,
+    one_shot_all_reduce,
+    two_shot_all_reduce,
+)
 from thranite_kernels.all_reduce_norm import (
     own_rows,
     two_shot_all_reduce_norm,
-    two_shot_all_reduce_norm_reference,
 )
-from thranite_kernels.packet_sum import packet_all_reduce, packet_all_reduce_norm, packet_all_reduce_norm_reference
+from thranite_kernels.packet_sum import packet_all_reduce, packet_all_reduce_norm
 from thranite_kernels.peer_memory import PeerMemory, piece_bytes
 from thranite_kernels.testing import assert_close
 
@@ -60,7 +64,7 @@ def sum_and_norm(call: int, rng: random.Random, memory: PeerMemory) -> None:
     dtype, (rows, width) = rng.choice(DTYPES), rng.choice(SHAPES)
     parts = [part(rank, call, rows, width, dtype=dtype) for rank in range(memory.size)]
     residual, weight = part(98, call, rows, width, dtype=dtype), part(99, call, width, dtype=dtype)
-    want, added = packet_all_reduce_norm_reference(parts, residual, weight, EPS)
+    want, added = all_reduce_norm_reference(parts, residual, weight, EPS)
     out = packet_all_reduce_norm(parts[memory.rank], residual, weight, EPS, memory)
     if not torch.equal(residual, added):
         raise SystemExit(f"rank {memory.rank}: the residual of call {call}, {rows} x {width}, is wrong")
@@ -75,7 +79,7 @@ def sum_and_norm_of_own_rows(call: int, rng: random.Random, memory: PeerMemory) 
     for half in range(2):
         parts = [part(rank, 100 * call + half, rows, width, dtype=dtype) for rank in range(memory.size)]
         x = parts[memory.rank].clone()
-        want, stream = two_shot_all_reduce_norm_reference(parts, stream, weight, EPS)
+        want, stream = all_reduce_norm_reference(parts, stream, weight, EPS)
         out = two_shot_all_reduce_norm(x, residual, weight, EPS, memory, out=x if rng.random() < 0.5 else None)
         if not torch.equal(residual[own], stream[own]):
             raise SystemExit(f"rank {memory.rank}: the residual of call {call}, {rows} x {width}, is wrong")

@@ -11,9 +11,9 @@ import torch
 
 from thranite.parallel.peer_sums import KERNELS, fits
 from thranite.parallel.process_group import GroupCommunicator, join
-from thranite_kernels.all_reduce import all_reduce_reference
+from thranite_kernels.all_reduce import all_reduce_norm_reference, all_reduce_reference
 from thranite_kernels.all_reduce_norm import own_rows, two_shot_all_reduce_norm, two_shot_norm_rows
-from thranite_kernels.packet_sum import packet_all_reduce_norm, packet_all_reduce_norm_reference, packet_rows
+from thranite_kernels.packet_sum import packet_all_reduce_norm, packet_rows
 from thranite_kernels.peer_memory import PeerMemory
 from thranite_kernels.testing import assert_close
 
@@ -97,7 +97,7 @@ class Sums:
         def check() -> None:
             parts = [self.draw(rank, number[0], shape, dtype) for rank in range(memory.size)]
             before = self.draw(98, number[0], shape, dtype)
-            want, added = packet_all_reduce_norm_reference(parts, before, weight, EPS)
+            want, added = all_reduce_norm_reference(parts, before, weight, EPS)
             assert torch.equal(residual, added), f"norm of {shape}, {dtype}: the residual stream is wrong"
             assert_close(out, want, name=f"norm of {shape}, {dtype}")
 
@@ -128,7 +128,7 @@ class Sums:
             stream = self.draw(98, number[0], shape, dtype)
             for half, out in enumerate(outs):
                 parts = [self.draw(rank, number[0] + half, shape, dtype) for rank in range(memory.size)]
-                want, stream = packet_all_reduce_norm_reference(parts, stream, weight, EPS)
+                want, stream = all_reduce_norm_reference(parts, stream, weight, EPS)
                 assert_close(out, want, name=f"norm of own rows of {shape}, {dtype}")
             assert torch.equal(residual[own], stream[own]), f"norm of own rows of {shape}, {dtype}: residual stream"
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from thranite.bench.figures import Figures, show
 from thranite.bench.floors import REFERENCE_GPU, VLLM, floor_seconds
 from thranite.bench.shapes import SHAPES, write_model_directory
-from thranite.bench.start_time import CompiledAnew, StartTimes, seconds_since_exec
+from thranite.bench.start_time import StartTimes, seconds_since_exec
 from thranite.bench.step_parts import StepParts, profile_run
 from thranite.bench.workloads import WORKLOADS, Workload
 from thranite.errors import ConfigError, ThraniteError
@@ -30,6 +30,7 @@ from thranite.models.registry import load_spec
 
 if TYPE_CHECKING:
     from thranite.llm import LLM
+    from thranite_kernels.compilations import CompiledAnew
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,11 +136,17 @@ def load(directory: Path, args: argparse.Namespace, longest_sequence: int, start
     options["max_model_len"] = args.max_model_len or longest_sequence
     if start.imports is not None:
         start.imports = seconds_since_exec()  # torch's import lies in between
-    with CompiledAnew() if on_gpu(args.device) else nullcontext() as compiled:
+    with _compiled_anew() if on_gpu(args.device) else nullcontext() as compiled:
         llm = LLM(str(directory), skip_tokenizer_init=True, progress=start, **options)
     start.finish()
     start.compiled = None if compiled is None else compiled.count
     return llm
+
+
+def _compiled_anew() -> CompiledAnew:
+    from thranite_kernels.compilations import CompiledAnew
+
+    return CompiledAnew()
 
 
 def time_runs(llm: LLM, workload: Workload, runs: int) -> tuple[tuple[float, ...], int]:

@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 
 @dataclass
@@ -49,31 +48,6 @@ class StartTimes:
             kind = f" (first start: {self.compiled} kernels compiled)"
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
         return f"ready {self.ready_seconds:.1f} s after {since}{kind}: {parts}"
-
-
-class CompiledAnew:
-    """Counts what Triton compiles, its cache's hits left out, within a `with`."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._before: Any = None
-
-    def __enter__(self) -> CompiledAnew:
-        import triton
-
-        self._before = triton.knobs.compilation.listener
-        triton.knobs.compilation.listener = self._listen
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import triton
-
-        triton.knobs.compilation.listener = self._before
-
-    def _listen(self, **compilation: Any) -> None:
-        self.count += not compilation["cache_hit"]
-        if self._before is not None:
-            self._before(**compilation)
 
 
 def seconds_since_exec() -> float | None:

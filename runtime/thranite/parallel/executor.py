@@ -12,12 +12,13 @@ from thranite.layers.communicator import Communicator
 from thranite.parallel.ranks import CAUSE_SECONDS, Ranks
 from thranite.parallel.step_clock import StepClock
 from thranite.parallel.step_frame import (
+    Prepare,
+    Sleep,
+    Stop,
+    Wake,
+    encode_bare,
     encode_launch,
-    encode_prepare,
     encode_sample,
-    encode_sleep,
-    encode_stop,
-    encode_wake,
 )
 
 
@@ -54,25 +55,25 @@ class ParallelExecutor:
     def prepare(self) -> bool:
         self._clock.allow(PREPARE_SECONDS)
         with self._in_step():
-            self._ranks.ring.publish(encode_prepare(), self._ranks.check)
+            self._ranks.ring.publish(encode_bare(Prepare()), self._ranks.check)
             return self._own.prepare()
 
     def sleep(self) -> int:
         self._clock.allow(REST_SECONDS)
         with self._in_step():
-            self._ranks.ring.publish(encode_sleep(), self._ranks.check)
+            self._ranks.ring.publish(encode_bare(Sleep()), self._ranks.check)
             return self._own.sleep()
 
     def wake(self) -> int:
         self._clock.allow(REST_SECONDS)
         with self._in_step():
-            self._ranks.ring.publish(encode_wake(), self._ranks.check)
+            self._ranks.ring.publish(encode_bare(Wake()), self._ranks.check)
             return self._own.wake()
 
     def close(self) -> None:
         """The others are told, then everybody frees its device."""
         if self._ranks.failure is None:
-            self._ranks.ring.publish(encode_stop(), self._ranks.check)
+            self._ranks.ring.publish(encode_bare(Stop()), self._ranks.check)
         try:
             self._own.close()
         except RuntimeError:  # torch's: after a failure the device may refuse everything

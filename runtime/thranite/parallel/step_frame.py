@@ -55,6 +55,7 @@ Frame = Launch | Sample | Bare
 
 
 _BARE: dict[int, type[Bare]] = {STOP: Stop, SLEEP: Sleep, WAKE: Wake, PREPARE: Prepare}
+_KINDS = {frame: kind for kind, frame in _BARE.items()}
 
 
 def encode_launch(plan: StepPlan) -> bytes:
@@ -81,20 +82,9 @@ def encode_sample(masks: Bitmasks) -> bytes:
     return frame.done()
 
 
-def encode_stop() -> bytes:
-    return _begin(STOP).done()
-
-
-def encode_sleep() -> bytes:
-    return _begin(SLEEP).done()
-
-
-def encode_wake() -> bytes:
-    return _begin(WAKE).done()
-
-
-def encode_prepare() -> bytes:
-    return _begin(PREPARE).done()
+def encode_bare(frame: Bare) -> bytes:
+    """One that says no more than its kind."""
+    return _begin(_KINDS[type(frame)]).done()
 
 
 def decode(data: bytes) -> Frame:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 START = """
 import sys
 from thranite import LLM
-from thranite.bench.start_time import CompiledAnew
+from thranite_kernels.compilations import CompiledAnew
 
 model, kernels = sys.argv[1:]
 with CompiledAnew() as anew:

@@ -10,12 +10,13 @@ import pytest
 from thranite.engine.plan import Bitmasks, StepPlan, StepResult
 from thranite.parallel.rank_process import follow
 from thranite.parallel.step_frame import (
+    Prepare,
+    Sleep,
+    Stop,
+    Wake,
+    encode_bare,
     encode_launch,
-    encode_prepare,
     encode_sample,
-    encode_sleep,
-    encode_stop,
-    encode_wake,
 )
 
 
@@ -70,10 +71,11 @@ def step(number: int) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("frame", "call"), [(encode_prepare(), "prepare"), (encode_sleep(), "sleep"), (encode_wake(), "wake")]
+    ("frame", "call"),
+    [(encode_bare(Prepare()), "prepare"), (encode_bare(Sleep()), "sleep"), (encode_bare(Wake()), "wake")],
 )
 def test_what_comes_between_steps_waits_for_those_under_way(frame: bytes, call: str) -> None:
-    device, frames = Device(), Frames(*step(1), *step(2), frame, *step(3), encode_stop())
+    device, frames = Device(), Frames(*step(1), *step(2), frame, *step(3), encode_bare(Stop()))
     ring: Any = frames
     follow(device, ring)
     begun = ["launch 1", "sample", "launch 2", "sample", "collect"]
@@ -82,7 +84,7 @@ def test_what_comes_between_steps_waits_for_those_under_way(frame: bytes, call: 
 
 
 def test_an_idle_rank_waits_for_its_steps() -> None:
-    device, ring = Device(), Frames(*step(1), None, *step(2), encode_stop())
+    device, ring = Device(), Frames(*step(1), None, *step(2), encode_bare(Stop()))
     frames: Any = ring
     follow(device, frames)
     assert device.calls == ["launch 1", "sample", "collect", "launch 2", "sample", "close"]

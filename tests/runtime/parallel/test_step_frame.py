@@ -18,12 +18,9 @@ from thranite.parallel.step_frame import (
     Stop,
     Wake,
     decode,
+    encode_bare,
     encode_launch,
-    encode_prepare,
     encode_sample,
-    encode_sleep,
-    encode_stop,
-    encode_wake,
 )
 from thranite.parallel.wire import FrameError
 from thranite.sampling_params import TokenParams
@@ -116,7 +113,7 @@ def test_masks_and_bare_frames() -> None:
     masks = {3: b"\x01\x02", 0: b"\xff" * 100}
     assert decode(encode_sample(masks)) == Sample(masks)
     assert decode(encode_sample({})) == Sample({})
-    frames = (encode_stop(), encode_sleep(), encode_wake(), encode_prepare())
+    frames = (encode_bare(Stop()), encode_bare(Sleep()), encode_bare(Wake()), encode_bare(Prepare()))
     assert [decode(frame) for frame in frames] == [Stop(), Sleep(), Wake(), Prepare()]
 
 
