@@ -68,6 +68,11 @@ class EngineConfig:
     target_inter_token_latency_ms: float | None = option(
         None, "run only as many sequences at once as get a token so often (default: as many as there are slots)"
     )
+    prompt_time_ratio: float | None = option(
+        None,
+        "while sequences decode, prompts prolong a step by at most so many times what it takes without them, unless "
+        "prompts pile up; 0: by as much as the token budget allows (default: 1.75 when served, else 0)",
+    )
     skip_tokenizer_init: bool = option(False, "token ids in, token ids out")
     null_step_seconds: float = option(0.01, "device null: time of one step")
     null_prompt_token_seconds: float = option(0.0, "device null: added to a step for each prompt token it computes")
@@ -93,6 +98,8 @@ class EngineConfig:
             raise ConfigError(
                 f"--target-inter-token-latency-ms must be above 0, got {self.target_inter_token_latency_ms}"
             )
+        if self.prompt_time_ratio is not None and self.prompt_time_ratio < 0:
+            raise ConfigError(f"--prompt-time-ratio must not be negative, got {self.prompt_time_ratio}")
         if self.priority_aging_seconds <= 0:
             raise ConfigError(f"--priority-aging-seconds must be above 0, got {self.priority_aging_seconds}")
 

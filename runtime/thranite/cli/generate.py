@@ -26,6 +26,7 @@ SHARED_ONLY = frozenset(
         "max_waiting_tokens",
         "high_priority_share",
         "target_inter_token_latency_ms",
+        "prompt_time_ratio",
         "null_step_seconds",
         "null_prompt_token_seconds",
         "null_row_seconds",

@@ -166,6 +166,7 @@ def engine_settings(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> 
         max_waiting_tokens=config.max_waiting_tokens,
         high_priority_share=config.high_priority_share,
         target_inter_token_seconds=None if target is None else target / 1000,
+        prompt_time_ratio=config.prompt_time_ratio or 0.0,
         seed=config.seed,
         grammars=None if config.skip_tokenizer_init else Grammars.of(config, spec),
     )

@@ -17,6 +17,7 @@ from thranite.engine.measurements import Measurements
 from thranite.engine.plan import Executor, StepResult
 from thranite.engine.prompt_pooling import add_pooled, take_embedding
 from thranite.engine.prompt_scores import add_prompt_logprobs, take_prompt_logprobs
+from thranite.engine.prompt_share import PromptShare
 from thranite.engine.scheduler import ScheduledStep, Scheduler
 from thranite.engine.sequence import RequestState, Sequence, State
 from thranite.engine.settings import EngineSettings
@@ -59,6 +60,8 @@ class Engine:
         self._host_seconds = 0.0
         self._measurements = Measurements()
         self._pace = StepPace()
+        self._share = PromptShare(settings.prompt_time_ratio) if settings.prompt_time_ratio > 0 else None
+        self.scheduler.prompt_share = self._share
         self._queue_limits = QueueLimits(
             settings.max_waiting_requests, settings.max_waiting_tokens, settings.high_priority_share
         )
@@ -221,7 +224,9 @@ class Engine:
         before = self._clock()
         result = self._executor.collect()
         now = self._clock()
-        self._pace.read(scheduled.prompt_tokens, scheduled.launched_at, now, now - before)
+        took = self._pace.read(scheduled.prompt_tokens, scheduled.launched_at, now, now - before)
+        if took is not None and self._share is not None:
+            self._share.observe(scheduled.prompt_tokens, took)
         add_prompt_logprobs(scheduled, result)
         add_pooled(scheduled, result)
         rows_since: dict[float, int] = {}

@@ -1,9 +1,10 @@
 """Which tokens the next step computes. Policy only: no torch, no clock of its own, no I/O.
 
-One token budget a step. In this order: sequences that decode (one token each), prompts under way, then waiting ones in
-queue order while memory admits them. Within each, earlier `order` first. When pages run out, the sequence with the
-latest order that is not in the plan yet is preempted: its pages are freed and it waits at the queue's front, to be
-recomputed (mostly from the prefix cache, where its full blocks stay).
+One token budget a step, of which prompts may be given a share only (`PromptShare`). In this order: sequences that
+decode (one token each), prompts under way, then waiting ones in queue order while memory admits them. Within each,
+earlier `order` first. When pages run out, the sequence with the latest order that is not in the plan yet is preempted:
+its pages are freed and it waits at the queue's front, to be recomputed (mostly from the prefix cache, where its full
+blocks stay).
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from dataclasses import dataclass, field
 from thranite.engine.constraints import make_constraint
 from thranite.engine.kv_manager import KVCacheManager
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
+from thranite.engine.prompt_share import PromptShare
 from thranite.engine.request_queue import RequestQueue
 from thranite.engine.sequence import RequestState, Sequence, State
 from thranite.engine.settings import EngineSettings
 from thranite.request import EngineRequest
+
+SLACK = 1.25  # a prompt's end so little beyond its share is not left for another step
 
 
 @dataclass(slots=True)
@@ -41,7 +45,8 @@ class _Draft:
     """A plan while it is made."""
 
     step: int
-    budget: int
+    budget: int  # tokens
+    share: int  # of those, what prompts may take; a prompt's end may pass it by SLACK
     decodes: list[int] = field(default_factory=list)
     decoding: list[Sequence] = field(default_factory=list)
     prefills: list[Prefill] = field(default_factory=list)
@@ -67,6 +72,7 @@ class Scheduler:
         self.prefix_queries = 0  # tokens looked up
         self.prefix_hits = 0  # tokens found
         self.max_running = settings.max_num_seqs  # the engine lowers it where it keeps to a target
+        self.prompt_share: PromptShare | None = None  # the engine's, where steps have a pace to keep
         self.held: list[Sequence] = []  # whose constraints the last plan found not to be ready
         self.limited = False  # whether the last plan left sequences waiting for `max_running` alone
         self._free_slots = list(range(settings.max_num_seqs - 1, -1, -1))
@@ -124,9 +130,11 @@ class Scheduler:
         """The next step, or None if nothing can be computed before a step in flight is collected."""
         self._step += 1
         self.held = []
-        draft = _Draft(self._step, self.settings.max_num_batched_tokens)
-        for seq in self._plan_decodes(draft):
-            if seq.state is State.RUNNING and draft.budget > 0:
+        draft = _Draft(self._step, self.settings.max_num_batched_tokens, self.settings.max_num_batched_tokens)
+        begun = self._plan_decodes(draft)
+        draft.share = self._share_of(draft, begun)
+        for seq in begun:
+            if seq.state is State.RUNNING and draft.budget > 0 and draft.share > 0:
                 self._plan_prefill(seq, draft)
         if not draft.preempted:
             self._admit(draft)
@@ -162,8 +170,16 @@ class Scheduler:
             draft.decoding.append(seq)
         return prefilling
 
+    def _share_of(self, draft: _Draft, begun: list[Sequence]) -> int:
+        if self.prompt_share is None or not draft.decodes:
+            return draft.budget
+        pile = self.queue.tokens + sum(len(seq.tokens) - seq.computed for seq in begun)
+        share = self.prompt_share.tokens(len(draft.decodes), pile)
+        return draft.budget if share is None else min(share, draft.budget)
+
     def _plan_prefill(self, seq: Sequence, draft: _Draft) -> None:
-        end = min(len(seq.tokens), seq.computed + draft.budget)
+        left = len(seq.tokens) - seq.computed
+        end = seq.computed + min(left if left <= SLACK * draft.share else draft.share, draft.budget)
         if end == len(seq.tokens) and not self._may_sample(seq):
             self.held.append(seq)
             end -= 1
@@ -185,6 +201,7 @@ class Scheduler:
         draft.prefilling.append(seq)
         draft.forked.extend(sampling)
         draft.budget -= end - start
+        draft.share -= end - start
         seq.computed = end
         self.kv.commit(seq.table, seq.tokens, end)
         for sample in sampling:
@@ -280,7 +297,7 @@ class Scheduler:
         """Start waiting sequences, strictly in queue order, until one does not fit."""
         owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
         self.limited = False
-        while draft.budget > 0:
+        while draft.budget > 0 and draft.share > 0:
             seq = self.queue.peek()
             if seq is None or seq.pending or len(self._gang(seq)) > len(self._free_slots):
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
     from thranite.parallel.ranks import RankWatcher
 
 
+PROMPT_TIME_RATIO = 1.75  # a step that decodes takes some three times as long with prompts as without
+
+
 def build_served_engine(config: EngineConfig, progress: Progress, watcher: RankWatcher) -> tuple[Engine, EngineInfo]:
-    """`build_engine`, with the vocabulary read for grammars: it takes about a second for 100,000 tokens."""
+    """`build_engine` with a server's defaults, and the vocabulary read for grammars: it takes about a second for
+    100,000 tokens."""
+    if config.prompt_time_ratio is None:
+        config = replace(config, prompt_time_ratio=PROMPT_TIME_RATIO)
     engine, info = build_engine(config, progress, watcher)
     grammars = engine.settings.grammars
     if grammars is not None and find_spec("llguidance") is not None:

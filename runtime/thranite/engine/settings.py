@@ -25,6 +25,7 @@ class EngineSettings:
     max_waiting_tokens: int = 2**22
     high_priority_share: float = 0.0
     target_inter_token_seconds: float | None = None  # None: all slots may be used
+    prompt_time_ratio: float = 0.0  # see `PromptShare`; 0: prompts take what the token budget leaves
     seed: int = 0
     watermark: float = 0.01  # share of blocks kept free at admission, so that running sequences can grow
     grammars: GrammarMaker | None = None  # None: requests with a grammar are refused

@@ -34,17 +34,18 @@ class StepPace:
         if prompt_tokens == 0:
             self._launches.append(seconds)
 
-    def read(self, prompt_tokens: int, launched_at: float, now: float, waited: float) -> None:
-        """A step's results were read, after a wait."""
+    def read(self, prompt_tokens: int, launched_at: float, now: float, waited: float) -> float | None:
+        """A step's results were read, after a wait. Returns how long it ran; None where it had ended before."""
         began, self._ended = max(self._ended, launched_at), now
         if waited < TIMED:
             self._late()
-            return
+            return None
         self._margin = max(WEARS_OFF * self._margin, MARGIN)
         if prompt_tokens == 0:
             self._decodes.append(now - began)
         elif prompt_tokens >= LONG_PROMPT and self._decodes:
             self._prompt_tokens.append(max(now - began - min(self._decodes), 0.0) / prompt_tokens)
+        return now - began
 
     def _late(self) -> None:
         """Only where steps were timed before has anybody waited."""

@@ -1,0 +1,79 @@
+"""Prompts take a share of the steps in which sequences decode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import quantiles
+
+import pytest
+
+from tests.support.paced_engine import SETTINGS, STEP, TOKEN, serve
+from thranite.engine.prompt_share import FEW_DECODES, GRAIN, LEAST_TOKENS, PILE_STEPS, PromptShare
+
+MANY = 24  # that decode
+
+
+def measured(ratio: float, decode: float = STEP, token: float = TOKEN) -> PromptShare:
+    share = PromptShare(ratio)
+    for _ in range(5):
+        share.observe(0, decode)
+        share.observe(400, decode + 400 * token)
+    return share
+
+
+def test_nothing_is_bounded_before_steps_were_measured() -> None:
+    share = PromptShare(1.0)
+    assert share.tokens(MANY, 5000) is None
+    share.observe(400, 0.020)  # what of it were the prompt's tokens?
+    assert share.tokens(MANY, 5000) is None
+    share.observe(0, 0.005)
+    share.observe(100, 0.006)  # too short a prompt to tell
+    assert share.tokens(MANY, 5000) is None
+
+
+def test_where_prompts_cost_no_time_they_have_no_bound() -> None:
+    assert measured(1.0, token=0.0).tokens(MANY, 5000) is None
+
+
+@pytest.mark.parametrize("ratio", [2.0, 3.0, 4.0])
+def test_prompts_take_their_share_of_a_step(ratio: float) -> None:
+    tokens = measured(ratio).tokens(MANY, 0)
+    assert tokens is not None
+    assert (MANY + tokens) % GRAIN == 0
+    assert ratio * STEP - GRAIN * TOKEN < tokens * TOKEN <= ratio * STEP
+
+
+def test_few_sequences_wait_for_a_whole_prompt() -> None:
+    share = measured(1.0)
+    assert share.tokens(FEW_DECODES - 1, 0) is None
+    assert share.tokens(FEW_DECODES, 0) is not None
+
+
+def test_pieces_do_not_become_too_small() -> None:
+    tokens = measured(0.001).tokens(MANY, 0)
+    assert tokens is not None
+    assert LEAST_TOKENS - GRAIN < tokens <= LEAST_TOKENS
+
+
+def test_a_pile_is_worked_off_in_a_few_steps() -> None:
+    tokens = measured(1.0).tokens(MANY, 9000)
+    assert tokens is not None
+    assert 9000 / PILE_STEPS - GRAIN < tokens <= 9000 / PILE_STEPS
+
+
+@pytest.mark.parametrize(("rate", "count"), [(16.0, 200), (32.0, 300)])
+def test_next_tokens_come_sooner_and_first_ones_little_later(rate: float, count: int) -> None:
+    whole = serve(rate, count, waits=True)
+    shared = serve(rate, count, waits=True, limits=replace(SETTINGS, prompt_time_ratio=2.0))
+    before, after = quantiles(whole.next_tokens, n=100)[98], quantiles(shared.next_tokens, n=100)[98]
+    print(f"{rate}/s: 99th {1e3 * before:.1f} -> {1e3 * after:.1f} ms", end=", ")
+    print(f"first tokens {1e3 * whole.mean:.1f} -> {1e3 * shared.mean:.1f} ms")
+    assert after < 0.75 * before
+    assert shared.mean < 1.3 * whole.mean
+    assert shared.seconds < 1.01 * whole.seconds
+
+
+def test_all_at_once_take_hardly_longer() -> None:
+    whole = serve(1e9, 200, waits=True)
+    shared = serve(1e9, 200, waits=True, limits=replace(SETTINGS, prompt_time_ratio=2.0))
+    assert shared.seconds < 1.02 * whole.seconds
