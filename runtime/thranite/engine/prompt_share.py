@@ -16,7 +16,7 @@ LONG_PROMPT = 128  # tokens from which a step tells what a prompt token costs
 FEW_DECODES = 8  # so few sequences wait for a whole prompt: a first token is worth more than their next ones
 LEAST_TOKENS = 256  # of prompts in a step: smaller pieces cost a device as much as this one
 PILE_STEPS = 3  # a pile is worked off in about so many steps, as far as the token budget allows
-GRAIN = 64  # tokens: devices compute in tiles, so a step's tokens are a multiple of this
+GRAIN = 128  # tokens: devices compute in tiles, so a step's tokens are a multiple of this
 
 
 class PromptShare:

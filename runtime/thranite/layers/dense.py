@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thranite.layers.tuned_products import tuned_product
+
 if TYPE_CHECKING:
     from thranite_kernels.skinny_gemm import GemmScratch
     from thranite_kernels.stream_gemm import StreamScratch
@@ -30,7 +32,8 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.is_cuda:
         if rows <= SKINNY_GPU_ROWS and weight.dtype in HALF_TYPES:
             return few_rows(x, weight, bias)
-        return F.linear(x, weight, bias)
+        tuned = tuned_product(x, weight) if bias is None and weight.numel() > SKINNY_GPU_ELEMENTS else None
+        return F.linear(x, weight, bias) if tuned is None else tuned
     if rows > SKINNY_ROWS or weight.dtype != torch.float32 or weight.device.type != "cpu" or not mkl_on_amd():
         return F.linear(x, weight, bias)
     if rows != 2 and weight.shape[0] < weight.shape[1]:

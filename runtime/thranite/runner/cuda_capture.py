@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from thranite.layers.tuned_products import tuning
+
 Shape = TypeVar("Shape")
 Output = TypeVar("Output")
 
@@ -48,12 +50,13 @@ class GraphSet(Generic[Shape, Output]):
     def capture(self, shape: Shape) -> None:
         """Capture a shape. Less memory is taken if larger ones are there: a pool is as large as its largest graph.
 
-        It runs once outside the graph first, which compiles what it launches.
+        It runs once outside the graph first, which compiles what it launches and times what it has a choice of.
         """
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         recording = self._record(shape)
-        recording.forward()
+        with tuning():
+            recording.forward()
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode=self._error_mode):

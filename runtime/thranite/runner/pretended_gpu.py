@@ -68,6 +68,7 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None)),
         (torch.cuda, "graph", lambda graph, **options: nullcontext()),
         (DecodeGraphs, "_drop_slow_sizes", lambda graphs: None),  # there is no time to be measured
+        (dense, "tuned_product", lambda x, weight: None),
     ]
 
 

@@ -1,0 +1,100 @@
+"""x Wᵀ by the fastest of cuBLASLt's algorithms, for the row counts that graphs are captured for.
+
+cuBLAS chooses by rule, and not always well. llama-8b's products on an H200 in bf16, microseconds a layer, by rule and
+by the best of ten: 448 rows 405, 289 (the rule takes 268 for gate and up, where another algorithm takes 152); 224 rows
+182, 170; 64 rows 128, 124. So each product is timed once, before the first graph of its row count is captured. What
+was not timed, eager steps of any other row count, is left to the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thranite.layers.cublas_lt import CublasLt, Product
+
+CANDIDATES = 10
+REPEATS = 3
+GAIN = 0.98  # of the rule's time; closer ones are level, and the rule's is the same at every start
+FLUSH_BYTES = 128 << 20  # more than any L2 holds: a step finds no weight there either
+HALF_TYPES = (torch.bfloat16, torch.float16)
+
+_tuning = False
+
+
+@contextmanager
+def tuning() -> Iterator[None]:
+    """Within it, products that were not timed yet are."""
+    global _tuning
+    before, _tuning = _tuning, True
+    try:
+        yield
+    finally:
+        _tuning = before
+
+
+def tuned_product(x: Tensor, weight: Tensor) -> Tensor | None:
+    """x [T, K], weight [N, K] on a GPU → [T, N]; None where the rule's choice is as good, or was not compared."""
+    if weight.dtype not in HALF_TYPES:
+        return None
+    return _products(weight.device).apply(x, weight, _tuning)
+
+
+class _Products:
+    """The choices for one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._library: CublasLt | None = None
+        self._chosen: dict[tuple[int, int, int, torch.dtype], Product | None] = {}
+
+    def apply(self, x: Tensor, weight: Tensor, tune: bool) -> Tensor | None:
+        key = (x.shape[0], *weight.shape, weight.dtype)
+        if tune and key not in self._chosen:
+            self._chosen[key] = self._choose(x, weight)
+        product = self._chosen.get(key)
+        if product is None or self._library is None or not x.is_contiguous():
+            return None
+        return self._library.run(product, x, weight, x.new_empty(x.shape[0], weight.shape[0]))
+
+    def _choose(self, x: Tensor, weight: Tensor) -> Product | None:
+        if self._library is None:
+            try:
+                self._library = CublasLt(self._device)
+            except OSError:
+                return None  # a torch built with another cuBLAS: its rule has to do
+        library, rows, (n, k) = self._library, x.shape[0], weight.shape
+        out = x.new_empty(rows, n)
+        best, least = None, GAIN * milliseconds(lambda: F.linear(x, weight), self._device)
+        for product in library.products(rows, n, k, weight.dtype, CANDIDATES):
+            time = milliseconds(partial(library.run, product, x, weight, out), self._device)
+            if time < least:
+                best, least = product, time
+        return best
+
+
+def milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    """The least of a few runs on the device, each of which finds nothing in its cache."""
+    flushed = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    least = float("inf")
+    for repeat in range(REPEATS + 1):  # the first one loads the kernel
+        flushed.zero_()  # takes longer than launching what follows
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        if repeat:
+            least = min(least, begin.elapsed_time(end))
+    return least
+
+
+@cache
+def _products(device: torch.device) -> _Products:
+    """One a device: products of one stream never overlap."""
+    return _Products(device)

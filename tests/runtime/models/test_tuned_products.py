@@ -1,0 +1,107 @@
+"""Which of cuBLASLt's algorithms is taken, and when: with a library and a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thranite.layers import tuned_products
+from thranite.layers.tuned_products import tuned_product, tuning
+
+RULE = 1.0  # milliseconds
+OTHER = 7.0  # what the test's algorithms write, to be told from the rule
+
+
+class Library:
+    """Its algorithms are numbers: the milliseconds that they take."""
+
+    times: tuple[float, ...] = ()
+    timed = 0
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def products(self, rows: int, n: int, k: int, dtype: torch.dtype, most: int) -> list[float]:
+        return list(self.times[:most])
+
+    def run(self, product: float, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        return out.fill_(OTHER + product)
+
+
+def clock(run: Callable[[], object], device: torch.device) -> float:
+    Library.timed += 1
+    result = run()
+    assert isinstance(result, Tensor)
+    return float(result[0, 0]) - OTHER if result[0, 0] >= OTHER else RULE
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch: pytest.MonkeyPatch) -> type[Library]:
+    Library.times, Library.timed = (), 0
+    monkeypatch.setattr(tuned_products, "CublasLt", Library)
+    monkeypatch.setattr(tuned_products, "milliseconds", clock)
+    tuned_products._products.cache_clear()
+    return Library
+
+
+X, WEIGHT = torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(5, 4, dtype=torch.bfloat16)
+
+
+def test_the_fastest_is_taken_from_then_on() -> None:
+    Library.times = (1.25, 0.5, 0.75)
+    with tuning():
+        taken = tuned_product(X, WEIGHT)
+    assert taken is not None
+    assert taken.shape == (3, 5)
+    assert torch.all(taken == OTHER + 0.5)
+    timed = Library.timed
+    assert timed == 4
+    again = tuned_product(X, WEIGHT)
+    with tuning():
+        third = tuned_product(X, WEIGHT)
+    assert again is not None
+    assert third is not None
+    assert torch.equal(again, taken)
+    assert torch.equal(third, taken)
+    assert Library.timed == timed
+
+
+def test_what_is_level_with_the_rule_is_left_to_it() -> None:
+    Library.times = (1.0, 0.985)
+    with tuning():
+        assert tuned_product(X, WEIGHT) is None
+    assert Library.timed == 3
+
+
+def test_nothing_is_timed_between_steps() -> None:
+    Library.times = (0.5,)
+    assert tuned_product(X, WEIGHT) is None
+    with tuning():
+        assert tuned_product(X[:2], WEIGHT) is not None
+    timed = Library.timed
+    assert tuned_product(X, WEIGHT) is None
+    assert Library.timed == timed
+
+
+def test_other_types_and_layouts_are_left_to_the_rule() -> None:
+    Library.times = (0.5,)
+    with tuning():
+        assert tuned_product(X.float(), WEIGHT.float()) is None
+        assert tuned_product(X, WEIGHT) is not None
+        assert tuned_product(torch.ones(3, 8, dtype=torch.bfloat16)[:, ::2], WEIGHT) is None
+
+
+def test_without_the_library_the_rule_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(device: torch.device) -> SimpleNamespace:
+        raise OSError("libcublasLt.so.99: cannot open shared object file")
+
+    monkeypatch.setattr(tuned_products, "CublasLt", missing)
+    with tuning():
+        assert tuned_product(X, WEIGHT) is None
+    assert Library.timed == 0
+    assert F.linear(X, WEIGHT).shape == (3, 5)
