@@ -228,11 +228,11 @@ def one_axis(batch: Batch, spare: tuple[int, int, int], prefill_first: bool = Fa
     device = batch.device
     decodes, prompts, tokens = 2 + spare[0], 2 + spare[1], len(q) + spare[2]
     live = [0, 1, decodes, decodes + 1]
-    rows = RowPlan(*(int32([0] * (decodes + prompts), device) for _ in range(4)), ids=int32([0] * 30, device))
-    rows.slots.fill_(-1)
-    rows.slots[live] = slots
-    rows.new[live] = int32(Q_LENS, device)
-    rows.from_last[:2] = 1
+    named = torch.full((decodes + prompts,), -1, dtype=torch.int32, device=device)
+    new, zeros = torch.zeros_like(named), torch.zeros_like(named)
+    named[live] = slots
+    new[live] = int32(Q_LENS, device)
+    rows = RowPlan(slots=named, new=new, from_last=zeros, id_start=zeros, ids=int32([0] * 30, device))
     lengths = torch.zeros_like(table[:, 0])
     lengths[slots.long()] = contexts - int32(Q_LENS, device)
     state = SlotState(torch.zeros_like(lengths), lengths, table)
@@ -242,8 +242,8 @@ def one_axis(batch: Batch, spare: tuple[int, int, int], prefill_first: bool = Fa
     prefill = PrefillPlan.allocate(prompts, tokens, 4, 2, 64, device=device, config=SMALL)
     decode.items.fill_(-7)
     prefill.items.fill_(-7)
-    decode.plan(rows.slots[:decodes], step.context_lens[:decodes])
-    prefill.plan(rows.slots[decodes:], step.context_lens[decodes:], step.cu_q[decodes:])
+    decode.plan(named[:decodes], step.context_lens[:decodes])
+    prefill.plan(named[decodes:], step.context_lens[decodes:], step.cu_q[decodes:])
     q = torch.cat([q, torch.full_like(q[: spare[2]], float("nan"))])
     out = torch.full_like(q, 7.0)
     if prefill_first:

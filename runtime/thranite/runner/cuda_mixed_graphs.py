@@ -23,7 +23,7 @@ from thranite.models.decoder import Decoder
 from thranite.runner.cuda_capture import GraphSet, Recording
 from thranite.runner.cuda_inputs import device_step, pack
 from thranite.runner.cuda_state import CudaSlots
-from thranite.runner.mixed_shapes import mixed_shapes, pays, ready_shapes
+from thranite.runner.mixed_shapes import layer_seconds, mixed_shapes, pays, ready_shapes
 from thranite.runner.sampling_transfer import upload
 from thranite.runner.step_shape import StepShape, shape_of
 from thranite_kernels.paged_decode import DecodePlan
@@ -46,6 +46,7 @@ class MixedGraphs:
         self._model, self._attention, self._state = model, attention, state
         self._block_size = settings.layout.block_size
         self._device = state.lengths.device
+        self._layer_seconds = layer_seconds(model.rank_spec)
         every = mixed_shapes(settings, model.rank_spec)
         self._shapes = ready_shapes(every)  # least tokens first: those that have a graph once captured
         self._later = [shape for shape in every if shape not in self._shapes]
@@ -61,7 +62,7 @@ class MixedGraphs:
             return None
         needed = shape_of(plan)
         shape = next((shape for shape in self._shapes if shape.holds(needed) and shape in self._graphs), None)
-        if shape is None or not pays(self._model.rank_spec, shape.tokens, needed.tokens):
+        if shape is None or not pays(self._layer_seconds, shape.tokens, needed.tokens):
             return None
         return shape
 

@@ -31,7 +31,7 @@ def mixed_shapes(settings: EngineSettings, spec: ModelSpec) -> list[StepShape]:
         sizes.append(budget)
     else:
         larger = [*range(SMALL_SIZES[-1] + LARGE_SPACING, budget, LARGE_SPACING), budget]
-        sizes += [size for size in larger if layer_seconds(spec, size) < HIDING_SECONDS]
+        sizes += [size for size in larger if size * layer_seconds(spec) < HIDING_SECONDS]
     return [_shape(size, settings) for size in sizes]
 
 
@@ -45,16 +45,18 @@ def ready_shapes(shapes: Sequence[StepShape]) -> list[StepShape]:
     ]
 
 
-def pays(spec: ModelSpec, padded: int, tokens: int) -> bool:
-    """Whether a step of `tokens` is no slower as a graph of `padded` tokens than without one."""
-    eager = max(LAUNCH_SECONDS, layer_seconds(spec, tokens))
-    return layer_seconds(spec, padded) <= eager + SPARE_SECONDS
+def pays(seconds: float, padded: int, tokens: int) -> bool:
+    """Whether a step of `tokens` is no slower as a graph of `padded` tokens than without one.
+
+    `seconds`: of a layer for a token.
+    """
+    return padded * seconds <= max(LAUNCH_SECONDS, tokens * seconds) + SPARE_SECONDS
 
 
-def layer_seconds(spec: ModelSpec, tokens: int) -> float:
-    """What the products of one layer of a rank take, two operations a weight and token."""
+def layer_seconds(spec: ModelSpec) -> float:
+    """What the products of one layer of a rank take for a token of many, two operations a weight."""
     parameters = sum(spec.layer_parameters(layer) for layer in spec.layers) / len(spec.layers)
-    return 2 * parameters * tokens / FLOPS_PER_SECOND
+    return 2 * parameters / FLOPS_PER_SECOND
 
 
 def _shape(tokens: int, settings: EngineSettings) -> StepShape:
