@@ -45,8 +45,8 @@ def decode_plan_kernel(
     """Cut the batch's tiles into about `shares` equal pieces; program r writes the items of row r.
 
     With total tiles n, a piece is c = max(min_tiles, ceil(n / shares)) tiles and a row of t tiles is cut into
-    ceil(t / c) near-equal splits, at least one. Hence items <= rows + shares and partial results <= 2 shares, whatever
-    the lengths are. Padding has no tiles, so it changes nobody's cut.
+    ceil(t / c) near-equal splits. Hence items <= rows + shares and partial results <= 2 shares, whatever the lengths
+    are. Padding has no tiles, so it has no items and changes nobody's cut.
     """
     row = tl.program_id(0)
     total = 0
@@ -73,7 +73,7 @@ def decode_plan_kernel(
         if RAGGED:
             queries = tl.load(cu_q_ptr + r + 1, mask=inside, other=0) - tl.load(cu_q_ptr + r, mask=inside, other=0)
         first, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
-        splits = tl.where(inside, tl.maximum((tiles + piece - 1) // piece, 1), 0)
+        splits = (tiles + piece - 1) // piece
         used += tl.sum(splits)
         item += tl.sum(tl.where(r < row, splits, 0))
         part += tl.sum(tl.where((r < row) & (splits > 1), splits, 0))
@@ -90,7 +90,7 @@ def decode_plan_kernel(
             begin = tl.load(cu_q_ptr + row)
             queries = tl.load(cu_q_ptr + row + 1) - begin
         first, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
-        splits = tl.maximum((tiles + piece - 1) // piece, 1)
+        splits = (tiles + piece - 1) // piece
         for start in range(0, splits, BLOCK_I):
             s = start + tl.arange(0, BLOCK_I)
             inside = s < splits
@@ -100,7 +100,7 @@ def decode_plan_kernel(
             tl.store(at + 1, s + queries * 65536, mask=inside)
             tl.store(at + 2, slot, mask=inside)
             tl.store(at + 3, (first + tiles * s // splits) * TILE, mask=inside)
-            tl.store(at + 4, tl.where(tiles > 0, end, 0), mask=inside)
+            tl.store(at + 4, end, mask=inside)
             tl.store(at + 5, context, mask=inside)
             tl.store(at + 6, begin, mask=inside)
             tl.store(at + 7, part, mask=inside)

@@ -126,7 +126,8 @@ def paged_decode(
     sinks: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """q [T, H, D] of the rows that `plan` lists; padded rows give zeros. Returns [T, H, D] in q's dtype."""
+    """q [T, H, D]; tokens of padded rows, and those after the rows', are left as they are. Returns [T, H, D] in q's
+    dtype."""
     out = torch.empty_like(q) if out is None else out
     paged_decode_launch(q, kv, block_table, plan, scale=scale, softcap=softcap, sinks=sinks, out=out).run()
     return out

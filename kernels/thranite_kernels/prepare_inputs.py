@@ -30,7 +30,7 @@ class RowPlan:
     """What the host decided for one step, one entry a row; a padded row has slot −1."""
 
     slots: torch.Tensor  # int32 [R]
-    new: torch.Tensor  # int32 [R], query tokens of the row (a padded decode row still has 1)
+    new: torch.Tensor  # int32 [R], query tokens of the row; a padded row may have some, which are padding, or none
     from_last: torch.Tensor  # int32 [R], 1: the first id is last_token[slot], 0: all ids are in `ids`
     id_start: torch.Tensor  # int32 [R], where the row's own ids start in `ids`
     ids: torch.Tensor  # int32 [*], ids sent by the host, without those taken from last_token

@@ -11,6 +11,7 @@ from thranite_kernels.attention import paged_attention_reference
 from thranite_kernels.launch import int32
 from thranite_kernels.paged_decode import DecodePlan, paged_decode
 from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill
+from thranite_kernels.prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs
 from thranite_kernels.target import DecodeConfig, PrefillConfig
 from thranite_kernels.testing import assert_close
 
@@ -60,7 +61,7 @@ class Batch:
 
 
 def check_decode(batch: Batch, config: DecodeConfig, window: int = 0, softcap: float = 0.0, sink: bool = False) -> None:
-    """One plan, two layers over the same scratch (the counters must be back at zero)."""
+    """One plan, two layers over the same scratch (the counters must be back at zero); padding's output stays."""
     q, kv, table, slots, cu, contexts = batch.tensors
     max_q = max(batch.q_lens)
     plan = DecodePlan.allocate(
@@ -71,10 +72,12 @@ def check_decode(batch: Batch, config: DecodeConfig, window: int = 0, softcap: f
     plan.plan(slots, contexts, cu if max_q > 1 else None)
     sinks = torch.randn(batch.heads, device=batch.device) if sink else None
     expected = paged_attention_reference(q, kv, table, slots, cu, contexts, window=window, softcap=softcap, sinks=sinks)
-    outs = [torch.full_like(q, float("nan")) for _ in range(2)]
+    outs = [torch.full_like(q, 7.0) for _ in range(2)]
     for out in outs:
         paged_decode(q, kv, table, plan, softcap=softcap, sinks=sinks, out=out)
     assert torch.equal(outs[0], outs[1])
+    for row in batch.padded:
+        expected[cu[row] : cu[row + 1]] = 7.0
     assert_close(outs[0], expected)
     assert not bool(plan.count.any())
 
@@ -146,7 +149,7 @@ def test_decode_padding_changes_no_bit(device: str) -> None:
     plan = DecodePlan.allocate(2, 4, 2, 64, device=device, config=MANY_SPLITS)
     plan.plan(slots[::2].contiguous(), contexts[::2].contiguous())
     alone = paged_decode(q[::2].contiguous(), kv, table, plan)
-    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0][::2], outs[1][::2])
     assert torch.equal(outs[0][::2], alone)
 
 
@@ -213,3 +216,54 @@ def test_prefill_tensor_maps(device: str, window: int) -> None:
     batch.tensors = (q, apart[:, 1], *rest)
     assert kv_descriptor(apart[:, 1], config) is not None
     check_prefill(batch, config, window)
+
+
+Q_LENS = [1, 1, 25, 5]
+
+
+def one_axis(batch: Batch, spare: tuple[int, int, int], prefill_first: bool = False) -> torch.Tensor:
+    """Two rows that decode and two prompts' of `batch`, their tokens without gaps, beside room for more rows of both
+    kinds and more tokens, whose queries are NaN: `spare`. What is not written stays 7."""
+    q, kv, table, slots, _, contexts = batch.tensors
+    device = batch.device
+    decodes, prompts, tokens = 2 + spare[0], 2 + spare[1], len(q) + spare[2]
+    live = [0, 1, decodes, decodes + 1]
+    named = torch.full((decodes + prompts,), -1, dtype=torch.int32, device=device)
+    new, zeros = torch.zeros_like(named), torch.zeros_like(named)
+    named[live] = slots
+    new[live] = int32(Q_LENS, device)
+    rows = RowPlan(slots=named, new=new, from_last=zeros, id_start=zeros, ids=int32([0] * 30, device))
+    lengths = torch.zeros_like(table[:, 0])
+    lengths[slots.long()] = contexts - int32(Q_LENS, device)
+    state = SlotState(torch.zeros_like(lengths), lengths, table)
+    step = prepare_inputs(state, rows, StepInputs.allocate(decodes + prompts, tokens, device), block_size=16)
+
+    decode = DecodePlan.allocate(decodes, 4, 2, 64, device=device, config=MANY_SPLITS)
+    prefill = PrefillPlan.allocate(prompts, tokens, 4, 2, 64, device=device, config=SMALL)
+    decode.items.fill_(-7)
+    prefill.items.fill_(-7)
+    decode.plan(named[:decodes], step.context_lens[:decodes])
+    prefill.plan(named[decodes:], step.context_lens[decodes:], step.cu_q[decodes:])
+    q = torch.cat([q, torch.full_like(q[: spare[2]], float("nan"))])
+    out = torch.full_like(q, 7.0)
+    if prefill_first:
+        paged_prefill(q, kv, table, prefill, out=out)
+    paged_decode(q, kv, table, decode, out=out)
+    if not prefill_first:
+        paged_prefill(q, kv, table, prefill, out=out)
+    return out
+
+
+@pytest.mark.parametrize("prefill_first", [True, False])
+def test_decodes_and_prompts_on_one_axis_of_tokens(device: str, prefill_first: bool) -> None:
+    """Each token is written by its own row's operation alone and padding's by none, in whatever order they run."""
+    batch = Batch(Q_LENS, [47, 150, 25, 40], device=device)
+    q, *rest = batch.tensors
+    out = one_axis(batch, (4, 2, 8), prefill_first)
+    assert_close(out[: len(q)], paged_attention_reference(q, *rest))
+    assert torch.equal(out[len(q) :], torch.full_like(out[len(q) :], 7.0))
+
+
+def test_room_for_rows_and_tokens_changes_no_bit(device: str) -> None:
+    batch = Batch(Q_LENS, [47, 150, 25, 40], device=device)
+    assert torch.equal(one_axis(batch, (4, 2, 8))[:32], one_axis(batch, (0, 0, 0)))

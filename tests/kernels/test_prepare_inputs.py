@@ -59,3 +59,24 @@ def test_padding_points_at_the_null_page(device: str) -> None:
     assert out.input_ids.tolist() == [0] * 8
     assert out.slot_mapping.tolist() == list(range(8))
     assert out.context_lens.tolist() == [0] * 5
+
+
+def test_padded_rows_without_tokens_leave_no_gap(device: str) -> None:
+    """A decode, two padded rows, a prompt, a padded row, and a tail: tokens of live rows follow each other at once."""
+    state, _ = _batch(device)
+    plan = RowPlan(
+        slots=int32([3, -1, -1, 0, -1], device),
+        new=int32([1, 0, 0, 4, 0], device),
+        from_last=int32([1, 0, 0, 0, 0], device),
+        id_start=int32([0, 0, 0, 0, 0], device),
+        ids=int32([100, 101, 102, 103], device),
+    )
+    expected = prepare_inputs_reference(state, plan, 8, block_size=16)
+    out = prepare_inputs(state, plan, StepInputs.allocate(5, 8, device), block_size=16, advance=True)
+    for name in FIELDS:
+        assert getattr(out, name).tolist() == getattr(expected, name).tolist(), name
+    assert out.cu_q.tolist() == [0, 1, 1, 1, 5, 5]
+    assert out.input_ids.tolist() == [14, 100, 101, 102, 103, 0, 0, 0]
+    assert out.positions.tolist() == [16, 0, 1, 2, 3, 0, 0, 0]
+    assert out.slot_mapping.tolist()[5:] == [5, 6, 7]  # on the null page
+    assert state.seq_len.tolist() == [4, 5, 37, 17]

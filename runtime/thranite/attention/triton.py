@@ -1,7 +1,8 @@
 """Attention on the GPU through Triton kernels: rope and the cache write in one, split-KV decode, tiled prefill.
 
-Which kernel serves a row is the batch's choice: its first `num_decodes` rows have one query each and go to the decode
-kernel, the others to the prefill kernel. Work lists are made once a step, for each kind of layer (`LayerKind`).
+Which kernel serves a row is the batch's choice: its first rows have one query each and are in the decode kernel's work
+lists, the others in the prefill kernel's. Lists are made once a step, for each kind of layer (`LayerKind`). Tokens that
+are in none are padding, and what attention gives for them is undefined.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ class LayerKind:
 class TritonBatch(AttentionBatch):
     """A batch whose host copies are empty: everything the kernels need is on the device."""
 
-    num_decodes: int = 0
     decode_plans: Mapping[LayerKind, DecodePlan] | None = None
     prefill_plans: Mapping[LayerKind, PrefillPlan] | None = None
 
@@ -102,11 +102,11 @@ class TritonAttention:
             eps=self._spec.norm_eps,
         )
         out = torch.empty_like(q)
-        decodes, table = batch.num_decodes, batch.block_tables[group]
+        table = batch.block_tables[group]
         cap = spec.softcap or 0.0
         if batch.decode_plans is not None:
             plan = batch.decode_plans[kind]
-            paged_decode(q[:decodes], pages, table, plan, scale=spec.scale, softcap=cap, out=out[:decodes])
+            paged_decode(q, pages, table, plan, scale=spec.scale, softcap=cap, out=out)
         if batch.prefill_plans is not None:
             tiles = batch.prefill_plans[kind]
             if layer not in self._descriptors:

@@ -137,7 +137,9 @@ def _build_cuda(
 
     progress.stage("measure activations")
     others = held_by_others(before)
-    measured = measure_activations(make, engine_settings(spec, plan, config), device, others, config.enforce_eager)
+    measured = measure_activations(
+        make, engine_settings(spec, plan, config), model.rank_spec, device, others, config.enforce_eager
+    )
     measured = -model.communicator.least([-measured])[0]
     plan = plan_memory(spec, config, plan.device, measured_activation_bytes=measured)
     progress.stage("allocate KV cache")

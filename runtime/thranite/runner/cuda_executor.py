@@ -1,4 +1,4 @@
-"""A CUDA GPU as an `Executor`: steps of decodes or few prompt tokens replay graphs, others run eagerly; none waits."""
+"""A CUDA GPU as an `Executor`: steps replay graphs unless they are large or ask for much; none waits."""
 
 from __future__ import annotations
 

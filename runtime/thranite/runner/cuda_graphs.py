@@ -136,7 +136,7 @@ class DecodeGraphs:
         first = inputs[0]
         for plan in plans.values():
             plan.plan(slots, first.context_lens)
-        batch = triton_batch(inputs, self._state, slots, size, plans, None)
+        batch = triton_batch(inputs, self._state, slots, plans, None)
         return DecodeOutput(self._model(first.input_ids, batch, self._attention), slots, first.context_lens)
 
     def run(self, decodes: list[int]) -> DecodeOutput:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, chain
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from thranite.attention.triton import LayerKind, TritonAttention, TritonBatch
 from thranite.engine.plan import StepPlan
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.sampling_transfer import upload
+from thranite.runner.step_shape import StepShape, shape_of
 from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
 from thranite_kernels.prepare_inputs import RowPlan, StepInputs, prepare_inputs
@@ -38,38 +39,6 @@ def decode_rows(slots: Tensor) -> RowPlan:
     return RowPlan(slots=slots, new=ones, from_last=ones, id_start=zeros, ids=torch.zeros_like(slots[:1]))
 
 
-@dataclass(frozen=True, slots=True)
-class StepShape:
-    """Rows and tokens of a step as the device sees it: those of a plan, or more, where padding fills it up.
-
-    Decode rows come first, a token each, then prompts' rows and their tokens.
-    """
-
-    decodes: int
-    prompts: int
-    prompt_tokens: int
-    samples: int
-
-    @property
-    def rows(self) -> int:
-        return self.decodes + self.prompts
-
-    @property
-    def tokens(self) -> int:
-        return self.decodes + self.prompt_tokens
-
-    @property
-    def parts(self) -> list[int]:
-        """Lengths of what `pack` puts together, in its order."""
-        return [self.rows] * 4 + [self.samples] * 2 + [self.prompt_tokens]
-
-
-def shape_of(plan: StepPlan) -> StepShape:
-    """Without padding."""
-    prompt_tokens = plan.num_tokens - len(plan.decodes)
-    return StepShape(len(plan.decodes), len(plan.prefills), prompt_tokens, len(plan.sample_slots))
-
-
 def prefill_starts(plan: StepPlan) -> list[int]:
     """The first token of each prefill in a step without padding."""
     counts = (len(prefill.token_ids) for prefill in plan.prefills)
@@ -80,36 +49,30 @@ def pack(plan: StepPlan, shape: StepShape) -> NDArray[np.int32]:
     """All that the host tells the device of a step, for one copy: slots, new tokens, whether the first is the slot's
     last, where a row's other ids start, the samples' slots and rows, and the ids.
 
-    A padded decode row has slot -1 and a token, a padded prompt's row has neither; padded samples read row 0.
+    Padded rows have slot -1 and no tokens: the rows' tokens stand without gaps, those that decode first, and padding
+    comes last. Padded samples have slot -1 and read row 0.
     """
+    packed = np.zeros(sum(shape.parts), np.int32)
+    slots, new, from_last, id_start, sample_slots, sampled, ids = np.split(packed, np.cumsum(shape.parts)[:-1])
+    decodes, prompts = len(plan.decodes), slice(shape.decodes, shape.decodes + len(plan.prefills))
     lengths = [len(prefill.token_ids) for prefill in plan.prefills]
-    starts = list(accumulate(lengths, initial=0))
-    spare_decodes, spare_prompts = shape.decodes - len(plan.decodes), shape.prompts - len(lengths)
-    sampling = [shape.decodes + row for row, prefill in enumerate(plan.prefills) for _ in prefill.samples]
+    slots.fill(-1)
+    slots[:decodes] = plan.decodes
+    slots[prompts] = [prefill.slot for prefill in plan.prefills]
+    new[:decodes] = 1
+    new[prompts] = lengths
+    from_last[:decodes] = 1
+    id_start[prompts] = np.cumsum([0, *lengths])[:-1]
     samples = plan.sample_slots
-    spare_samples = shape.samples - len(samples)
-    parts: list[Iterable[int]] = [
-        plan.decodes,
-        repeat(-1, spare_decodes),
-        (prefill.slot for prefill in plan.prefills),
-        repeat(-1, spare_prompts),
-        repeat(1, shape.decodes),
-        lengths,
-        repeat(0, spare_prompts),
-        repeat(1, shape.decodes),
-        repeat(0, shape.prompts),
-        repeat(0, shape.decodes),
-        starts[:-1],
-        repeat(0, spare_prompts),
-        samples,
-        repeat(-1, spare_samples),
-        range(len(plan.decodes)),
-        sampling,
-        repeat(0, spare_samples),
-        *(prefill.token_ids for prefill in plan.prefills),
-        repeat(0, shape.prompt_tokens - starts[-1]),
+    sample_slots.fill(-1)
+    sample_slots[: len(samples)] = samples
+    sampled[:decodes] = np.arange(decodes)
+    sampled[decodes : len(samples)] = [
+        shape.decodes + row for row, prefill in enumerate(plan.prefills) for _ in prefill.samples
     ]
-    return np.fromiter(chain.from_iterable(parts), np.int32, sum(shape.parts))
+    given = chain.from_iterable(prefill.token_ids for prefill in plan.prefills)
+    ids[: sum(lengths)] = np.fromiter(given, np.int32, sum(lengths))
+    return packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +107,7 @@ def device_step(
     picked = sampled.long()
     return DeviceStep(
         input_ids=first.input_ids,
-        batch=triton_batch(inputs, state, slots, decodes, decode_plans, prefill_plans),
+        batch=triton_batch(inputs, state, slots, decode_plans, prefill_plans),
         sample_rows=first.last_index[picked],
         sample_slots=sample_slots,
         sample_positions=first.context_lens[picked],
@@ -155,7 +118,7 @@ def eager_step(plan: StepPlan, state: CudaSlots, attention: TritonAttention, blo
     """Lay out a step as it is."""
     device, shape = state.lengths.device, shape_of(plan)
     decode_plans = attention.decode_plans(shape.decodes, device, None) if shape.decodes else None
-    prefill_plans = attention.prefill_plans(shape.prompts, shape.prompt_tokens, device)
+    prefill_plans = attention.prefill_plans(shape.prompts, shape.tokens - shape.decodes, device)
     packed = upload(pack(plan, shape), device)
     return device_step(packed, shape, state, block_size, decode_plans, prefill_plans)
 
@@ -164,7 +127,6 @@ def triton_batch(
     inputs: list[StepInputs],
     state: CudaSlots,
     slots: Tensor,
-    num_decodes: int,
     decode_plans: Mapping[LayerKind, DecodePlan] | None,
     prefill_plans: Mapping[LayerKind, PrefillPlan] | None,
 ) -> TritonBatch:
@@ -179,7 +141,6 @@ def triton_batch(
         slot_mappings=tuple(each.slot_mapping for each in inputs),
         host_query_starts=(),
         host_context_lens=(),
-        num_decodes=num_decodes,
         decode_plans=decode_plans,
         prefill_plans=prefill_plans,
     )

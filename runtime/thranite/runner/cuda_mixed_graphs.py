@@ -1,15 +1,15 @@
-"""Steps with few prompt tokens as CUDA graphs: what a request's first token waits for, when little else is computed.
+"""Steps with prompts as CUDA graphs: what a request's first token waits for, when little else is computed.
 
 Launching such a step kernel by kernel takes the host longer (12 ms for 32 layers) than computing it takes the device.
-A graph has a fixed shape (rows that decode, rows and tokens of prompts), and a step runs in the least one that holds
-it. Larger steps keep the device busy while they are launched; so do those that want more of a prompt than a token:
-both run without a graph.
+A graph has a number of tokens, whatever share of them decodes, and a step runs in the least one that holds it.
+`mixed_shapes` says which there are. Other steps keep the device busy while they are launched; they, and those that want
+more of a prompt than a token, run without a graph.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,17 +21,13 @@ from thranite.engine.plan import Prefill, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.runner.cuda_capture import GraphSet, Recording
-from thranite.runner.cuda_inputs import StepShape, device_step, pack
+from thranite.runner.cuda_inputs import device_step, pack
 from thranite.runner.cuda_state import CudaSlots
+from thranite.runner.mixed_shapes import layer_seconds, mixed_shapes, pays, ready_shapes
 from thranite.runner.sampling_transfer import upload
+from thranite.runner.step_shape import StepShape, shape_of
 from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
-
-PROMPTS = 4  # rows; more new prompts in one step have many tokens
-PROMPT_TOKENS = (64, 128, 256, 384, 512, 640, 768, 1024)
-DECODE_ROWS = (8, 32, 64, 96, 128, 192, 256)
-READY_TOKENS = (256, 512, 1024)
-READY_ROWS = (32, 128, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +46,25 @@ class MixedGraphs:
         self._model, self._attention, self._state = model, attention, state
         self._block_size = settings.layout.block_size
         self._device = state.lengths.device
-        every = mixed_shapes(settings)
+        self._layer_seconds = layer_seconds(model.rank_spec)
+        every = mixed_shapes(settings, model.rank_spec)
         self._shapes = ready_shapes(every)  # least tokens first: those that have a graph once captured
-        self._later = sorted(set(every) - set(self._shapes), key=_size)
+        self._later = [shape for shape in every if shape not in self._shapes]
         self._scratch: Mapping[LayerKind, DecodePlan] | None = None
         self._packed = torch.zeros(sum(every[-1].parts), dtype=torch.int32, device=self._device)
+        # One for all graphs: each would keep its own otherwise.
+        self._hidden = torch.zeros(every[-1].samples, model.spec.hidden_size, dtype=model.dtype, device=self._device)
         self._graphs = GraphSet(self._record, self._device, model.communicator.size)
 
     def shape_for(self, plan: StepPlan) -> StepShape | None:
-        """The least shape that holds the plan's step, or None."""
-        if not 0 < len(plan.prefills) <= PROMPTS or not all(_plain(prefill) for prefill in plan.prefills):
+        """The least shape that holds the plan's step, or None where that is to run without a graph."""
+        if not plan.prefills or not all(_plain(prefill) for prefill in plan.prefills):
             return None
-        decodes, tokens = len(plan.decodes), plan.num_tokens - len(plan.decodes)
-        holding = (s for s in self._shapes if s.decodes >= decodes and s.prompt_tokens >= tokens)
-        return next((shape for shape in holding if shape in self._graphs), None)
+        needed = shape_of(plan)
+        shape = next((shape for shape in self._shapes if shape.holds(needed) and shape in self._graphs), None)
+        if shape is None or not pays(self._layer_seconds, shape.tokens, needed.tokens):
+            return None
+        return shape
 
     def run(self, plan: StepPlan, shape: StepShape) -> MixedOutput:
         """Replay the plan's step, which `shape` holds."""
@@ -82,7 +83,7 @@ class MixedGraphs:
             return False
         shape = self._later.pop()
         self._graphs.capture(shape)
-        insort(self._shapes, shape, key=_size)
+        insort(self._shapes, shape, key=lambda shape: shape.tokens)
         return True
 
     def release(self) -> None:
@@ -93,7 +94,7 @@ class MixedGraphs:
     def _record(self, shape: StepShape) -> Recording[MixedOutput]:
         plans = self._attention.decode_plans(shape.decodes, self._device, self._scratch)
         self._scratch = self._scratch or plans
-        tiles = self._attention.prefill_plans(PROMPTS, shape.prompt_tokens, self._device)
+        tiles = self._attention.prefill_plans(shape.prompts, shape.tokens, self._device)
         self._mark_padding(shape)
         return Recording(partial(self._forward, shape, plans, tiles), (plans, tiles))
 
@@ -108,35 +109,9 @@ class MixedGraphs:
         packed = self._packed[: sum(shape.parts)]
         step = device_step(packed, shape, self._state, self._block_size, plans, tiles)
         hidden = self._model(step.input_ids, step.batch, self._attention)
-        return MixedOutput(hidden[step.sample_rows], step.sample_slots, step.sample_positions)
-
-
-def mixed_shapes(settings: EngineSettings) -> list[StepShape]:
-    """All that an engine captures, least tokens first."""
-    tokens, decodes = _up_to(PROMPT_TOKENS, settings.max_num_batched_tokens), _up_to(DECODE_ROWS, settings.most_decodes)
-    return sorted((_shape(rows, count) for count in tokens for rows in decodes), key=_size)
-
-
-def ready_shapes(shapes: Sequence[StepShape]) -> list[StepShape]:
-    """Those of `mixed_shapes` that an engine needs to be ready. The largest is among them: the others fit in its
-    memory."""
-    tokens = {*READY_TOKENS, max(shape.prompt_tokens for shape in shapes)}
-    rows = {*READY_ROWS, max(shape.decodes for shape in shapes)}
-    return [shape for shape in shapes if shape.prompt_tokens in tokens and shape.decodes in rows]
-
-
-def _size(shape: StepShape) -> tuple[int, int]:
-    """What a padded step costs first, then something that tells shapes apart."""
-    return shape.tokens, shape.decodes
-
-
-def _shape(decodes: int, tokens: int) -> StepShape:
-    return StepShape(decodes, PROMPTS, tokens, decodes + PROMPTS)
-
-
-def _up_to(sizes: tuple[int, ...], most: int) -> list[int]:
-    """The sizes below `most`, and `most` itself if it is within their range."""
-    return [size for size in sizes if size < most] + ([most] if most <= sizes[-1] else [])
+        sampled = self._hidden[: shape.samples]
+        torch.index_select(hidden, 0, step.sample_rows, out=sampled)
+        return MixedOutput(sampled, step.sample_slots, step.sample_positions)
 
 
 def _plain(prefill: Prefill) -> bool:

@@ -11,12 +11,14 @@ from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.loader.device_memory import DeviceMemory
 from thranite.loader.memory_needs import CUDA_RESERVE, PROMPT_LOGPROB_ROWS
+from thranite.models.spec import ModelSpec
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_graphs import graph_sizes
-from thranite.runner.cuda_mixed_graphs import mixed_shapes
+from thranite.runner.mixed_shapes import mixed_shapes
 from thranite.sampling_params import MAX_LOGPROBS, TokenParams
 
 GRAPH_LAYER = 320 * 1024  # bytes that the driver keeps for a layer of a graph: about 10 MB for 32
+GRAPH_WORKSPACES = 64 << 20  # cuBLAS's and cuBLASLt's, once more for the stream that is captured
 
 
 def held_by_others(memory: DeviceMemory) -> int:
@@ -30,6 +32,7 @@ def held_by_others(memory: DeviceMemory) -> int:
 def measure_activations(
     make: Callable[[EngineSettings], CudaExecutor],
     settings: EngineSettings,
+    spec: ModelSpec,
     device: torch.device,
     others: int,
     eager: bool,
@@ -37,8 +40,8 @@ def measure_activations(
     """Peak bytes of a step that fills the token budget and samples in every slot, with every kind of option.
 
     Counts what the whole process took on the device beyond weights and pages: the slots' state and the sampler's, the
-    step, libraries' workspaces, context, and what graphs will take unless `eager`. `others`: bytes that other processes
-    hold.
+    step, libraries' workspaces, context, and what graphs will take unless `eager`. `spec`: of one rank. `others`: bytes
+    that other processes hold.
     """
     plan = largest_step(settings)
     pages = 1 + sum(len(update.blocks) for update in plan.blocks)
@@ -47,27 +50,42 @@ def measure_activations(
     torch.cuda.synchronize(device)
     held = torch.cuda.memory_allocated(device)
     state = held - before - executor.cache.num_bytes
-    torch.cuda.reset_peak_memory_stats(device)
-    executor.launch(plan)
-    executor.sample({})
-    executor.collect()
-    peak = torch.cuda.max_memory_allocated(device) - held
+    layers, peak = (_peak(executor, each, device) - held for each in (without_samples(plan), plan))
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)
     outside = max(total - free - torch.cuda.memory_reserved(device) - others, 0)  # context, library workspaces
     executor.close()
     del executor
     torch.cuda.empty_cache()
-    return state + peak + outside + (0 if eager else graph_reserve(settings, peak))
+    return state + peak + outside + (0 if eager else graph_reserve(settings, spec, layers // plan.num_tokens))
 
 
-def graph_reserve(settings: EngineSettings, peak: int) -> int:
-    """Bytes of all graphs: two pools of activations, as a share of the largest step's, and what the driver keeps."""
-    largest = mixed_shapes(settings)[-1]
-    tokens = max(largest.tokens, settings.most_decodes)
-    layers = sum(layer is not None for group in settings.layout.groups for layer in group.layers)
-    count = len(graph_sizes(settings.most_decodes)) + len(mixed_shapes(settings))
-    return 2 * peak * tokens // settings.max_num_batched_tokens + count * layers * GRAPH_LAYER
+def _peak(executor: CudaExecutor, plan: StepPlan, device: torch.device) -> int:
+    """Bytes allocated at most while the step runs."""
+    torch.cuda.reset_peak_memory_stats(device)
+    executor.launch(plan)
+    executor.sample({})
+    executor.collect()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def graph_reserve(settings: EngineSettings, spec: ModelSpec, token: int) -> int:
+    """Bytes of all graphs. `token`: what the layers take for each token of a step.
+
+    Each kind has a pool as large as its largest graph; beside them are each decode graph's output, workspaces, and what
+    the driver keeps.
+    """
+    decode, mixed = graph_sizes(settings.most_decodes), mixed_shapes(settings, spec)
+    pools = token * (decode[-1] + mixed[-1].tokens)
+    outputs = sum(decode) * spec.hidden_size * 4
+    driver = (len(decode) + len(mixed)) * len(spec.layers) * GRAPH_LAYER
+    return pools + outputs + GRAPH_WORKSPACES + driver
+
+
+def without_samples(plan: StepPlan) -> StepPlan:
+    """The same tokens, of which nothing is asked: layers alone."""
+    prefills = [Prefill(prefill.slot, prefill.start, prefill.token_ids, ()) for prefill in plan.prefills]
+    return dataclasses.replace(plan, prefills=prefills)
 
 
 def largest_step(settings: EngineSettings) -> StepPlan:

@@ -1,4 +1,4 @@
-"""A replayed decode graph against the same padded batch run eagerly: bit for bit, whatever the padding holds."""
+"""A replayed graph against the same padded batch run eagerly: bit for bit, whatever the padding holds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from thranite.engine.settings import EngineSettings
 from thranite.loader.checkpoint import load_model
 from thranite.models.registry import load_spec
 from thranite.runner.cuda_executor import CudaExecutor
+from thranite.runner.cuda_inputs import pack
+from thranite.runner.step_shape import StepShape
 from thranite.sampling_params import TokenParams
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
+BYTES = (0, 3, 127, 255)  # 127: the largest finite numbers; 255: not a number
 LENGTHS = [1, 15, 16, 17, 63, 64, 65, 130, 400, 1000, 3, 300, 64]
 ROWS, MODEL_LEN = 24, 1100
 QWEN: dict[str, Any] = {
@@ -73,15 +76,15 @@ def eager(executor: CudaExecutor, rows: int) -> torch.Tensor:
     return graphs._forward(size, plans).hidden[:rows].clone()
 
 
-def poison(executor: CudaExecutor, byte: int) -> None:
-    """What a padding row may meet: the null page, and the state of slots that no row names."""
+def poison(executor: CudaExecutor, byte: int, used: int = len(LENGTHS)) -> None:
+    """What a padding row may meet: the null page, and the state of slots that no row names, from `used` on."""
     for buffer in executor.cache.buffers:
         buffer[0].fill_(byte)
     state = executor._state
-    state.last_tokens[len(LENGTHS) :] = byte
-    state.lengths[len(LENGTHS) :] = 7 * byte
+    state.last_tokens[used:] = byte
+    state.lengths[used:] = 7 * byte
     for table in state.tables:
-        table[len(LENGTHS) :] = byte
+        table[used:] = byte
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("qwen3", "bfloat16"), ("gemma3", "float32"), ("gemma3", "bfloat16")])
@@ -92,7 +95,7 @@ def test_a_replay_equals_the_eager_run(name: str, dtype: str) -> None:
     before = lengths.clone()
     for rows in (1, 2, 3, 5, 8, 9, len(LENGTHS)):
         results = []
-        for byte in (0, 3, 127):  # 127: the largest finite numbers
+        for byte in BYTES:
             poison(executor, byte)
             before[len(LENGTHS) :] = lengths[len(LENGTHS) :]
             results.append(eager(executor, rows))
@@ -103,6 +106,68 @@ def test_a_replay_equals_the_eager_run(name: str, dtype: str) -> None:
         assert all(bool(result.isfinite().all()) for result in results)
         assert all(torch.equal(results[0], result) for result in results[1:]), f"{rows} rows"
         assert not torch.equal(results[0][0], results[0][-1]) or rows == 1
+    executor.close()
+
+
+SPLITS: list[tuple[int, list[int]]] = [
+    (3, [25]), (13, [1]), (13, [51]), (0, [64]), (1, [64, 1]), (3, [520]), (13, [7, 300, 64]), (0, [1000, 23, 1]),
+    (5, [1090, 800, 201]),
+]  # fmt: skip
+
+
+def prompts_beside(executor: CudaExecutor, decodes: int, prompts: list[int]) -> StepPlan:
+    """The first slots decode, and the slots behind LENGTHS begin prompts on pages that no other has."""
+    page = executor.cache.num_blocks
+    starts, blocks, prefills = [], [], []
+    for slot, length in enumerate(prompts, len(LENGTHS)):
+        tokens = [(17 * i + slot) % executor._settings.vocab_size for i in range(length)]
+        params = TokenParams(max_tokens=9, seed=1, temperature=0.0)
+        starts.append(SlotStart(slot, 0, params, tokens, length, 0))
+        prefills.append(Prefill(slot, 0, tokens, (slot,)))
+        for group in range(len(executor._state.tables)):
+            page -= -(-length // 64)
+            blocks.append(BlockUpdate(group, slot, 0, list(range(page, page + -(-length // 64)))))
+    return StepPlan(99, decodes=list(range(decodes)), starts=starts, blocks=blocks, prefills=prefills)
+
+
+@torch.inference_mode()
+def eager_mixed(executor: CudaExecutor, plan: StepPlan, shape: StepShape) -> torch.Tensor:
+    """Hidden states of the plan's samples, in the padded batch that the graph of `shape` has."""
+    graphs, device = executor._mixed, torch.device("cuda", 0)
+    assert graphs is not None
+    packed = torch.from_numpy(pack(plan, shape))
+    graphs._packed[: len(packed)].copy_(packed)
+    plans = graphs._attention.decode_plans(shape.decodes, device, None)
+    tiles = graphs._attention.prefill_plans(shape.prompts, shape.tokens, device)
+    return graphs._forward(shape, plans, tiles).hidden[: len(plan.sample_slots)].clone()
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("qwen3", "bfloat16"), ("gemma3", "float32"), ("gemma3", "bfloat16")])
+def test_a_replay_with_prompts_equals_the_eager_run(name: str, dtype: str) -> None:
+    executor = executor_with_prompts(MODELS[name], dtype)
+    graphs, lengths = executor._mixed, executor._state.lengths
+    assert graphs is not None
+    sizes = set()
+    for decodes, prompts in SPLITS:
+        plan, used = prompts_beside(executor, decodes, prompts), len(LENGTHS) + len(prompts)
+        shape = graphs.shape_for(plan)
+        assert shape is not None
+        sizes.add(shape.tokens)
+        results = []
+        for byte in BYTES:
+            poison(executor, byte, used)
+            executor._state.apply(plan.starts, plan.blocks)
+            before = lengths.clone()
+            results.append(eager_mixed(executor, plan, shape))
+            lengths.copy_(before)
+            results.append(graphs.run(plan, shape).hidden[: len(plan.sample_slots)].clone())
+            before[:decodes] += 1
+            before[len(LENGTHS) : used] += torch.tensor(prompts, dtype=torch.int32, device=before.device)
+            assert torch.equal(lengths, before)
+            lengths[:decodes] -= 1
+        assert all(bool(result.isfinite().all()) for result in results)
+        assert all(torch.equal(results[0], result) for result in results[1:]), f"{decodes} decodes, prompts {prompts}"
+    assert sizes >= {32, 64, 128, 576, 1024, 2560}
     executor.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from thranite.models.decoder import Decoder
 from thranite.models.registry import load_spec
 from thranite.runner.cuda_executor import SPARE_BYTES, CudaExecutor
 from thranite.runner.cuda_graphs import DecodeGraphs, graph_sizes, ready_sizes
-from thranite.runner.cuda_mixed_graphs import MixedGraphs, mixed_shapes, ready_shapes
+from thranite.runner.cuda_mixed_graphs import MixedGraphs
+from thranite.runner.mixed_shapes import mixed_shapes, ready_shapes
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite_kernels.target import Target
 
@@ -73,16 +75,44 @@ def test_rows_of_the_last_step_are_no_part_of_a_later_capture(
 def test_a_step_with_prompts_runs_in_the_least_shape_that_is_there(executor: CudaExecutor) -> None:
     mixed = executor._mixed
     assert isinstance(mixed, MixedGraphs)
-    step = StepPlan(1, decodes=range(9), prefills=[Prefill(9, 0, range(60), (9,))])
-    assert _shape(mixed, step) == (32, 256)
+    assert _tokens(mixed, _step(3, 520)) == 576
+    assert _tokens(mixed, _step(256, 256)) == 512
+    assert _tokens(mixed, _step(0, 1024)) == 1024
+    assert _tokens(mixed, _step(0, *[1] * 8)) == 32
+    assert _tokens(mixed, _step(0, *[1] * 9)) == 320  # the least with room for so many prompts
+    assert _tokens(mixed, _step(257, 1)) == 2048  # and for so many decodes
+    assert _tokens(mixed, _step(9, 1016)) == 2048
     while executor.prepare():
         pass
-    assert _shape(mixed, step) == (32, 64)
-    assert _shape(mixed, StepPlan(1, prefills=[Prefill(9, 0, range(65), (9,))])) == (8, 128)
-    assert _shape(mixed, StepPlan(1, decodes=range(257), prefills=step.prefills)) is None
-    assert _shape(mixed, StepPlan(1, prefills=[Prefill(9, 0, range(1025), (9,))])) is None
+    assert _tokens(mixed, _step(257, 1)) == _tokens(mixed, _step(9, 1016)) == 1536
+    assert _tokens(mixed, _step(100, *[30] * 64)) == 2048
+    assert _tokens(mixed, _step(100, *[1] * 65)) is None
     mixed.release()
-    assert _shape(mixed, step) is None  # as before the first capture, when the largest step is measured
+    assert _tokens(mixed, _step(3, 520)) is None  # as before the first capture, when the largest step is measured
+
+
+def test_steps_that_want_more_of_a_prompt_than_a_token_have_no_graph(executor: CudaExecutor) -> None:
+    mixed = executor._mixed
+    assert isinstance(mixed, MixedGraphs)
+    for changes in ({"samples": (0, 1)}, {"prompt_logprobs": 0}, {"pooling": "mean"}):
+        fields: dict[str, Any] = {"samples": (0,), **changes}
+        plan = StepPlan(1, prefills=[Prefill(0, 0, range(60), **fields)])
+        assert mixed.shape_for(plan) is None
+    assert _tokens(mixed, StepPlan(1, decodes=[0])) is None
+
+
+def test_samples_come_from_the_rows_that_asked(executor: CudaExecutor) -> None:
+    """A replay's outputs have a row for every sample that its graph has room for, whatever the split."""
+    mixed = executor._mixed
+    assert isinstance(mixed, MixedGraphs)
+    plan = _step(3, 520)
+    shape = mixed.shape_for(plan)
+    assert shape is not None
+    output = mixed.run(plan, shape)
+    assert len(output.hidden) == len(output.slots) == len(output.positions) == 256 + 18
+    executor.launch(plan)
+    assert executor._steps[-1].logits is not None
+    assert len(executor._steps[-1].logits) == 4
 
 
 def test_after_a_sleep_there_are_the_graphs_that_there_were(executor: CudaExecutor) -> None:
@@ -109,12 +139,13 @@ def test_without_memory_to_spare_nothing_more_is_captured(
 
 def test_every_graph_is_captured_once(executor: CudaExecutor) -> None:
     settings = executor._settings
-    every = [*graph_sizes(settings.most_decodes), *mixed_shapes(settings)]
-    ready = [*ready_sizes(settings.most_decodes), *ready_shapes(mixed_shapes(settings))]
+    mixed = mixed_shapes(settings, executor._model.rank_spec)
+    every = [*graph_sizes(settings.most_decodes), *mixed]
+    ready = [*ready_sizes(settings.most_decodes), *ready_shapes(mixed)]
     count = 0
     while executor.prepare():
         count += 1
-    assert count == len(every) - len(ready) > 40
+    assert count == len(every) - len(ready) > 10
     assert not executor.prepare()
 
 
@@ -123,6 +154,12 @@ def _decode_graphs(executor: CudaExecutor) -> DecodeGraphs:
     return executor._graphs
 
 
-def _shape(mixed: MixedGraphs, plan: StepPlan) -> tuple[int, int] | None:
+def _step(decodes: int, *prompts: int) -> StepPlan:
+    """Of that many decodes, and prompts of these lengths."""
+    prefills = [Prefill(decodes + i, 0, range(length), (decodes + i,)) for i, length in enumerate(prompts)]
+    return StepPlan(1, decodes=range(decodes), prefills=prefills)
+
+
+def _tokens(mixed: MixedGraphs, plan: StepPlan) -> int | None:
     shape = mixed.shape_for(plan)
-    return None if shape is None else (shape.decodes, shape.prompt_tokens)
+    return None if shape is None else shape.tokens

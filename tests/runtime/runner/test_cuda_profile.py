@@ -14,8 +14,8 @@ from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
 from thranite.models.decoder import Decoder
 from thranite.models.registry import load_spec
 from thranite.runner.cuda_executor import CudaExecutor
-from thranite.runner.cuda_mixed_graphs import mixed_shapes
-from thranite.runner.cuda_profile import graph_reserve, largest_step, measure_activations
+from thranite.runner.cuda_profile import graph_reserve, largest_step, measure_activations, without_samples
+from thranite.runner.mixed_shapes import mixed_shapes
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite_kernels.target import Target
 
@@ -58,6 +58,7 @@ def test_what_is_counted(monkeypatch: pytest.MonkeyPatch, eager: bool) -> None:
     """The slots' and the sampler's state, the step's peak, what lies outside torch, and graphs; pages are planned
     apart, and weights were there before."""
     weights, state, peak, outside, others = 7_000, 300, 50_000, 900, 20_000
+    layers = 6400
     config = settings(max_model_len=LENGTH, max_num_batched_tokens=64)
     cache = 0
     with pretended_gpu(Target(90, 132)):
@@ -72,20 +73,34 @@ def test_what_is_counted(monkeypatch: pytest.MonkeyPatch, eager: bool) -> None:
             return executor
 
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: held[-1])
-        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: held[-1] + peak)
+        peaks = iter((layers, peak))  # of the step without samples, and with all
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: held[-1] + next(peaks))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 100_000)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**9, 10**9 + 100_000 + outside + others))
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-        found = measure_activations(make, config, DEVICE, others, eager)
+        found = measure_activations(make, config, SPEC, DEVICE, others, eager)
     assert cache > 0
-    assert found == state + peak + outside + (0 if eager else graph_reserve(config, peak))
+    assert found == state + peak + outside + (0 if eager else graph_reserve(config, SPEC, layers // 64))
 
 
 def test_no_graph_is_for_more_decodes_than_a_step_has_tokens() -> None:
     config = settings(max_num_seqs=1024, max_num_batched_tokens=64)
     assert config.most_decodes == 64
-    assert max(shape.decodes for shape in mixed_shapes(config)) == 64
-    largest = mixed_shapes(config)[-1].tokens
-    assert largest == 128  # 64 of a prompt beside 64: padding may go beyond a step's budget
-    assert graph_reserve(config, 6400) - graph_reserve(config, 0) == 2 * 6400 * largest // 64
+    assert max(shape.decodes for shape in mixed_shapes(config, SPEC)) == 64
+
+
+@pytest.mark.parametrize(("seqs", "budget", "tokens"), [(16, 64, 16 + 64), (1024, 8192, 1024 + 8192)])
+def test_the_two_pools_are_as_large_as_the_largest_graphs(seqs: int, budget: int, tokens: int) -> None:
+    """GEMMA3 is tiny: steps have graphs up to the token budget."""
+    config = settings(max_num_seqs=seqs, max_num_batched_tokens=budget)
+    assert graph_reserve(config, SPEC, 100) - graph_reserve(config, SPEC, 0) == 100 * tokens
+
+
+def test_the_layers_of_a_step_alone() -> None:
+    plan = largest_step(settings())
+    alone = without_samples(plan)
+    assert alone.num_tokens == plan.num_tokens == 2048
+    assert (alone.starts, alone.blocks) == (plan.starts, plan.blocks)
+    assert not alone.sample_slots
+    assert all(prefill.prompt_logprobs is None for prefill in alone.prefills)
