@@ -68,6 +68,10 @@ class GraphSet(Generic[Shape, Output]):
         captured.graph.replay()
         return captured.output
 
+    def output(self, shape: Shape) -> Output:
+        """What a replay leaves."""
+        return self._captured[shape].output
+
     def drop(self, shape: Shape) -> None:
         del self._captured[shape]
 

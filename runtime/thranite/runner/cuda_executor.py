@@ -14,15 +14,16 @@ from thranite.attention.base import KVCache
 from thranite.attention.triton import TritonAttention
 from thranite.engine.plan import Bitmasks, StepPlan, StepResult
 from thranite.engine.settings import EngineSettings
+from thranite.layers.tuned_products import tuning
 from thranite.models.decoder import Decoder
 from thranite.models.spec import ModelSpec
 from thranite.runner.cuda_draw import CudaDraw
-from thranite.runner.cuda_graphs import DecodeGraphs, DecodeOutput
+from thranite.runner.cuda_graphs import DecodeGraphs, DecodeOutput, padded_rows
 from thranite.runner.cuda_inputs import eager_step, prefill_starts
 from thranite.runner.cuda_mixed_graphs import MixedGraphs, MixedOutput
 from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.cuda_state import CudaSlots
-from thranite.runner.cuda_warm_up import warm_up_steps
+from thranite.runner.cuda_warm_up import full_step, warm_up_steps
 from thranite.runner.host_weights import HostWeights
 from thranite.runner.sampling_transfer import HostCopies
 from thranite.runner.step_scores import Pooled, PromptScores, begin_pooling, begin_prompt_scores, finish_step
@@ -93,11 +94,16 @@ class CudaExecutor:
             self._mixed.capture()
 
     def warm_up(self) -> None:
-        """Run every kind of eager step once: nothing compiles later."""
+        """Run every kind of eager step once: nothing compiles later, and the fullest one is timed."""
         for plan in warm_up_steps(self._settings):
-            self._launch(plan, None)
-            self.sample({})
-            self.collect()
+            self._run_eagerly(plan)
+        with tuning():
+            self._run_eagerly(full_step(self._settings))
+
+    def _run_eagerly(self, plan: StepPlan) -> None:
+        self._launch(plan, None)
+        self.sample({})
+        self.collect()
 
     def prepare(self) -> bool:
         """Capture one more graph, where every rank has memory to spare: others may have taken what was planned for."""
@@ -132,7 +138,8 @@ class CudaExecutor:
 
     def _replayed(self, plan: StepPlan, output: DecodeOutput | MixedOutput) -> None:
         count = len(plan.sample_slots)
-        logits = self._model.raw_logits(output.hidden[:count]) if count else None
+        rows = padded_rows(count, len(output.hidden))
+        logits = self._model.raw_logits(output.hidden[:rows])[:count] if count else None
         slots, positions = output.slots[:count], output.positions[:count]
         self._steps.append(_Step(plan, logits, slots, positions, {}, self._host_positions(plan)))
 

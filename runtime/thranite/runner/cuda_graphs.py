@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from thranite.attention.triton import LayerKind, TritonAttention
+from thranite.layers.tuned_products import tuning
 from thranite.models.decoder import Decoder
 from thranite.runner.cuda_capture import GraphSet, Recording
 from thranite.runner.cuda_inputs import allocate_inputs, decode_rows, prepare, triton_batch
@@ -28,6 +29,13 @@ def graph_sizes(max_rows: int) -> list[int]:
     """Batch sizes to capture: close together where a padded row costs most of a step, at most an eighth apart."""
     sizes = [1, 2, 4, *range(8, 128, 8), *range(128, 256, 16), *range(256, 512, 32), *range(512, 4097, 64)]
     return [size for size in sizes if size < max_rows] + [max_rows]
+
+
+@cache
+def padded_rows(count: int, most: int) -> int:
+    """The batch size that holds `count` rows, of `most` that there are."""
+    sizes = graph_sizes(most)
+    return sizes[bisect_left(sizes, count)]
 
 
 def ready_sizes(max_rows: int) -> list[int]:
@@ -75,7 +83,7 @@ class DecodeGraphs:
     def capture_again(self) -> None:
         """After `release`: the same sizes, so that the same rows run through the same kernels as before."""
         for size in reversed(self._sizes):
-            self._graphs.capture(size)
+            self._capture(size)
 
     def capture_next(self) -> bool:
         """One more size, between two steps. False: there is none."""
@@ -83,9 +91,15 @@ class DecodeGraphs:
             return False
         self._clear_rows()
         size = self._later.pop()
-        self._graphs.capture(size)
+        self._capture(size)
         insort(self._sizes, size)
         return True
+
+    @torch.inference_mode()
+    def _capture(self, size: int) -> None:
+        self._graphs.capture(size)
+        with tuning():  # the head follows the graph
+            self._model.raw_logits(self._graphs.output(size).hidden)
 
     def release(self) -> None:
         """Give back the graphs' memory; nothing can be run until they are captured again."""

@@ -32,12 +32,21 @@ PROMPT_TOKENS = (1, 16, 1000)
 
 def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
     """Prompts of few tokens and of many, and decodes beside a prompt, under every kind of sampling."""
-    most = min(settings.max_num_batched_tokens, settings.max_num_seqs * _longest(settings))
+    most = _most(settings)
     for params in (PLAIN, TRUNCATED, SHAPED, EVERY):
         for count in sorted({min(count, most) for count in PROMPT_TOKENS}):
             yield _prompts(count, params, settings)
             if settings.max_num_seqs > 1 and min(_longest(settings), settings.max_num_batched_tokens) > 4:
                 yield _beside_a_prompt(params, settings)
+
+
+def full_step(settings: EngineSettings) -> StepPlan:
+    """Prompts that fill the token budget, as most steps are while many prompts wait."""
+    return _prompts(_most(settings), PLAIN, settings)
+
+
+def _most(settings: EngineSettings) -> int:
+    return min(settings.max_num_batched_tokens, settings.max_num_seqs * _longest(settings))
 
 
 def _longest(settings: EngineSettings) -> int:
