@@ -5,22 +5,23 @@ import triton
 import triton.language as tl
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+ANY_CACHE: tl.constexpr = tl.constexpr("")
 NO_SCORE: tl.constexpr = tl.constexpr(-1.0e30)
 """Start of the running maximum: finite, so that a tile without a visible key gives exp2(-inf) = 0 and never NaN."""
 
 
 @triton.jit
-def tile_pages(table_ptr, start, end, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr):
+def tile_pages(table_ptr, start, end, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, CACHE: tl.constexpr = ANY_CACHE):
     """Pages of tokens start..start + TILE (`start` a multiple of TILE): one page, or int32 [TILE] where a tile spans
     several. Block-table entries at or past `end` are not read.
 
     Loops carry this value and fetch it one tile ahead: loaded in the iteration that needs it, it would stand between
     the loop counter and the keys' addresses, and the compiler would then not keep two tiles of keys in flight."""
     if BLOCK_SIZE % TILE == 0:
-        return tl.load(table_ptr + start // BLOCK_SIZE, mask=start < end, other=0)
+        return tl.load(table_ptr + start // BLOCK_SIZE, mask=start < end, other=0, cache_modifier=CACHE)
     else:
         token = start + tl.arange(0, TILE)
-        return tl.load(table_ptr + token // BLOCK_SIZE, mask=token < end, other=0)
+        return tl.load(table_ptr + token // BLOCK_SIZE, mask=token < end, other=0, cache_modifier=CACHE)
 
 
 @triton.jit

@@ -22,8 +22,14 @@ def _row_tiles(slot, context, queries, window, TILE: tl.constexpr, WINDOW: tl.co
     return first, tl.where(live, (context + TILE - 1) // TILE - first, 0)
 
 
+@triton.jit
+def _splits(tiles, piece, whole_tiles):
+    """Programs of a row; padding has none."""
+    return tl.where(tiles <= whole_tiles, tl.minimum(tiles, 1), (tiles + piece - 1) // piece)
+
+
 @triton.jit(
-    do_not_specialize=["rows", "items", "shares", "window", "min_tiles"],
+    do_not_specialize=["rows", "items", "shares", "window", "min_tiles", "whole_tiles"],
     do_not_specialize_on_alignment=["slots_ptr", "context_ptr", "cu_q_ptr"],
 )
 def decode_plan_kernel(
@@ -36,6 +42,7 @@ def decode_plan_kernel(
     shares,
     window,
     min_tiles,
+    whole_tiles,
     TILE: tl.constexpr,
     WINDOW: tl.constexpr,
     RAGGED: tl.constexpr,
@@ -45,8 +52,8 @@ def decode_plan_kernel(
     """Cut the batch's tiles into about `shares` equal pieces; program r writes the items of row r.
 
     With total tiles n, a piece is c = max(min_tiles, ceil(n / shares)) tiles and a row of t tiles is cut into
-    ceil(t / c) near-equal splits. Hence items <= rows + shares and partial results <= 2 shares, whatever the lengths
-    are. Padding has no tiles, so it has no items and changes nobody's cut.
+    ceil(t / c) near-equal splits, one if t <= whole_tiles. Hence items <= rows + shares and partial results <= 2
+    shares, whatever the lengths are. Padding has no tiles, so it has no items and changes nobody's cut.
     """
     row = tl.program_id(0)
     total = 0
@@ -73,7 +80,7 @@ def decode_plan_kernel(
         if RAGGED:
             queries = tl.load(cu_q_ptr + r + 1, mask=inside, other=0) - tl.load(cu_q_ptr + r, mask=inside, other=0)
         first, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
-        splits = (tiles + piece - 1) // piece
+        splits = _splits(tiles, piece, whole_tiles)
         used += tl.sum(splits)
         item += tl.sum(tl.where(r < row, splits, 0))
         part += tl.sum(tl.where((r < row) & (splits > 1), splits, 0))
@@ -90,7 +97,7 @@ def decode_plan_kernel(
             begin = tl.load(cu_q_ptr + row)
             queries = tl.load(cu_q_ptr + row + 1) - begin
         first, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
-        splits = (tiles + piece - 1) // piece
+        splits = _splits(tiles, piece, whole_tiles)
         for start in range(0, splits, BLOCK_I):
             s = start + tl.arange(0, BLOCK_I)
             inside = s < splits
@@ -104,6 +111,28 @@ def decode_plan_kernel(
             tl.store(at + 5, context, mask=inside)
             tl.store(at + 6, begin, mask=inside)
             tl.store(at + 7, part, mask=inside)
+
+
+@triton.jit
+def _fetch_ahead(
+    kv_ptr, stride_page, table_row, start, end, head,
+    KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Ask L2 for a tile's keys and values. All writes go there: what is written meanwhile is read as it was written."""
+    n = tl.arange(0, 2 * TILE)
+    token = start + n % TILE
+    page = tl.load(table_row + token // BLOCK_SIZE, mask=token < end, other=0, cache_modifier=".cg").to(tl.int64)
+    inner = ((n // TILE) * KV_HEADS + head) * BLOCK_SIZE + token % BLOCK_SIZE
+    at = (kv_ptr + page * stride_page + inner * HEAD_DIM).to(tl.int64)
+    size: tl.constexpr = HEAD_DIM * kv_ptr.dtype.element_ty.primitive_bitwidth // 8
+    tl.inline_asm_elementwise(
+        "{ .reg .pred p; setp.ne.u32 p, $3, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0; }",
+        "=r,l,r,r",
+        [at & -16, tl.full(n.shape, size, tl.int32), (token < end).to(tl.int32)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
 
 
 @triton.jit(do_not_specialize=["window", "score_scale", "cap_scale"])
@@ -137,6 +166,7 @@ def paged_decode_kernel(
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
     SINKS: tl.constexpr,
+    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One program per (item, block of query rows, kv head); query rows are (token, head of the group) pairs.
@@ -150,19 +180,31 @@ def paged_decode_kernel(
     record = item_ptr + (tl.program_id(0) // (KV_HEADS * M_BLOCKS)) * RECORD
     if PDL:
         gdc_launch_dependents()
-        gdc_wait()
-    splits = tl.load(record)
-    packed = tl.load(record + 1)
-    slot = tl.load(record + 2)
-    begin = tl.load(record + 3)
-    end = tl.load(record + 4)
-    context = tl.load(record + 5)
-    q_begin = tl.load(record + 6)
-    first_part = tl.load(record + 7)
+    # Read before the wait: work lists and tables are written by kernels without PDL alone, which have ended when any
+    # later kernel starts (docs/kernels.md, "Early starts"). Past L1, which may hold an earlier step's lines.
+    splits = tl.load(record, cache_modifier=".cg")
+    packed = tl.load(record + 1, cache_modifier=".cg")
+    slot = tl.load(record + 2, cache_modifier=".cg")
+    begin = tl.load(record + 3, cache_modifier=".cg")
+    end = tl.load(record + 4, cache_modifier=".cg")
+    context = tl.load(record + 5, cache_modifier=".cg")
+    q_begin = tl.load(record + 6, cache_modifier=".cg")
+    first_part = tl.load(record + 7, cache_modifier=".cg")
     if splits == 0:
+        # Without a wait, so that the next kernel has this place at once. It must not begin before what this one follows
+        # has ended, whether there is any work or not: the first item's programs always wait.
+        if PDL:
+            if tl.program_id(0) < KV_HEADS * M_BLOCKS:
+                gdc_wait()
         return
     split = packed % 65536
     queries = packed // 65536
+    table_row = table_ptr + tl.maximum(slot, 0).to(tl.int64) * stride_table
+    pages = tile_pages(table_row, begin, end, BLOCK_SIZE, TILE, ".cg")
+    if PDL:
+        for start in range(begin, tl.minimum(end, begin + AHEAD * TILE), TILE):
+            _fetch_ahead(kv_ptr, stride_page, table_row, start, end, head, KV_HEADS, HEAD_DIM, BLOCK_SIZE, TILE)
+        gdc_wait()
 
     m = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
@@ -177,10 +219,8 @@ def paged_decode_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     top = tl.full([BLOCK_M], NO_SCORE, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    table_row = table_ptr + tl.maximum(slot, 0).to(tl.int64) * stride_table
     k_ptr = kv_ptr + head * (BLOCK_SIZE * HEAD_DIM) + d[None, :]
     v_ptr = k_ptr + KV_HEADS * BLOCK_SIZE * HEAD_DIM
-    pages = tile_pages(table_row, begin, end, BLOCK_SIZE, TILE)
     for start in range(begin, end, TILE):
         key = start + tl.arange(0, TILE)
         seen = key < end

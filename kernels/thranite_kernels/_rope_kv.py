@@ -43,16 +43,19 @@ def rope_kv_kernel(
     t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     block = tl.program_id(1)
     live = t < tokens
+    x_row = qkv_ptr + t.to(tl.int64) * stride_x
     if PDL:
         gdc_launch_dependents()
-        gdc_wait()
-    x_row = qkv_ptr + t.to(tl.int64) * stride_x
-    slot = tl.load(slot_ptr + t, mask=live, other=-1)
+    # Read before the wait: kernels without PDL alone write slots and positions, and have ended when any later kernel
+    # starts (docs/kernels.md, "Early starts"). Past L1, which may hold an earlier step's lines.
+    slot = tl.load(slot_ptr + t, mask=live, other=-1, cache_modifier=".cg")
     page_row = kv_ptr + (slot // BLOCK_SIZE) * stride_page + (slot % BLOCK_SIZE) * HEAD_DIM
     if block >= q_blocks + kv_blocks:
         # values: [BLOCK_T, BLOCK_H, BLOCK_D] moved as they are
         v_head = (block - q_blocks - kv_blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
         d = tl.arange(0, BLOCK_D)
+        if PDL:
+            gdc_wait()
         moved = (live & (slot >= 0))[:, None, None] & (v_head < KV_HEADS)[None, :, None] & (d < HEAD_DIM)[None, None, :]
         v_from = ((HEADS + KV_HEADS + v_head) * HEAD_DIM)[None, :, None] + d[None, None, :]
         v = tl.load(x_row[:, None, None] + v_from, mask=moved, other=0.0)
@@ -67,6 +70,19 @@ def rope_kv_kernel(
         i = tl.arange(0, BLOCK_HALF)
         i_live = i < half
         pair = inside & i_live[None, None, :]
+        if ROPE:
+            position = tl.load(position_ptr + t, mask=live, other=0, cache_modifier=".cg").to(tl.int64)
+            angle = table_ptr + position[:, None] * stride_table + i[None, :]
+            angle_live = live[:, None] & i_live[None, :]
+            cos = tl.load(angle, mask=angle_live, other=1.0)[:, None, :]
+            sin = tl.load(angle + half, mask=angle_live, other=0.0)[:, None, :]
+        if NORM:
+            bias: tl.constexpr = 1.0 if ONE_PLUS else 0.0
+            w_ptr = tl.where(is_q, q_weight_ptr, k_weight_ptr)
+            w1 = tl.load(w_ptr + i, mask=i_live, other=0.0).to(tl.float32) + bias
+            w2 = tl.load(w_ptr + half + i, mask=i_live, other=0.0).to(tl.float32) + bias
+        if PDL:
+            gdc_wait()
         source = x_row[:, None, None] + base
         x1 = tl.load(source + i[None, None, :], mask=pair, other=0.0).to(tl.float32)
         x2 = tl.load(source + half + i[None, None, :], mask=pair, other=0.0).to(tl.float32)
@@ -80,21 +96,12 @@ def rope_kv_kernel(
             if ROTARY < HEAD_DIM:
                 square += tl.sum(x3 * x3, axis=2)
             scale = tl.rsqrt(square / HEAD_DIM + eps)[:, :, None]
-            bias: tl.constexpr = 1.0 if ONE_PLUS else 0.0
-            w_ptr = tl.where(is_q, q_weight_ptr, k_weight_ptr)
-            w1 = tl.load(w_ptr + i, mask=i_live, other=0.0).to(tl.float32) + bias
-            w2 = tl.load(w_ptr + half + i, mask=i_live, other=0.0).to(tl.float32) + bias
             x1 = x1 * scale * w1[None, None, :]
             x2 = x2 * scale * w2[None, None, :]
             if ROTARY < HEAD_DIM:
                 w3 = tl.load(w_ptr + j, mask=j_live, other=0.0).to(tl.float32) + bias
                 x3 = x3 * scale * w3[None, None, :]
         if ROPE:
-            position = tl.load(position_ptr + t, mask=live, other=0).to(tl.int64)
-            angle = table_ptr + position[:, None] * stride_table + i[None, :]
-            angle_live = live[:, None] & i_live[None, :]
-            cos = tl.load(angle, mask=angle_live, other=1.0)[:, None, :]
-            sin = tl.load(angle + half, mask=angle_live, other=0.0)[:, None, :]
             y1 = x1 * cos - x2 * sin
             y2 = x2 * cos + x1 * sin
         else:

@@ -3,7 +3,7 @@
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_launch_dependents
 
 
 @triton.jit
@@ -13,18 +13,36 @@ def _owner(step, TOTAL: tl.constexpr, PROGRAMS: tl.constexpr):
 
 
 @triton.jit
-def _fetch_ahead(w_ptr, stride_w, n, k_first, K: tl.constexpr, COLUMNS: tl.constexpr):
-    """Ask L2 for COLUMNS elements of rows `n` from column `k_first` on, or the last ones; 16-byte multiples."""
-    start = tl.minimum(k_first, K - COLUMNS)
-    at = (w_ptr + n.to(tl.int64) * stride_w + start).to(tl.int64)
+def _fetch_ahead(
+    w_ptr, stride_w, step,
+    N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Ask L2 for a step's weights, in pieces of 64 columns (128 bytes)."""
+    piece = tl.arange(0, BLOCK_N * BLOCK_K // 64)
+    n = tl.minimum(step // STEPS * BLOCK_N + piece // (BLOCK_K // 64), N - 1)
+    k = tl.minimum(step % STEPS * BLOCK_K + piece % (BLOCK_K // 64) * 64, K - 64)
     tl.inline_asm_elementwise(
         "{ cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0; }",
         "=r,l,r",
-        [at, tl.full(n.shape, COLUMNS * 2, tl.int32)],
+        [(w_ptr + n.to(tl.int64) * stride_w + k).to(tl.int64), tl.full(n.shape, 128, tl.int32)],
         dtype=tl.int32,
         is_pure=False,
         pack=1,
     )
+
+
+@triton.jit
+def _wait_within_loop():
+    """`gdc_wait` as text: where a loop holds the operation itself, Triton 3.9 copies nothing ahead."""
+    tl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def _load_x(x_at, rows, step, STEPS: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+    """x's columns of a step; past the share's end some others."""
+    start = step % STEPS * BLOCK_K
+    inside = start + tl.arange(0, BLOCK_K) < K
+    return tl.load(x_at + start, mask=(tl.arange(0, BLOCK_M) < rows)[:, None] & inside[None, :], other=0.0)
 
 
 @triton.jit
@@ -95,12 +113,13 @@ def stream_gemm_kernel(
     PROGRAMS: tl.constexpr,
     BIAS: tl.constexpr,
     AHEAD: tl.constexpr,
+    STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One program per share of the (block of BLOCK_N weights' rows, step of BLOCK_K columns) pairs, in row-major order.
 
-    With PDL the program starts while the kernel before still runs, asks L2 for its first AHEAD columns, and waits.
-    (Asked for by the kernel before, they come no sooner: it was seen to end only when what it asked for was there.)
+    With PDL the program starts while the kernel before still runs. The compiler has STAGES - 1 steps of weights copied
+    to shared memory ahead of the loop, and the wait is in the loop: x alone waits. L2 is asked for AHEAD steps more.
     """
     STEPS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     TOTAL: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N * STEPS
@@ -109,21 +128,23 @@ def stream_gemm_kernel(
     last = (program + 1) * TOTAL // PROGRAMS
     if PDL:
         gdc_launch_dependents()
-        row = first // STEPS * BLOCK_N + tl.arange(0, BLOCK_N)
-        _fetch_ahead(w_ptr, stride_w, tl.minimum(row, N - 1), first % STEPS * BLOCK_K, K, AHEAD)
-        gdc_wait()
+        for step in range(first + STAGES - 1, tl.minimum(first + STAGES - 1 + AHEAD, last)):
+            _fetch_ahead(w_ptr, stride_w, step, N, K, STEPS, BLOCK_N, BLOCK_K)
     m = tl.arange(0, BLOCK_M)
-    k = tl.arange(0, BLOCK_K)
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    x_at = x_ptr + m[:, None] * stride_x + tl.arange(0, BLOCK_K)[None, :]
+    # x is carried, loaded a step ahead: loaded in the step that needs it, it would be copied ahead of the loop, too.
+    x_next = tl.zeros([BLOCK_M, BLOCK_K], x_ptr.dtype.element_ty)
     for step in range(first, last):
         block = step // STEPS
         start = step % STEPS * BLOCK_K
         w = w_desc.load([block * BLOCK_N, start])
-        x = tl.load(
-            x_ptr + m[:, None] * stride_x + start + k[None, :],
-            mask=(m < rows)[:, None] & (start + k < K)[None, :],
-            other=0.0,
-        )
+        if step == first:
+            if PDL:
+                _wait_within_loop()
+            x_next = _load_x(x_at, rows, step, STEPS, K, BLOCK_M, BLOCK_K)
+        x = x_next
+        x_next = _load_x(x_at, rows, step + 1, STEPS, K, BLOCK_M, BLOCK_K)
         acc = tl.dot(w, tl.trans(x), acc, input_precision="ieee")
         if (start + BLOCK_K >= K) | (step == last - 1):
             _store(

@@ -96,6 +96,7 @@ class DecodePlan:
                 "shares": self.shares,
                 "window": self.window,
                 "min_tiles": self.config.min_tiles,
+                "whole_tiles": self.config.whole_tiles,
             },
             {
                 "TILE": self.config.tile,
@@ -187,6 +188,7 @@ def paged_decode_launch(
             "SOFTCAP": softcap > 0.0,
             "WINDOW": plan.window > 0,
             "SINKS": sinks is not None,
+            "AHEAD": plan.config.ahead,
             "PDL": overlaps(q),
         },
         num_warps=plan.config.num_warps,

@@ -6,8 +6,8 @@ multiprocessor waits for another; a block that crosses a border is summed by the
 the programs: bits depend on the number of multiprocessors, not on timing. W is the left operand of the tensor cores'
 product, so that few rows of x cost little.
 
-Started while the kernel before it ends, a program asks for its first weights and only then waits for x: that is where
-it gains on cuBLAS, which wins where that start does not count (docs/performance.md).
+Started while the kernel before it runs, a program copies its first weights to shared memory and only then waits for x:
+that is where it gains on cuBLAS, which wins where that start does not count (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StreamScratch:
         """For outputs of up to `max_width` columns."""
         device = torch.device(device)
         config = config or stream_config()
-        programs = (target or target_of(device)).num_sms
+        programs = config.programs or (target or target_of(device)).num_sms
         return cls(
             torch.empty(2 * programs * config.block_n * MAX_ROWS, dtype=torch.float32, device=device),
             torch.zeros(cdiv(max_width, config.block_n), dtype=torch.int32, device=device),
@@ -80,15 +80,17 @@ def stream_gemm_launch(
     config: StreamConfig | None = None,
     target: Target | None = None,
 ) -> Launch:
-    """The launch behind `stream_gemm`: one program a multiprocessor."""
+    """The launch behind `stream_gemm`: one program a multiprocessor, or as many as `config` says."""
     rows, depth = x.shape
     width = weight.shape[0]
     config = config or stream_config()
     require(1 <= rows <= MAX_ROWS, f"stream_gemm: 1 to {MAX_ROWS} rows")
     require(weight.shape[1] == depth, "stream_gemm: x and weight disagree on the inner size")
+    require(depth >= 64 or config.ahead == 0, "stream_gemm: L2 is asked for 64 columns at a time")
     require(x.stride(1) == 1 and weight.stride(1) == 1 and out.stride(1) == 1, "stream_gemm: rows must be contiguous")
     blocks = cdiv(width, config.block_n)
-    programs = min((target or target_of(x.device)).num_sms, blocks * cdiv(depth, config.block_k))
+    programs = config.programs or (target or target_of(x.device)).num_sms
+    programs = min(programs, blocks * cdiv(depth, config.block_k))
     need = 2 * programs * config.block_n * MAX_ROWS
     require(scratch.partial.numel() >= need and scratch.count.numel() >= blocks, "stream_gemm: scratch too small")
     tiles = tensor_map(weight, list(weight.shape), list(weight.stride()), [config.block_n, config.block_k])
@@ -116,7 +118,8 @@ def stream_gemm_launch(
             "BLOCK_K": config.block_k,
             "PROGRAMS": programs,
             "BIAS": bias is not None,
-            "AHEAD": min(config.ahead, depth),
+            "AHEAD": config.ahead,
+            "STAGES": config.num_stages,
             "PDL": overlaps(x),
         },
         num_warps=config.num_warps,

@@ -75,8 +75,8 @@ OVERLAP_CAPABILITY = 90
 def overlaps(x: torch.Tensor) -> bool:
     """Whether kernels on `x` begin while the one before ends (programmatic dependent launch: sm_90 and later).
 
-    Such a kernel lets its successor start at once, prepares what no kernel writes (addresses, weights), and waits for
-    its predecessor's end before it reads or writes anything else.
+    Such a kernel lets its successor start at once, reads what no such kernel writes (weights, tables, work lists), and
+    waits for its predecessor's end before it reads or writes anything else.
     """
     return x.device.type == "cuda" and target_of(x.device).capability >= OVERLAP_CAPABILITY
 
@@ -90,6 +90,8 @@ class DecodeConfig:
     num_stages: int
     ctas_per_sm: int  # work is cut into about num_sms · ctas_per_sm equal shares
     min_tiles: int = 2  # a share is never shorter than this many tiles
+    whole_tiles: int = 1  # a row of up to this many tiles is never cut
+    ahead: int = 4  # tiles of a share asked of L2 before the kernel before has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ class StreamConfig:
     block_n: int  # rows of the weight
     block_k: int  # columns a step
     num_stages: int
-    ahead: int  # columns asked of L2 before the kernel before has ended
+    ahead: int = 0  # steps asked of L2 before the kernel before has ended, beyond the stages
+    programs: int = 0  # 0: one a multiprocessor
     num_warps: int = 4
 
 
@@ -136,11 +139,11 @@ def decode_config(target: Target, head_dim: int, itemsize: int) -> DecodeConfig:
 
 
 # Measured on an H200 for head size 128: one share an SM reads a single row of 32,768 keys in 42 µs, three in 53 µs; at
-# 64 and 256 rows of 600 keys they are level (49 and 151 µs).
+# 64 and 256 rows of 600 keys they are level (49 and 151 µs). Up to 256 keys are not cut: combining costs a few tiles.
 _DECODE_LARGE = {
-    64: DecodeConfig(128, 4, 3, 3),
-    128: DecodeConfig(64, 4, 3, 1),
-    256: DecodeConfig(32, 4, 3, 3),
+    64: DecodeConfig(128, 4, 3, 3, whole_tiles=2),
+    128: DecodeConfig(64, 4, 3, 1, whole_tiles=4),
+    256: DecodeConfig(32, 4, 3, 3, whole_tiles=8),
 }
 _DECODE_SMALL = {
     64: DecodeConfig(64, 4, 3, 2),
@@ -178,13 +181,13 @@ _PREFILL_SMALL = {
 
 
 def stream_config() -> StreamConfig:
-    """Tiles of `stream_gemm`, whatever the shape: 16 KiB of weights a step, 160 KiB of them on their way.
+    """Tiles of `stream_gemm`, whatever the shape: 16 KiB of weights a step, 112 KiB of them on their way.
 
-    Measured on an H100 at llama-8b's products, 1 row: 64 x 128 is the fastest or within 1 % of it among 64 and 128 rows
-    by 64 and 128 columns with one or two programs an SM; a whole layer takes 219, 215, 215, 218 and 224 µs with 0, 256,
-    512, 1,024 and 2,048 columns asked for ahead.
+    Measured on an H100 at llama-8b's products, 1 row, when x was copied ahead with the weights: 64 x 128 is the fastest
+    or within 1 % of it among 64 and 128 rows by 64 and 128 columns with one or two programs an SM. Eight stages leave
+    room for a program of `paged_decode` beside them.
     """
-    return StreamConfig(block_n=64, block_k=128, num_stages=8, ahead=256)
+    return StreamConfig(block_n=64, block_k=128, num_stages=8)
 
 
 def gemm_config(target: Target, rows: int, width: int, depth: int) -> GemmConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -130,6 +130,20 @@ def test_decode_reads_nothing_behind_the_window(device: str, max_q: int) -> None
     behind(batch, 20)
     plan = DecodePlan.allocate(3, 4, 2, 64, max_q=max_q, window=20, device=device, config=config)
     plan.plan(slots, contexts, cu if max_q > 1 else None)
+    assert_close(paged_decode(q, kv, table, plan), expected)
+
+
+def test_decode_leaves_short_rows_whole(device: str) -> None:
+    """Rows of up to `whole_tiles` tiles have one split, padding has none; longer ones are cut as ever."""
+    config = replace(MANY_SPLITS, whole_tiles=3)
+    q, kv, table, slots, cu, contexts = Batch([1] * 5, [48, 49, 70, 200, 1], padded=(2,), device=device).tensors
+    plan = DecodePlan.allocate(5, 4, 2, 64, device=device, config=config)
+    plan.plan(slots, contexts)
+    items = plan.items.tolist()
+    splits = {item[6]: item[0] for item in items if item[0]}  # by the row's first query
+    assert splits == {0: 1, 1: 2, 3: 7, 4: 1}
+    assert sum(item[0] > 0 for item in items) == sum(splits.values())
+    expected = paged_attention_reference(q, kv, table, slots, cu, contexts)
     assert_close(paged_decode(q, kv, table, plan), expected)
 
 

@@ -14,10 +14,11 @@ from thranite_kernels.testing import assert_close
 @pytest.mark.parametrize(
     ("rows", "width", "depth", "config"),
     [
-        (1, 300, 256, StreamConfig(64, 64, 3, 256)),  # fewer columns than are asked for ahead
-        (5, 257, 328, StreamConfig(64, 64, 3, 128)),  # neither side a multiple of a tile
-        (16, 64, 2048, StreamConfig(64, 64, 3, 64)),  # one block shared by every program
-        (3, 40, 64, StreamConfig(64, 64, 3, 64)),  # one step in all
+        (1, 300, 256, StreamConfig(64, 64, 3, ahead=99)),  # fewer steps than are asked for ahead
+        (5, 257, 328, StreamConfig(64, 64, 3, ahead=2)),  # neither side a multiple of a tile
+        (16, 64, 2048, StreamConfig(64, 64, 3, ahead=1)),  # one block shared by every program
+        (3, 40, 64, StreamConfig(64, 64, 3)),  # one step in all
+        (2, 128, 512, StreamConfig(32, 64, 3, programs=4)),  # whole blocks, none shared
         (16, 520, 1032, stream_config()),
     ],
 )

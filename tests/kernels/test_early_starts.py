@@ -1,0 +1,84 @@
+"""What kernels that start early (programmatic dependent launch) do before they wait; no result shows it.
+
+Compiling needs a process that does not interpret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from thranite_kernels.paged_decode import DecodePlan
+from thranite_kernels.paged_prefill import PrefillPlan
+from thranite_kernels.prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs_launch
+from thranite_kernels.target import Target, stream_config
+
+ROOT = Path(__file__).parents[2]
+TARGET = Target(90, 132)
+
+PRINT_PTX = """
+import sys
+from thranite_kernels.catalog import attention_entries, elementwise_entries, gemm_entries
+from thranite_kernels.target import Target
+target = Target(90, 132)
+entries = [*attention_entries(target, "decode", True), *elementwise_entries(), *gemm_entries(target)]
+print(next(e for e in entries if e.name.startswith(sys.argv[1])).launch.compile(90).asm["ptx"])
+"""
+
+
+def ptx(name: str) -> list[str]:
+    """The catalogue's first kernel of that name, compiled for sm_90: one instruction a line."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "kernels"), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", PRINT_PTX, name]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def positions(lines: list[str], pattern: str) -> list[int]:
+    return [number for number, line in enumerate(lines) if re.search(pattern, line)]
+
+
+READ = r"\bld\.global"
+
+
+def test_streaming_products_copy_weights_and_then_wait_for_x() -> None:
+    """All stages but one are on their way, by tensor map, when the only wait comes; x is read after it."""
+    lines = ptx("stream_gemm")
+    (wait,) = positions(lines, r"griddepcontrol\.wait")
+    copies = positions(lines, r"cp\.async\.bulk\.tensor")
+    assert sum(copy < wait for copy in copies) == stream_config().num_stages - 1
+    assert min(positions(lines, READ + r"|cp\.async\.c[ag]")) > wait
+
+
+def test_decode_reads_lists_before_it_waits() -> None:
+    """A work item's eight fields and a page of the block table, past L1; keys are only asked for. Where there is no
+    work, some wait as well: what follows must not begin before what came before has ended."""
+    lines = ptx("decode H32/8 D128 page 64")
+    waits = positions(lines, r"griddepcontrol\.wait")
+    assert len(waits) == 2
+    wait = max(wait for wait in waits if wait < positions(lines, r"cp\.async\.c[ag]")[0])
+    early = [lines[line] for line in positions(lines, READ) if line < wait]
+    assert len(early) >= 9
+    assert all("ld.global.cg" in line for line in early)
+    assert positions(lines, r"prefetch\.L2")[0] < wait < positions(lines, r"cp\.async\.c[ag]")[0]
+
+
+def test_writers_of_work_lists_start_nobody_early() -> None:
+    """Later kernels read what these write before they wait."""
+    n = torch.empty(8, dtype=torch.int32, device="meta")
+    cu = torch.empty(9, dtype=torch.int32, device="meta")
+    decode = DecodePlan.allocate(8, 32, 8, 128, device="meta", target=TARGET)
+    prefill = PrefillPlan.allocate(8, 64, 32, 8, 128, itemsize=2, device="meta", target=TARGET)
+    state, rows = SlotState(n, n, torch.empty(8, 4, dtype=torch.int32, device="meta")), RowPlan(n, n, n, n, n)
+    inputs = StepInputs.allocate(8, 8, "meta")
+    for launch in (
+        decode.plan_launch(n, n, None),
+        prefill.plan_launch(n, n, cu),
+        prepare_inputs_launch(state, rows, inputs, block_size=64, advance=True),
+    ):
+        assert "PDL" not in launch.constants
