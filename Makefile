@@ -131,12 +131,14 @@ record-service: $(STAMP) model  ## time the CPU engine's steps for that simulati
 
 # On a machine that has torch already and installs nothing: make gpu-test PYTHON=python3. ROWS takes a part:
 # ROWS="kernels" or any other expression of pytest's -k; make gpu-bench ROWS=llama-8b/mixed,qwen3-0.6b/decode1.
+# What serving and its tests need besides torch, triton and transformers comes from wheels/ where that machine lacks it.
 SOURCES := operator:runtime:kernels
+GPU_SITE := .gpu-site
 GPU_TESTS = tests/kernels $(shell grep -rlwE 'mark\.gpu' tests/runtime --include='test_*.py')
 
 .PHONY: gpu-test
-gpu-test:  ## the tests that need a CUDA GPU, with $(PYTHON) as it is
-	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m pytest -m gpu $(if $(ROWS),-k "$(ROWS)") $(GPU_TESTS)
+gpu-test: $(GPU_SITE)  ## the tests that need a CUDA GPU, with $(PYTHON) as it is
+	PYTHONPATH=$(SOURCES):$(GPU_SITE) "$(PYTHON)" -m pytest -m gpu $(if $(ROWS),-k "$(ROWS)") $(GPU_TESTS)
 
 .PHONY: gpu-model
 gpu-model: $(STAMP) model  ## .gpu/: SmolLM2's first layers (LAYERS=3), for a GPU machine without a network
@@ -146,15 +148,13 @@ gpu-model: $(STAMP) model  ## .gpu/: SmolLM2's first layers (LAYERS=3), for a GP
 gpu-bench:  ## the offline benchmark, with $(PYTHON) as it is
 	PYTHONPATH=$(SOURCES) "$(PYTHON)" -m thranite bench offline $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
 
-# What serving needs besides torch, triton and transformers comes from wheels/ where that machine lacks it.
-GPU_SITE := .gpu-site
 ONLINE := PYTHONPATH=$(SOURCES):$(GPU_SITE) "$(PYTHON)" dev/bench/online_gpu.py
 
 .PHONY: gpu-wheels
 gpu-wheels: $(STAMP)  ## fetch those wheels, for Python 3.12 on Linux
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --dest wheels --only-binary=:all: \
 		--python-version 3.12 --platform manylinux_2_31_x86_64 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
-		starlette uvicorn uvloop httptools msgspec prometheus-client rich llguidance websockets xxhash jinja2
+		starlette uvicorn uvloop httptools msgspec prometheus-client rich llguidance websockets xxhash jinja2 httpx
 	@du -sh wheels
 
 $(GPU_SITE): $(wildcard wheels/*.whl)

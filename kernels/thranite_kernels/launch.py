@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from .target import OVERLAP_CAPABILITY
+from .cache_keys import compute_callees_first
 
 LOG2E = 1.4426950408889634
+
+compute_callees_first()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +59,11 @@ class Launch:
         """
         from triton.runtime import driver
 
-        launch = self._for(capability)
         driver.set_active(_NoDevice(capability))
         try:
-            return launch.kernel.run(
-                **launch.args, **launch.constants, **launch._options(), grid=launch.grid, warmup=True
-            )
+            return self.kernel.run(**self.args, **self.constants, **self._options(), grid=self.grid, warmup=True)
         finally:
             driver.set_active(None)  # it looks for a real one when it is next asked
-
-    def _for(self, capability: int) -> Launch:
-        """As a device of this capability would run it: `PDL` is the device's, and meta tensors have none."""
-        if "PDL" not in self.constants:
-            return self
-        return replace(self, constants={**self.constants, "PDL": capability >= OVERLAP_CAPABILITY})
 
 
 _recorder: Callable[[Launch], None] | None = None

@@ -50,7 +50,7 @@ _pretended: Target | None = None
 
 @contextmanager
 def pretended(target: Target) -> Iterator[None]:
-    """Within it every CUDA device is this one; none is asked."""
+    """Within it every CUDA device is this one, and so is meta; none is asked."""
     global _pretended
     before, _pretended = _pretended, target
     try:
@@ -61,9 +61,9 @@ def pretended(target: Target) -> Iterator[None]:
 
 def target_of(device: torch.device) -> Target:
     """The target of a CUDA device; other devices (interpreter, meta) get a small Hopper, so splits stay exercised."""
+    if _pretended is not None and device.type in ("cuda", "meta"):
+        return _pretended
     if device.type == "cuda":
-        if _pretended is not None:
-            return _pretended
         return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
     return Target(90, 8)
 
@@ -78,7 +78,8 @@ def overlaps(x: torch.Tensor) -> bool:
     Such a kernel lets its successor start at once, reads what no such kernel writes (weights, tables, work lists), and
     waits for its predecessor's end before it reads or writes anything else.
     """
-    return x.device.type == "cuda" and target_of(x.device).capability >= OVERLAP_CAPABILITY
+    known = x.device.type == "cuda" or (x.device.type == "meta" and _pretended is not None)
+    return known and target_of(x.device).capability >= OVERLAP_CAPABILITY
 
 
 @dataclass(frozen=True, slots=True)

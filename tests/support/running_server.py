@@ -120,14 +120,16 @@ def running_server(
         }
         | serve,
     }
-    paths = os.pathsep.join([str(ROOT), str(Path(thranite.__file__).parents[1]), str(ROOT / "kernels")])
+    paths = [str(ROOT), str(Path(thranite.__file__).parents[1]), str(ROOT / "kernels")]
+    if "PYTHONPATH" in os.environ:  # where a GPU machine's packages may be
+        paths.append(os.environ["PYTHONPATH"])
     with (directory / "stderr.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.serve_fake", behaviour, json.dumps(options)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             cwd=ROOT,
         )
     server = None

@@ -11,20 +11,40 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.kernel_compilations import Compilation, differences
 from thranite.bench.shapes import LLAMA_8B, QWEN3_06B
 from thranite.loader.gpus import GPUS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
+ROOT = Path(__file__).parents[3]
+LENGTH = 8192
 START = """
+import json
 import sys
+from dataclasses import asdict
+from tests.support.kernel_compilations import compilations
 from thranite import LLM
-from thranite_kernels.compilations import CompiledAnew
 
-model, kernels = sys.argv[1:]
-with CompiledAnew() as anew:
-    LLM(model, load_format="dummy", skip_tokenizer_init=True, max_model_len=8192, kernel_cache=kernels or None)
-print(anew.count)
+model, length, kernels = sys.argv[1:]
+with compilations() as made:
+    LLM(model, load_format="dummy", skip_tokenizer_init=True, max_model_len=int(length), kernel_cache=kernels or None)
+print(json.dumps([asdict(one) for one in made]))
+"""
+AHEAD = """
+import json
+import sys
+from dataclasses import asdict
+from tests.support.kernel_compilations import compilations
+from thranite.cli.compile import find_variants
+from thranite.config import EngineConfig
+from thranite.loader.gpus import GPUS
+
+model, length, gpu, multiprocessors = sys.argv[1:]
+with compilations() as made:
+    for variant in find_variants(EngineConfig(model=model, max_model_len=int(length)), gpu, int(multiprocessors)):
+        variant.launch().compile(GPUS[gpu].capability)
+print(json.dumps([asdict(one) for one in made]))
 """
 
 
@@ -34,20 +54,35 @@ def test_a_first_start(config: dict[str, object], tmp_path: Path) -> None:
     fitting = [name for name in GPUS if all(part in facts.name for part in name.split("-"))]
     if not fitting:
         pytest.skip(f"{facts.name} is not in the table")
-    name = max(fitting, key=len)  # an L40S is no L4
+    name, count = max(fitting, key=len), str(facts.multi_processor_count)  # an L40S is no L4
     model, kernels = tmp_path / "model", tmp_path / "kernels"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    command = ["compile", str(model), "--gpu", name, "--multiprocessors", str(facts.multi_processor_count)]
-    out = run("-m", "thranite", *command, "--max-model-len", "8192", "--into", str(kernels), cache=tmp_path / "unused")
+    command = ["compile", str(model), "--gpu", name, "--multiprocessors", count, "--max-model-len", str(LENGTH)]
+    out = run("-m", "thranite", *command, "--into", str(kernels), cache=tmp_path / "unused")
     assert " 0 there before" in out
-    count = sum(1 for _ in kernels.glob("*/*.cubin"))
-    assert run("-c", START, str(model), "", cache=tmp_path / "cold").split()[-1] == str(count)
-    assert run("-c", START, str(model), str(kernels), cache=tmp_path / "brought").split()[-1] == "0"
+    cold = anew(START, str(model), str(LENGTH), "", cache=tmp_path / "cold")
+    again = anew(START, str(model), str(LENGTH), str(kernels), cache=tmp_path / "brought")
+    if again or len(cold) != sum(1 for _ in kernels.glob("*/*.cubin")):
+        ahead = compilations_of(AHEAD, str(model), str(LENGTH), name, count, cache=kernels)
+        told = differences(again, ahead), differences(ahead, cold)
+        pytest.fail("compiled by the first start:\n{}\n\ncompiled ahead, beside a start without:\n{}".format(*told))
+
+
+def anew(program: str, *arguments: str, cache: Path) -> list[Compilation]:
+    return [one for one in compilations_of(program, *arguments, cache=cache) if one.anew]
+
+
+def compilations_of(program: str, *arguments: str, cache: Path) -> list[Compilation]:
+    """Those that the program prints last."""
+    out = run("-c", program, *arguments, cache=cache)
+    return [Compilation(**one) for one in json.loads(out.splitlines()[-1])]
 
 
 def run(*arguments: str, cache: Path) -> str:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
-    done = subprocess.run([sys.executable, *arguments], env=environment, text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=ROOT, text=True, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout

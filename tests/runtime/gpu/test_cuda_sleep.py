@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,17 @@ from thranite.errors import DoesNotFit, Rejected
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 GIB = 1 << 30
+# A buffer of pages has 32 MiB or more. torch gives back whole segments alone, and one of 20 MiB holds all that has less
+# than 10, whoever needs it.
+BLOCKS = 16_384
 PROMPTS = [{"prompt_token_ids": [(7 * i * i + 3 * i + j) % 2000 for i in range(20 + 40 * j)]} for j in range(5)]
 GREEDY = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
+
+
+def give_back_what_is_cached() -> None:
+    """Of earlier tests: pages that took a part of a segment would share it."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def outputs(engine: Engine) -> dict[tuple[str, int], list[int]]:
@@ -29,14 +39,14 @@ def outputs(engine: Engine) -> dict[tuple[str, int], list[int]]:
 @pytest.mark.parametrize("changes", [{}, {"overlap": True}, {"eager": True}], ids=["graphs", "overlap", "eager"])
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_the_same_tokens_before_and_after(name: str, changes: dict[str, Any]) -> None:
-    engine = engine_on("cuda", name, num_blocks=4096, enable_prefix_caching=False, **changes)
+    give_back_what_is_cached()
+    engine = engine_on("cuda", name, num_blocks=BLOCKS, enable_prefix_caching=False, **changes)
     before = outputs(engine)
     assert outputs(engine) == before, "the workload alone does not repeat"
     executor: Any = engine._executor
     for _ in range(3):
         held = torch.cuda.memory_allocated()
-        freed = engine.sleep()
-        assert freed > 0
+        assert engine.sleep() >= executor.cache.num_bytes
         weights = sum(p.numel() * p.element_size() for p in executor._model.parameters())
         assert held - torch.cuda.memory_allocated() >= executor.cache.num_bytes + weights * 0.9
         with pytest.raises(Rejected):
@@ -48,7 +58,8 @@ def test_the_same_tokens_before_and_after(name: str, changes: dict[str, Any]) ->
 
 
 def test_it_sleeps_on_where_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_on("cuda", "llama", num_blocks=4096)
+    give_back_what_is_cached()
+    engine = engine_on("cuda", "llama", num_blocks=BLOCKS)
     before = outputs(engine)
     freed = engine.sleep()
     with monkeypatch.context() as patched:
