@@ -144,7 +144,8 @@ def test_decode_leaves_short_rows_whole(device: str) -> None:
     assert splits == {0: 1, 1: 2, 3: 7, 4: 1}
     assert sum(item[0] > 0 for item in items) == sum(splits.values())
     expected = paged_attention_reference(q, kv, table, slots, cu, contexts)
-    assert_close(paged_decode(q, kv, table, plan), expected)
+    live = [0, 1, 3, 4]
+    assert_close(paged_decode(q, kv, table, plan)[live], expected[live])
 
 
 def test_decode_many_query_rows(device: str) -> None:
