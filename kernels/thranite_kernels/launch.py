@@ -67,8 +67,9 @@ class Launch:
             driver.set_active(None)  # it looks for a real one when it is next asked
 
     def _for(self, capability: int) -> Launch:
-        """As a device of this capability would run it: `PDL` is the device's, and meta tensors have none."""
-        if "PDL" not in self.constants:
+        """As a device of this capability would run it: `PDL` is the device's, and meta tensors have none. A launch of
+        values that stand for a device's is as it is."""
+        if "PDL" not in self.constants or not any(isinstance(arg, torch.Tensor) for arg in self.args.values()):
             return self
         return replace(self, constants={**self.constants, "PDL": capability >= OVERLAP_CAPABILITY})
 
