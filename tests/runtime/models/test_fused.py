@@ -47,7 +47,7 @@ def gemm_add(x: Tensor, weight: Tensor, h: Tensor, norm: Tensor, scratch: object
 def test_equals_the_layers(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:
     """With the kernels' references on the CPU."""
     spec = load_spec(config, dtype="float64", max_model_len=LENGTH)
-    where = {"dtype": torch.float64, "device": torch.device("cpu"), "load_format": "dummy", "progress": None}
+    where: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu"), "load_format": "dummy", "progress": None}
     torch.manual_seed(0)
     model = load_model(spec, None, **where)
     for parameter in model.parameters():
@@ -100,7 +100,7 @@ def test_kernels_equal_the_layers(monkeypatch: pytest.MonkeyPatch, rows: int) ->
     """Both ways in bf16 against the layers in float64."""
     spec = load_spec(QWEN2, dtype="bfloat16", max_model_len=LENGTH)
     device = torch.device("cuda", 0)
-    where = {"device": device, "load_format": "dummy", "progress": None}
+    where: dict[str, Any] = {"device": device, "load_format": "dummy", "progress": None}
     torch.manual_seed(0)
     model = load_model(spec, None, dtype=torch.bfloat16, **where)
     for parameter in model.parameters():
