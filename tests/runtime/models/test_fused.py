@@ -33,7 +33,8 @@ class NoAttention:
         self, layer: int, qkv: Tensor, batch: AttentionBatch, q_norm: Tensor | None, k_norm: Tensor | None
     ) -> Tensor:
         q, k, v = qkv.split([64, 32, 32], -1)
-        return q * torch.cat([k, v], -1).sin() + layer
+        attended: Tensor = q * torch.cat([k, v], -1).sin() + layer
+        return attended
 
 
 def gemm_add(x: Tensor, weight: Tensor, h: Tensor, norm: Tensor, scratch: object, *, bias: Tensor | None) -> NormTerms:
@@ -47,9 +48,8 @@ def gemm_add(x: Tensor, weight: Tensor, h: Tensor, norm: Tensor, scratch: object
 def test_equals_the_layers(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:
     """With the kernels' references on the CPU."""
     spec = load_spec(config, dtype="float64", max_model_len=LENGTH)
-    where: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu"), "load_format": "dummy", "progress": None}
     torch.manual_seed(0)
-    model = load_model(spec, None, **where)
+    model = load_model(spec, None, dtype=torch.float64, device=torch.device("cpu"), load_format="dummy", progress=None)
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.3)  # norms too, and biases
     monkeypatch.setattr(fused_gemm, "gemm_add", gemm_add)
