@@ -17,6 +17,7 @@ import torch
 from .all_reduce import one_shot_all_reduce_launch, two_shot_all_reduce_launch
 from .all_reduce_norm import two_shot_all_reduce_norm_launch
 from .attention import HEAD_SIZES
+from .fused_gemm import FusedScratch, NormTerms, gemm_add_launch, norm_gemm_launch
 from .glu import Activation, glu_launch
 from .launch import Launch
 from .logprobs import Logprobs, logprobs_launches
@@ -32,7 +33,7 @@ from .sampler import SamplerScratch, SamplingState, sample_launches
 from .shaping import RowMasks, ShapingState, shape_launches
 from .skinny_gemm import GemmScratch, skinny_gemm_launch
 from .stream_gemm import StreamScratch, stream_gemm_launch
-from .target import OVERLAP_CAPABILITY, Target, gemm_config, pretended
+from .target import FUSED_BOUNDS, OVERLAP_CAPABILITY, Target, fused_config, gemm_config, pretended
 
 NUM_SMS = {80: 108, 89: 58, 90: 132, 100: 148}
 """Multiprocessors of a common device of each capability: A100, L4, H100, B200."""
@@ -135,7 +136,8 @@ def sampler_entries() -> Iterator[Entry]:
 
 
 def gemm_entries(target: Target) -> Iterator[Entry]:
-    """skinny_gemm and stream_gemm at linears of two models, for one row and for several."""
+    """skinny_gemm and stream_gemm at linears of two models, for one row and for several; fused products."""
+    yield from fused_entries()
     for width, depth in ((6144, 4096), (4096, 14336), (4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072)):
         scratch = GemmScratch.allocate(width, "meta")
         for rows in (1, 8):
@@ -152,6 +154,40 @@ def gemm_entries(target: Target) -> Iterator[Entry]:
             _meta(8, depth), _meta(width, depth), partial, bias=None, out=_meta(8, width), target=target
         )
         yield Entry(f"stream_gemm N{width} K{depth}", launch)
+
+
+def fused_entries() -> Iterator[Entry]:
+    """A layer of Qwen3-0.6B for each number of rows of the table; one of odd sizes with all that is optional."""
+    kinds: tuple[Activation | None, ...] = (None, "silu")
+    for rows in FUSED_BOUNDS:
+        yield from fused_layer(rows, 1024, 2048, 4096, kinds)
+    yield from fused_layer(64, 576, 576, 968, ("gelu", "gelu_tanh"), bias=True, norm=torch.float32)
+
+
+def fused_layer(
+    rows: int,
+    hidden: int,
+    depth: int,
+    width: int,
+    kinds: tuple[Activation | None, ...],
+    *,
+    bias: bool = False,
+    norm: torch.dtype = torch.bfloat16,
+) -> Iterator[Entry]:
+    """A product of `depth` columns into the stream, and after the norm one of `width` rows for each activation."""
+    h, terms = _meta(rows, hidden), NormTerms.allocate(_meta(rows, hidden), fused_config("add", rows))
+    added = gemm_add_launch(
+        _meta(rows, depth), _meta(hidden, depth), h, _meta(hidden, dtype=norm),
+        FusedScratch.allocate(hidden, "meta"), bias=_meta(hidden) if bias else None, out=terms,
+    )  # fmt: skip
+    yield Entry(f"gemm_add M{rows} N{hidden} K{depth} {bias=}", added)
+    for kind in kinds:
+        weight = _meta(width if kind is None else 2 * width, hidden)
+        launch = norm_gemm_launch(
+            terms, 1e-6, weight, bias=weight[:, 0].contiguous() if bias else None, activation=kind,
+            out=_meta(rows, width),
+        )  # fmt: skip
+        yield Entry(f"norm_gemm M{rows} N{width} K{hidden} {kind} {bias=}", launch)
 
 
 @dataclass(frozen=True, slots=True)

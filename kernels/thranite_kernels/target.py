@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 
@@ -130,6 +131,24 @@ class StreamConfig:
     num_warps: int = 4
 
 
+FusedKind = Literal["norm", "glu", "add"]
+"""What a fused product does beside multiplying: see `fused_gemm`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedConfig:
+    """Tiles of `norm_gemm` and `gemm_add`."""
+
+    block_m: int  # rows of x a program
+    block_n: int  # rows of the weight a program: of gate and up together where both are
+    block_k: int  # reduction elements per iteration
+    split_k: int = 1  # programs that share a tile of the result; 1 with a norm
+    num_warps: int = 4
+    num_stages: int = 4
+    early: bool = True  # whether it begins while the kernel before ends (sm_90 and later)
+    ahead: int = 256  # columns of the weight asked of L2 before that end; a power of two, or 0
+
+
 def decode_config(target: Target, head_dim: int, itemsize: int) -> DecodeConfig:
     """Tiles by padded head size: about 16 KiB of keys a stage in 16-bit caches, half the keys in fp32 ones."""
     table = _DECODE_LARGE if target.large else _DECODE_SMALL
@@ -204,3 +223,39 @@ def gemm_config(target: Target, rows: int, width: int, depth: int) -> GemmConfig
     block_n = 32 if width // 32 >= target.num_sms else 16
     split = min(max(wanted // max(width // block_n, 1), 1), max(depth // 512, 1), 8)
     return GemmConfig(block_n, 128, split, 4 if block_n == 32 else 2, 4)
+
+
+def fused_config(kind: FusedKind, rows: int) -> FusedConfig:
+    """Tiles of `norm_gemm` and `gemm_add` by number of rows, for every target: all fit into 99 KiB, so that two
+    programs share a multiprocessor and one kernel's begin beside the last of the kernel before."""
+    return _FUSED[kind][next(bound for bound in FUSED_BOUNDS if rows <= bound)]
+
+
+FUSED_BOUNDS = (16, 32, 64, 128, 256)
+"""Most rows of each variant: those above the bound before run through it."""
+
+# For Qwen3-0.6B's products on 132 multiprocessors; `norm`: 4096 x 1024, `glu`: 6144 x 1024, `add`: 1024 x 2048 and
+# 1024 x 3072.
+_FUSED: dict[FusedKind, dict[int, FusedConfig]] = {
+    "norm": {
+        16: FusedConfig(16, 32, 128),
+        32: FusedConfig(32, 32, 128),
+        64: FusedConfig(64, 32, 128),
+        128: FusedConfig(64, 64, 128, num_stages=3),
+        256: FusedConfig(128, 64, 64, num_warps=8),
+    },
+    "glu": {
+        16: FusedConfig(16, 64, 128),
+        32: FusedConfig(32, 64, 128),
+        64: FusedConfig(64, 64, 128, num_stages=3),
+        128: FusedConfig(128, 64, 64, num_warps=8),
+        256: FusedConfig(128, 128, 64, num_warps=8, num_stages=3),
+    },
+    "add": {
+        16: FusedConfig(16, 32, 128, split_k=4),
+        32: FusedConfig(32, 32, 128, split_k=4),
+        64: FusedConfig(64, 32, 128, split_k=4),
+        128: FusedConfig(64, 64, 128, split_k=4, num_stages=3),
+        256: FusedConfig(128, 64, 64, split_k=4, num_warps=8),
+    },
+}

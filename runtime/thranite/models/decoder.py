@@ -14,6 +14,7 @@ from thranite.layers.activation import gated
 from thranite.layers.communicator import ALONE, Communicator
 from thranite.layers.dense import dense
 from thranite.layers.embedding import Embedding
+from thranite.layers.fused import FusedLayers, LayerParts
 from thranite.layers.linear import Linear, LinearMethod, UnquantizedMethod
 from thranite.layers.norm import RMSNorm
 from thranite.models.partition import Cut, Rank, rank_spec, vocabulary_rows, whole
@@ -84,9 +85,13 @@ class Attention(nn.Module):
         self.k_norm = build.norm(layer.head_dim) if layer.qk_norm else None
 
     def forward(self, x: Tensor, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
+        return self.out(self.attend(self.qkv(x), batch, backend))  # type: ignore[no-any-return]
+
+    def attend(self, qkv: Tensor, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
+        """What stands between the projections."""
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
-        return self.out(backend.attend(self.index, self.qkv(x), batch, q_norm, k_norm))  # type: ignore[no-any-return]
+        return backend.attend(self.index, qkv, batch, q_norm, k_norm)
 
 
 class MLP(nn.Module):
@@ -130,6 +135,20 @@ class DecoderLayer(nn.Module):
             y = self.mlp_out_norm(self.communicator.all_reduce(y))
         return y  # type: ignore[no-any-return]
 
+    @property
+    def parts(self) -> LayerParts:
+        attention, mlp = self.attention, self.mlp
+        return LayerParts(
+            attention_norm=self.attention_norm,
+            qkv=attention.qkv,
+            attend=attention.attend,
+            out=attention.out,
+            mlp_norm=self.mlp_norm,
+            gate_up=mlp.gate_up,
+            down=mlp.down,
+            activation=mlp.activation,
+        )
+
 
 class Decoder(nn.Module):
     """Embedding, layers, final norm, head. Call it under `torch.inference_mode`.
@@ -151,15 +170,20 @@ class Decoder(nn.Module):
         self.dtype = dtype
         self.communicator, self.unsummed = communicator, build.unsummed
         self.embedding = build.embedding()
-        self.layers = nn.ModuleList(DecoderLayer(build, layer, i) for i, layer in enumerate(spec.layers))
+        layers = [DecoderLayer(build, layer, i) for i, layer in enumerate(spec.layers)]
+        self.layers = nn.ModuleList(layers)
         self.norm = build.norm(spec.hidden_size)
+        self.fused = None if spec.sandwich_norms else FusedLayers([layer.parts for layer in layers], self.norm)
         self.head = None if spec.tied_embeddings else build.head()
 
     def forward(self, input_ids: Tensor, batch: AttentionBatch, attention: AttentionBackend) -> Tensor:
         """input_ids int64 [T] → hidden states after the final norm [T, hidden]."""
         x, added = self.embedding(input_ids), None
-        for layer in self.layers:
-            added = layer(x, added, batch, attention)
+        if self.fused is not None and self.fused.takes(x):
+            self.fused.run(x, batch, attention)
+        else:
+            for layer in self.layers:
+                added = layer(x, added, batch, attention)
         return self.norm.after_adding(added, x, self.unsummed)
 
     def logits(self, hidden: Tensor) -> Tensor:

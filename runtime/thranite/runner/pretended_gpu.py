@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from thranite.layers import dense
+from thranite.layers import dense, fused
 from thranite.runner.cuda_graphs import DecodeGraphs
 from thranite.runner.sampling_transfer import HostCopies
 from thranite_kernels.launch import recording
@@ -88,3 +88,4 @@ def _keep(copies: HostCopies, tensors: list[torch.Tensor]) -> None:
 def _forget_scratch() -> None:
     dense.gemm_scratch.cache_clear()
     dense.stream_scratch.cache_clear()
+    fused.fused_scratch.cache_clear()

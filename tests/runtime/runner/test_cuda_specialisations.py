@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from thranite.bench.shapes import LLAMA_8B, QWEN3_06B
 from thranite.engine.engine import Engine
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.engine.settings import EngineSettings
+from thranite.layers.fused import FUSED_ROWS
 from thranite.models.decoder import Decoder
 from thranite.models.registry import load_spec
 from thranite.request import EngineRequest
@@ -22,7 +24,7 @@ from thranite.runner import cuda_warm_up
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite.sampling_params import TokenParams
-from thranite_kernels.target import Target
+from thranite_kernels.target import FUSED_BOUNDS, Target
 from thranite_kernels.variant import Variant, representative
 
 LONG = 40_960
@@ -54,7 +56,9 @@ Variants = dict[Variant, None]
 class Ready:
     """An engine on a pretended GPU. `missing`: variants that came after Ready, which a GPU would compile then."""
 
-    def __init__(self, launches: Variants, config: dict[str, Any], dtype: str, **changes: Any) -> None:
+    def __init__(
+        self, launches: Variants, config: dict[str, Any], dtype: str, *, eager: bool = False, **changes: Any
+    ) -> None:
         spec = load_spec(config, dtype=dtype, max_model_len=changes["max_model_len"])
         fields: dict[str, Any] = {
             "layout": plan_kv_layout(spec, 64, dtype),
@@ -65,7 +69,7 @@ class Ready:
         }
         settings = EngineSettings(**{**fields, **changes})
         model = Decoder(spec, getattr(torch, dtype), DEVICE)
-        executor = CudaExecutor(model, spec, settings, DEVICE, 256)
+        executor = CudaExecutor(model, spec, settings, DEVICE, 256, eager=eager)
         executor.capture_graphs()
         executor.warm_up()
         self.executor = executor
@@ -152,6 +156,17 @@ def test_small_models_and_small_limits(
         ready.run([5] * 40, options, max_tokens=80)
         assert ready.engine.stats().preemptions_total
     assert not ready.missing
+
+
+def test_fused_products_of_any_number_of_rows(gpu: Variants) -> None:
+    """Without graphs, which would bring many numbers of rows before Ready."""
+    ready = Ready(gpu, SHALLOW["qwen3-0.6b"], "bfloat16", max_model_len=LONG, max_num_seqs=64, eager=True)
+    for rows in range(1, 300, 7):
+        ready.run([rows], max_tokens=1)
+        assert not ready.missing, rows
+    reached = sum(bound in FUSED_ROWS for bound in FUSED_BOUNDS)
+    kinds = Counter(variant.kernel for variant in gpu)
+    assert kinds["norm_gemm_kernel"] == kinds["gemm_add_kernel"] == 2 * reached > 0
 
 
 def test_a_variant_that_was_not_warmed_up_is_noticed(gpu: Variants, monkeypatch: pytest.MonkeyPatch) -> None:

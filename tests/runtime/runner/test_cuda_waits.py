@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,8 +19,8 @@ from thranite_kernels.target import Target
 def test_no_step_waits_for_the_device() -> None:
     """Every option, with pages that are copied as samples part, and several chunks a prompt."""
     with pretended_gpu(Target(90, 132)) as launches:
-        limits = {"max_model_len": LENGTH, "max_num_seqs": 40, "max_num_batched_tokens": 50, "overlap": True}
-        ready = Ready(launches, GEMMA3, "bfloat16", **limits)
+        limits: dict[str, Any] = {"max_model_len": LENGTH, "max_num_seqs": 40, "max_num_batched_tokens": 50}
+        ready = Ready(launches, GEMMA3, "bfloat16", overlap=True, **limits)
         with NoWaits():
             for option in OPTIONS:
                 ready.run([9, 17, 80], [option], max_tokens=4)

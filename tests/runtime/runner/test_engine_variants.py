@@ -18,7 +18,9 @@ from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_profile import largest_step
 from thranite.runner.engine_variants import engine_variants
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
+from thranite_kernels.skinny_gemm import GemmScratch, skinny_gemm
 from thranite_kernels.target import Target
+from thranite_kernels.variant import Variant
 
 TARGET = Target(90, 132)
 
@@ -46,3 +48,14 @@ def test_they_are_the_whole_engines(config: dict[str, Any]) -> None:
         whole = set(variants)
     assert set(found) == whole
     assert len(found) == len(whole) > 20
+
+
+@pytest.mark.parametrize(("rows", "early"), [(1, True), (8, False)])
+def test_one_is_compiled_as_the_engine_launches_it(rows: int, early: bool) -> None:
+    """Of the kernels that may begin early, also those that do not."""
+    with pretended_gpu(TARGET) as variants:
+        x, weight = (torch.empty(size, 1024, dtype=torch.bfloat16, device=DEVICE) for size in (rows, 256))
+        skinny_gemm(x, weight, GemmScratch.allocate(256, DEVICE))
+    (variant,) = variants
+    assert Variant.of(variant.launch()) == variant
+    assert ("griddepcontrol" in variant.launch().compile(TARGET.capability).asm["ptx"]) == early
