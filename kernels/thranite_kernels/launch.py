@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
+from .launcher import Launcher
 from .target import OVERLAP_CAPABILITY
 
 LOG2E = 1.4426950408889634
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # to freeze it would make it twice as slow to make
 class Launch:
     """`kernel[grid](**args, **constants)`; `args` in the kernel's order, `constants` its constexpr parameters."""
 
@@ -37,7 +38,24 @@ class Launch:
         if _recorder is not None:
             _recorder(self)
             return
-        self.kernel[self.grid](**self.args, **self.constants, **self._options())
+        args, constants = self.args, self.constants
+        key = (
+            id(self.kernel),
+            self.num_warps,
+            self.num_stages,
+            *args,
+            *map(type, args.values()),
+            *constants,
+            *constants.values(),
+            *self.options.items(),
+        )
+        launcher = _launchers.get(key)
+        if launcher is None:
+            types = {name: type(value) for name, value in args.items()}
+            launcher = _launchers[key] = Launcher(self.kernel, types, constants, self._options())
+        unknown = launcher.again(self.grid, *args.values())
+        if unknown is not None:
+            launcher.first(unknown, self.grid, args.values())
 
     def _options(self) -> dict[str, Any]:
         """Compiler options; fused multiply-add is named because Triton's default for it changes with its version."""
@@ -72,6 +90,9 @@ class Launch:
             return self
         return replace(self, constants={**self.constants, "PDL": capability >= OVERLAP_CAPABILITY})
 
+
+_launchers: dict[tuple[Any, ...], Launcher] = {}
+"""By all that a `Launcher` is made of. They keep their kernels, whose ids no other will have."""
 
 _recorder: Callable[[Launch], None] | None = None
 

@@ -78,7 +78,7 @@ def overlaps(x: torch.Tensor) -> bool:
     Such a kernel lets its successor start at once, prepares what no kernel writes (addresses, weights), and waits for
     its predecessor's end before it reads or writes anything else.
     """
-    return x.device.type == "cuda" and target_of(x.device).capability >= OVERLAP_CAPABILITY
+    return x.is_cuda and (_pretended or _cuda_target(x.get_device())).capability >= OVERLAP_CAPABILITY
 
 
 @dataclass(frozen=True, slots=True)
