@@ -5,14 +5,15 @@
 first launch of a variant, and gives the compiled kernel; a `Launcher` keeps it by those facts and calls it later on.
 
 The facts are never fewer than what Triton tells variants by; `tests/kernels/test_launcher.py` holds both beside each
-other. Settings of the whole process (`triton.knobs`: debug, instrumentation) count as they were at a variant's first
-launch, but for hooks around launches: while there are any, Triton makes every launch.
+other. Addresses go to the kernel as they are; Triton asks the driver whether the device reaches them. Settings of the
+whole process (`triton.knobs`: debug, instrumentation) count as they were at a variant's first launch, but for hooks
+around launches: while there are any, Triton makes every launch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import count
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
@@ -63,16 +64,9 @@ def _nothing_known(grid: tuple[int, ...], *arguments: Any) -> tuple[Any, ...]:
 def _again(
     kernel: Any, types: Mapping[str, type], constants: Mapping[str, Any], compiled: Mapping[Any, Any]
 ) -> Callable[..., tuple[Any, ...] | None] | None:
-    """`Launcher.again`; None where Triton has to make all launches.
-
-    It is written out for its kernel and types, as Triton's own binder is: a loop over arguments takes four times as
-    long. Triton tells variants by a tensor's type and whether its address is a multiple of 16; by an integer's width,
-    whether it is 1, and whether it is a multiple of 16; by a tensor map's type and block. Integers of more than 31 bits
-    and negative ones are left to it.
-    """
+    """`Launcher.again`; None where Triton has to make all launches."""
     if not isinstance(kernel, JITFunction) or not _is_known():
         return None
-    names = {name: f"a{index}" for index, name in enumerate(types)}
     space: dict[str, Any] = {
         "known": compiled.get,
         "current_device": current_device,
@@ -81,53 +75,76 @@ def _again(
         "hooks": triton.knobs.runtime,
         "NO_VARIANT": NO_VARIANT,
     }
-    addresses: list[str] = []
-    aligned: list[str] = []
-    integers: list[str] = []
-    facts: list[str] = []
-    passed: list[str] = []
-    for parameter, number in zip(kernel.params, count(), strict=False):
-        name, kind = names.get(parameter.name), types.get(parameter.name)
-        if name is None:
-            space[f"c{number}"] = constants.get(parameter.name, parameter.default)
-            passed.append(f"c{number}")
-            continue
-        if parameter.is_constexpr:
+    names = {name: f"a{index}" for index, name in enumerate(types)}
+    source = _Source()
+    for index, parameter in enumerate(kernel.params):
+        if parameter.name not in types:
+            space[f"c{index}"] = constants.get(parameter.name, parameter.default)
+            source.passed.append(f"c{index}")
+        elif parameter.is_constexpr or not source.take(parameter, names[parameter.name], types[parameter.name]):
             return None
+    exec(source.text(names.values()), space)
+    return space["again"]  # type: ignore[no-any-return]
+
+
+@dataclass(slots=True)
+class _Source:
+    """`Launcher.again` is written out for its kernel and types, as Triton's own binder is: a loop over arguments takes
+    four times as long.
+
+    Triton tells variants by a tensor's type and whether its address is a multiple of 16; by an integer's width, whether
+    it is 1, and whether it is a multiple of 16; by a tensor map's type and block. Integers of more than 31 bits and
+    negative ones are left to it.
+    """
+
+    addresses: list[str] = field(default_factory=list)  # statements
+    aligned: list[str] = field(default_factory=list)  # names of addresses that may have to be multiples of 16
+    integers: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)  # to the compiled kernel, in its order
+
+    def take(self, parameter: Any, name: str, kind: type) -> bool:
+        """One argument, named `name`, of a `parameter` of Triton's. False: its type is not known here."""
         told = not parameter.do_not_specialize
         if kind is torch.Tensor or kind is torch.nn.Parameter:
-            addresses.append(f"{name}_at = {name}.data_ptr()")
-            facts.append(f"{name}.dtype")
-            name += "_at"
+            address = f"{name}_at"
+            self.addresses.append(f"{address} = {name}.data_ptr()")
+            self.facts.append(f"{name}.dtype")
             if told and not parameter.do_not_specialize_on_alignment:
-                aligned.append(name)
+                self.aligned.append(address)
+            name = address
         elif kind is int:
-            integers.append(name)
+            self.integers.append(name)
             if told:
-                facts.append(f"1 if {name} == 1 else {name} & 15 and 2")
+                self.facts.append(f"1 if {name} == 1 else {name} & 15 and 2")
         elif kind is TensorDescriptor:
-            facts += [f"{name}.base.dtype", f"tuple({name}.block_shape)"]
+            self.facts += [f"{name}.base.dtype", f"tuple({name}.block_shape)"]
         elif kind not in (float, bool, NoneType):
-            return None
-        passed.append(name)
-    if aligned:
-        facts.append(f"({' | '.join(aligned)}) & 15 and ({', '.join(f'{a} & 15 == 0' for a in aligned)},)")
-    lines = [
-        *addresses,
-        *([f"if ({' | '.join(integers)}) >> 31: return NO_VARIANT"] if integers else []),
-        "device = current_device()",
-        f"variant = ({', '.join(['device', *facts])},)",
-        "kernel = known(variant)",
-        "if kernel is None or pre_run_hooks: return variant",
-        "if getattr(hooks.launch_enter_hook, 'calls', hooks.launch_enter_hook): return variant",
-        "if getattr(hooks.launch_exit_hook, 'calls', hooks.launch_exit_hook): return variant",
-        "run, function, metadata, _ = kernel",
-        "dims = len(grid)",
-        "run(grid[0], grid[1] if dims > 1 else 1, grid[2] if dims > 2 else 1, current_stream(device),"
-        f" function, metadata, None, None, None, {', '.join(passed)})",
-    ]
-    exec(f"def again({', '.join(['grid', *names.values()])}):\n " + "\n ".join(lines), space)
-    return space["again"]  # type: ignore[no-any-return]
+            return False
+        self.passed.append(name)
+        return True
+
+    def text(self, names: Iterable[str]) -> str:
+        facts = ["device", *self.facts]
+        if self.aligned:
+            each = ", ".join(f"{address} & 15 == 0" for address in self.aligned)
+            facts.append(f"({' | '.join(self.aligned)}) & 15 and ({each},)")
+        lines = [
+            f"def again({', '.join(['grid', *names])}):",
+            *self.addresses,
+            *([f"if ({' | '.join(self.integers)}) >> 31: return NO_VARIANT"] if self.integers else []),
+            "device = current_device()",
+            f"variant = ({', '.join(facts)},)",
+            "kernel = known(variant)",
+            "if kernel is None or pre_run_hooks: return variant",
+            "if getattr(hooks.launch_enter_hook, 'calls', hooks.launch_enter_hook): return variant",
+            "if getattr(hooks.launch_exit_hook, 'calls', hooks.launch_exit_hook): return variant",
+            "run, function, metadata, _ = kernel",
+            "dims = len(grid)",
+            "run(grid[0], grid[1] if dims > 1 else 1, grid[2] if dims > 2 else 1, current_stream(device),"
+            f" function, metadata, None, None, None, {', '.join(self.passed)})",
+        ]
+        return "\n ".join(lines)
 
 
 def _is_known() -> bool:

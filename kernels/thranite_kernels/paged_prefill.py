@@ -152,7 +152,7 @@ def paged_prefill_launch(
         sinks=sinks is not None,
         tma=descriptor is not None,
     )
-    items = len(plan.items)
+    items = plan.items.shape[0]
     return Launch(
         paged_prefill_kernel,
         (items * constants["KV_HEADS"],),

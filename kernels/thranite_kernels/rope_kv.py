@@ -38,7 +38,7 @@ def rope_kv(
 ) -> torch.Tensor:
     """Returns q [T, heads, D]; `cos_sin` fp32 [max_pos, rotary] or None for a layer without positions."""
     if out is None:
-        out = qkv.new_empty(len(qkv), heads, kv.shape[4])
+        out = qkv.new_empty(qkv.shape[0], heads, kv.shape[4])
     rope_kv_launch(
         qkv,
         kv,
