@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -25,14 +26,39 @@ HEAD_SIZES = (64, 80, 96, 112, 128, 160, 192, 256)
 def check_attention(q: torch.Tensor, kv: torch.Tensor, block_table: torch.Tensor, out: torch.Tensor) -> None:
     """Refuse layouts the kernels would read wrongly."""
     _, heads, head_dim = q.shape
-    require(kv.ndim == 5 and kv.shape[1] == 2 and kv.shape[4] == head_dim, "attention: kv [pages, 2, KVH, block, D]")
-    require(kv[0].is_contiguous(), "attention: the cache must be dense within a page")
-    require(heads % kv.shape[2] == 0, "attention: heads must be a multiple of kv heads")
+    _check_layouts(heads, head_dim, q.stride(), kv.shape, kv.stride(), block_table.stride(), out.stride())
+
+
+@lru_cache(maxsize=1024)
+def _check_layouts(
+    heads: int,
+    head_dim: int,
+    q_strides: tuple[int, ...],
+    kv_shape: tuple[int, ...],
+    kv_strides: tuple[int, ...],
+    table_strides: tuple[int, ...],
+    out_strides: tuple[int, ...],
+) -> None:
+    require(len(kv_shape) == 5, "attention: kv [pages, 2, KVH, block, D]")
+    _, two, kv_heads, block_size, kv_dim = kv_shape
+    require(two == 2 and kv_dim == head_dim, "attention: kv [pages, 2, KVH, block, D]")
+    require(is_dense_within_pages(kv_shape, kv_strides), "attention: the cache must be dense within a page")
+    require(heads % kv_heads == 0, "attention: heads must be a multiple of kv heads")
     require(head_dim <= 256 and head_dim % 16 == 0, "attention: head size must be a multiple of 16 up to 256")
-    require(q.stride(2) == 1 and q.stride(1) == head_dim, "attention: q heads must be contiguous")
-    require(out.stride(2) == 1 and out.stride(1) == head_dim, "attention: out heads must be contiguous")
-    require(block_table.stride(1) == 1, "attention: block_table rows must be contiguous")
-    require(kv.shape[3] & (kv.shape[3] - 1) == 0, "attention: block size must be a power of two")
+    require(q_strides[1:] == (head_dim, 1), "attention: q heads must be contiguous")
+    require(out_strides[1:] == (head_dim, 1), "attention: out heads must be contiguous")
+    require(table_strides[1] == 1, "attention: block_table rows must be contiguous")
+    require(block_size & (block_size - 1) == 0, "attention: block size must be a power of two")
+
+
+def is_dense_within_pages(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether nothing lies between the elements of one page of a cache [pages, ...]."""
+    expected = 1
+    for size, stride in zip(reversed(shape[1:]), reversed(strides[1:]), strict=True):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def padded_head(head_dim: int) -> int:

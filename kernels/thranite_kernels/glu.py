@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -12,11 +12,14 @@ from .target import overlaps
 from .work import Work
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
+KINDS = get_args(Activation)
 
 
 def glu(x: torch.Tensor, kind: Activation = "silu", *, out: torch.Tensor | None = None) -> torch.Tensor:
     """`x` [T, 2N], gate first then up; returns [T, N]."""
-    out = torch.empty(x.shape[0], x.shape[1] // 2, dtype=x.dtype, device=x.device) if out is None else out
+    if out is None:
+        rows, double = x.shape
+        out = x.new_empty(rows, double // 2)
     glu_launch(x, kind, out=out).run()
     return out
 
@@ -24,14 +27,15 @@ def glu(x: torch.Tensor, kind: Activation = "silu", *, out: torch.Tensor | None 
 def glu_launch(x: torch.Tensor, kind: Activation, *, out: torch.Tensor) -> Launch:
     """The launch behind `glu`: 1,024 columns a program, 8 elements a thread (16-byte accesses in bf16)."""
     rows, double = x.shape
-    width = double // 2
-    require(double % 2 == 0 and x.stride(1) == 1 and out.stride(1) == 1, "glu: [T, 2N] with contiguous rows")
-    require(kind in ("silu", "gelu", "gelu_tanh"), f"glu: unknown activation {kind!r}")
-    block = 1024
+    stride_x, step_x = x.stride()
+    stride_y, step_y = out.stride()
+    width, block = double // 2, 1024
+    require(double % 2 == 0 and step_x == step_y == 1, "glu: [T, 2N] with contiguous rows")
+    require(kind in KINDS, "glu: unknown activation")
     return Launch(
         glu_kernel,
         (rows * cdiv(width, block),),
-        {"x_ptr": x, "stride_x": x.stride(0), "y_ptr": out, "stride_y": out.stride(0)},
+        {"x_ptr": x, "stride_x": stride_x, "y_ptr": out, "stride_y": stride_y},
         {"N": width, "BLOCK": block, "KIND": kind, "PDL": overlaps(x)},
     )
 

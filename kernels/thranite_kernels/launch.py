@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from .cache_keys import compute_callees_first
+from .launcher import Launcher
 
 LOG2E = 1.4426950408889634
 
 compute_callees_first()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # to freeze it would make it twice as slow to make
 class Launch:
     """`kernel[grid](**args, **constants)`; `args` in the kernel's order, `constants` its constexpr parameters."""
 
@@ -39,7 +40,24 @@ class Launch:
         if _recorder is not None:
             _recorder(self)
             return
-        self.kernel[self.grid](**self.args, **self.constants, **self._options())
+        args, constants = self.args, self.constants
+        key = (
+            id(self.kernel),
+            self.num_warps,
+            self.num_stages,
+            *args,
+            *map(type, args.values()),
+            *constants,
+            *constants.values(),
+            *self.options.items(),
+        )
+        launcher = _launchers.get(key)
+        if launcher is None:
+            types = {name: type(value) for name, value in args.items()}
+            launcher = _launchers[key] = Launcher(self.kernel, types, constants, self._options())
+        unknown = launcher.again(self.grid, *args.values())
+        if unknown is not None:
+            launcher.first(unknown, self.grid, args.values())
 
     def _options(self) -> dict[str, Any]:
         """Compiler options; fused multiply-add is named because Triton's default for it changes with its version."""
@@ -65,6 +83,9 @@ class Launch:
         finally:
             driver.set_active(None)  # it looks for a real one when it is next asked
 
+
+_launchers: dict[tuple[Any, ...], Launcher] = {}
+"""By all that a `Launcher` is made of. They keep their kernels, whose ids no other will have."""
 
 _recorder: Callable[[Launch], None] | None = None
 

@@ -8,7 +8,9 @@ and each operation takes its part of `slots`, `cu_q` and `context_lens` (the off
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -138,45 +140,71 @@ def paged_prefill_launch(
     """The launch behind `paged_prefill`: (items · kv heads) programs, heads fastest."""
     check_attention(q, kv, block_table, out)
     _, heads, head_dim = q.shape
-    kv_heads, block_size = kv.shape[2], kv.shape[3]
-    group = heads // kv_heads
-    require(group <= plan.config.block_m, "paged_prefill: more heads in a group than tile rows")
     score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
     descriptor = descriptor or kv_descriptor(kv, plan.config)
+    constants = _constants(
+        heads,
+        kv.shape,
+        plan.config,
+        plan.block_q,
+        softcap=softcap > 0.0,
+        window=window > 0,
+        sinks=sinks is not None,
+        tma=descriptor is not None,
+    )
+    items = plan.items.shape[0]
     return Launch(
         paged_prefill_kernel,
-        (plan.items.shape[0] * kv_heads,),
+        (items * constants["KV_HEADS"],),
         {
             "q_ptr": q,
-            "stride_q": q.stride(0),
+            "stride_q": q.stride()[0],
             "kv_ptr": kv,
-            "stride_page": kv.stride(0),
+            "stride_page": kv.stride()[0],
             "kv_desc": descriptor,
             "table_ptr": block_table,
-            "stride_table": block_table.stride(0),
+            "stride_table": block_table.stride()[0],
             "sink_ptr": sinks,
             "out_ptr": out,
-            "stride_out": out.stride(0),
+            "stride_out": out.stride()[0],
             "item_ptr": plan.items,
-            "items": plan.items.shape[0],
+            "items": items,
             "window": window,
             "score_scale": score_scale,
             "cap_scale": cap_scale,
         },
-        {
-            "GROUP": group,
-            "KV_HEADS": kv_heads,
-            "HEAD_DIM": head_dim,
-            "BLOCK_D": padded_head(head_dim),
-            "BLOCK_M": plan.config.block_m,
-            "BLOCK_Q": plan.block_q,
-            "BLOCK_SIZE": block_size,
-            "TILE": plan.config.tile,
-            "SOFTCAP": softcap > 0.0,
-            "WINDOW": window > 0,
-            "SINKS": sinks is not None,
-            "TMA": descriptor is not None,
-        },
+        constants,
         num_warps=plan.config.num_warps,
         num_stages=plan.config.num_stages,
     )
+
+
+@lru_cache(maxsize=1024)
+def _constants(
+    heads: int,
+    kv_shape: tuple[int, ...],
+    config: PrefillConfig,
+    block_q: int,
+    *,
+    softcap: bool,
+    window: bool,
+    sinks: bool,
+    tma: bool,
+) -> Mapping[str, int]:
+    _, _, kv_heads, block_size, head_dim = kv_shape
+    group = heads // kv_heads
+    require(group <= config.block_m, "paged_prefill: more heads in a group than tile rows")
+    return {
+        "GROUP": group,
+        "KV_HEADS": kv_heads,
+        "HEAD_DIM": head_dim,
+        "BLOCK_D": padded_head(head_dim),
+        "BLOCK_M": config.block_m,
+        "BLOCK_Q": block_q,
+        "BLOCK_SIZE": block_size,
+        "TILE": config.tile,
+        "SOFTCAP": softcap,
+        "WINDOW": window,
+        "SINKS": sinks,
+        "TMA": tma,
+    }

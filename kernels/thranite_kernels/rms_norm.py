@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 import torch
 
 from ._rms_norm import rms_norm_kernel
@@ -28,7 +31,7 @@ def rms_norm(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Normalise the rows of `x` [T, N] (any row stride); `residual` [T, N] is updated in place. Returns [T, N]."""
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    out = torch.empty_like(x) if out is None else out
     rms_norm_launch(x, weight, eps, residual=residual, one_plus=one_plus, out=out).run()
     return out
 
@@ -44,27 +47,38 @@ def rms_norm_launch(
 ) -> Launch:
     """The launch behind `rms_norm`: one program per row, about 8 to 16 elements a thread."""
     rows, width = x.shape
-    require(x.stride(1) == 1 and out.stride(1) == 1, "rms_norm: rows must be contiguous")
-    require(weight.shape == (width,) and weight.is_contiguous(), f"rms_norm: weight must be [{width}]")
-    require(width <= MAX_WIDTH, f"rms_norm: rows wider than {MAX_WIDTH} are not supported")
-    require(residual is None or (residual.shape == x.shape and residual.stride(1) == 1), "rms_norm: residual layout")
-    block = next_power_of_2(width)
+    stride_x, step_x = x.stride()
+    stride_y, step_y = out.stride()
+    stride_r, step_r = (0, 1) if residual is None else residual.stride()
+    require(step_x == step_y == 1, "rms_norm: rows must be contiguous")
+    require(weight.shape == (width,) and weight.is_contiguous(), "rms_norm: weight must be [N]")
+    require(step_r == 1 and (residual is None or residual.shape == x.shape), "rms_norm: residual layout")
+    constants, num_warps = _fixed(width, residual is not None, one_plus, overlaps(x))
     return Launch(
         rms_norm_kernel,
         (rows,),
         {
             "x_ptr": x,
-            "stride_x": x.stride(0),
+            "stride_x": stride_x,
             "residual_ptr": residual,
-            "stride_r": 0 if residual is None else residual.stride(0),
+            "stride_r": stride_r,
             "weight_ptr": weight,
             "y_ptr": out,
-            "stride_y": out.stride(0),
+            "stride_y": stride_y,
             "eps": eps,
         },
-        {"N": width, "BLOCK": block, "RESIDUAL": residual is not None, "ONE_PLUS": one_plus, "PDL": overlaps(x)},
-        num_warps=min(max(block // 512, 1), 16),
+        constants,
+        num_warps=num_warps,
     )
+
+
+@lru_cache(maxsize=1024)
+def _fixed(width: int, residual: bool, one_plus: bool, pdl: bool) -> tuple[Mapping[str, int], int]:
+    """Constants and warps."""
+    require(width <= MAX_WIDTH, f"rms_norm: rows wider than {MAX_WIDTH} are not supported")
+    block = next_power_of_2(width)
+    constants = {"N": width, "BLOCK": block, "RESIDUAL": residual, "ONE_PLUS": one_plus, "PDL": pdl}
+    return constants, min(max(block // 512, 1), 16)
 
 
 def rms_norm_reference(

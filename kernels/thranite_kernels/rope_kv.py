@@ -10,9 +10,13 @@ Everything between load and store is fp32. A negative slot is not stored; paddin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 import torch
 
 from ._rope_kv import rope_kv_kernel
+from .attention import is_dense_within_pages
 from .launch import Launch, cdiv, next_power_of_2, require
 from .target import overlaps
 from .work import Work
@@ -34,7 +38,7 @@ def rope_kv(
 ) -> torch.Tensor:
     """Returns q [T, heads, D]; `cos_sin` fp32 [max_pos, rotary] or None for a layer without positions."""
     if out is None:
-        out = torch.empty(qkv.shape[0], heads, kv.shape[4], dtype=qkv.dtype, device=qkv.device)
+        out = qkv.new_empty(qkv.shape[0], heads, kv.shape[4])
     rope_kv_launch(
         qkv,
         kv,
@@ -66,60 +70,86 @@ def rope_kv_launch(
     out: torch.Tensor,
 ) -> Launch:
     """The launch behind `rope_kv`: 8 heads a program; 1 token a program for few tokens, else 4."""
-    tokens = qkv.shape[0]
-    _, _, kv_heads, block_size, head_dim = kv.shape
-    rotary = head_dim if cos_sin is None else cos_sin.shape[1]
+    tokens, width = qkv.shape
+    strides_x, strides_q, strides_kv = qkv.stride(), out.stride(), kv.stride()
     require((q_weight is None) == (k_weight is None), "rope_kv: give both norm weights or neither")
-    _check_layouts(qkv, kv, out, heads, rotary)
-    block_h = min(8, next_power_of_2(max(heads, kv_heads)))
-    block_t = 1 if tokens <= 512 else 4
-    blocks = cdiv(heads, block_h) + 2 * cdiv(kv_heads, block_h)
+    _check_layouts(width, strides_x, kv.shape, strides_kv, strides_q, heads)
+    constants = _constants(
+        kv.shape,
+        None if cos_sin is None else cos_sin.shape[1],
+        heads=heads,
+        block_t=1 if tokens <= 512 else 4,
+        norm=q_weight is not None,
+        one_plus=one_plus,
+        pdl=overlaps(qkv),
+    )
+    block_h, block_t = constants["BLOCK_H"], constants["BLOCK_T"]
+    blocks = cdiv(heads, block_h) + 2 * cdiv(constants["KV_HEADS"], block_h)
     return Launch(
         rope_kv_kernel,
         (cdiv(tokens, block_t), blocks),
         {
             "qkv_ptr": qkv,
-            "stride_x": qkv.stride(0),
+            "stride_x": strides_x[0],
             "q_ptr": out,
-            "stride_q": out.stride(0),
+            "stride_q": strides_q[0],
             "kv_ptr": kv,
-            "stride_page": kv.stride(0),
+            "stride_page": strides_kv[0],
             "slot_ptr": slot_mapping,
             "position_ptr": positions,
             "table_ptr": cos_sin,
-            "stride_table": 0 if cos_sin is None else cos_sin.stride(0),
+            "stride_table": 0 if cos_sin is None else cos_sin.stride()[0],
             "q_weight_ptr": q_weight,
             "k_weight_ptr": k_weight,
             "tokens": tokens,
             "eps": eps,
         },
-        {
-            "HEADS": heads,
-            "KV_HEADS": kv_heads,
-            "HEAD_DIM": head_dim,
-            "ROTARY": rotary,
-            "BLOCK_SIZE": block_size,
-            "BLOCK_T": block_t,
-            "BLOCK_H": block_h,
-            "BLOCK_HALF": next_power_of_2(rotary // 2),
-            "BLOCK_REST": next_power_of_2(max(head_dim - rotary, 1)),
-            "BLOCK_D": next_power_of_2(head_dim),
-            "NORM": q_weight is not None,
-            "ONE_PLUS": one_plus,
-            "ROPE": cos_sin is not None,
-            "PDL": overlaps(qkv),
-        },
+        constants,
         num_warps=4 if block_t > 1 else 2,
     )
 
 
-def _check_layouts(qkv: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int, rotary: int) -> None:
+@lru_cache(maxsize=1024)
+def _constants(
+    kv_shape: tuple[int, ...], rotary: int | None, *, heads: int, block_t: int, norm: bool, one_plus: bool, pdl: bool
+) -> Mapping[str, int]:
+    """`rotary`: None for a layer without positions."""
+    _, _, kv_heads, block_size, head_dim = kv_shape
+    turned = head_dim if rotary is None else rotary
+    require(turned % 2 == 0 and turned <= head_dim, "rope_kv: rotary must be even and at most the head size")
+    return {
+        "HEADS": heads,
+        "KV_HEADS": kv_heads,
+        "HEAD_DIM": head_dim,
+        "ROTARY": turned,
+        "BLOCK_SIZE": block_size,
+        "BLOCK_T": block_t,
+        "BLOCK_H": min(8, next_power_of_2(max(heads, kv_heads))),
+        "BLOCK_HALF": next_power_of_2(turned // 2),
+        "BLOCK_REST": next_power_of_2(max(head_dim - turned, 1)),
+        "BLOCK_D": next_power_of_2(head_dim),
+        "NORM": norm,
+        "ONE_PLUS": one_plus,
+        "ROPE": rotary is not None,
+        "PDL": pdl,
+    }
+
+
+@lru_cache(maxsize=1024)
+def _check_layouts(
+    width: int,
+    strides_x: tuple[int, ...],
+    kv_shape: tuple[int, ...],
+    strides_kv: tuple[int, ...],
+    strides_q: tuple[int, ...],
+    heads: int,
+) -> None:
     """Refuse what the kernel would read wrongly."""
-    _, two, kv_heads, _, head_dim = kv.shape
-    require(two == 2 and kv[0].is_contiguous(), "rope_kv: cache must be [pages, 2, KVH, block, D], dense in a page")
-    require(qkv.shape[1] == (heads + 2 * kv_heads) * head_dim and qkv.stride(1) == 1, "rope_kv: qkv layout")
-    require(rotary % 2 == 0 and rotary <= head_dim, "rope_kv: rotary must be even and at most the head size")
-    require(out.stride(1) == head_dim and out.stride(2) == 1, "rope_kv: q heads must be contiguous")
+    _, two, kv_heads, _, head_dim = kv_shape
+    dense = is_dense_within_pages(kv_shape, strides_kv)
+    require(two == 2 and dense, "rope_kv: cache must be [pages, 2, KVH, block, D], dense in a page")
+    require(width == (heads + 2 * kv_heads) * head_dim and strides_x[1] == 1, "rope_kv: qkv layout")
+    require(strides_q[1:] == (head_dim, 1), "rope_kv: q heads must be contiguous")
 
 
 def rope_kv_reference(

@@ -79,8 +79,9 @@ def overlaps(x: torch.Tensor) -> bool:
     Such a kernel lets its successor start at once, reads what no such kernel writes (weights, tables, work lists), and
     waits for its predecessor's end before it reads or writes anything else.
     """
-    known = x.device.type == "cuda" or (x.device.type == "meta" and _pretended is not None)
-    return known and target_of(x.device).capability >= OVERLAP_CAPABILITY
+    if x.is_cuda:
+        return (_pretended or _cuda_target(x.get_device())).capability >= OVERLAP_CAPABILITY
+    return x.device.type == "meta" and _pretended is not None and _pretended.capability >= OVERLAP_CAPABILITY
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,10 @@ TARGET = Target(90, 132)
 PRINT_PTX = """
 import sys
 from thranite_kernels.catalog import attention_entries, elementwise_entries, gemm_entries
-from thranite_kernels.target import Target
+from thranite_kernels.target import Target, pretended
 target = Target(90, 132)
-entries = [*attention_entries(target, "decode", True), *elementwise_entries(), *gemm_entries(target)]
+with pretended(target):
+    entries = [*attention_entries(target, "decode", True), *elementwise_entries(), *gemm_entries(target)]
 print(next(e for e in entries if e.name.startswith(sys.argv[1])).launch.compile(90).asm["ptx"])
 """
 

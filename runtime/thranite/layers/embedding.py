@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thranite.layers.communicator import ALONE, Communicator
+from thranite.layers.module import Module
 from thranite.models.partition import Rank, vocabulary_rows
 
 
-class Embedding(nn.Module):
+class Embedding(Module):
     """Rows of a [vocab, hidden] table, times `scale` rounded to the table's type as the families' own code does.
 
     Split by rows: a rank yields zeros for tokens that are not its own, and the sum over the ranks is exact. Rows of

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thranite.layers.communicator import ALONE, Communicator
 from thranite.layers.dense import dense
+from thranite.layers.module import Module
 from thranite.models.partition import Cut
 
 
@@ -61,7 +62,7 @@ class UnquantizedMethod:
         return dense(x, linear.weight, linear.bias)
 
 
-class Linear(nn.Module):
+class Linear(Module):
     """y = x Wᵀ + b. `shards`: (name, rows) in the order of the stacked rows.
 
     `inputs`: the columns of the checkpoint's weight that this rank holds; if not all of them, y is a part, to be summed

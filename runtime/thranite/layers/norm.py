@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thranite.layers.communicator import ALONE, Communicator
+from thranite.layers.module import Module
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """x / rms(x) * weight. `weight` is the multiplier itself.
 
     `unit_offset`: the checkpoint stores weight - 1 (Gemma); loading adds the one, in at least fp32 as the family's own

@@ -16,6 +16,7 @@ from thranite.layers.dense import dense
 from thranite.layers.embedding import Embedding
 from thranite.layers.fused import FusedLayers, LayerParts
 from thranite.layers.linear import Linear, LinearMethod, UnquantizedMethod
+from thranite.layers.module import Module
 from thranite.layers.norm import RMSNorm
 from thranite.models.partition import Cut, Rank, rank_spec, vocabulary_rows, whole
 from thranite.models.spec import LayerSpec, ModelSpec
@@ -71,7 +72,7 @@ class Builder:
         )
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """QKV projection, the backend, output projection."""
 
     def __init__(self, build: Builder, layer: LayerSpec, index: int) -> None:
@@ -94,7 +95,7 @@ class Attention(nn.Module):
         return backend.attend(self.index, qkv, batch, q_norm, k_norm)
 
 
-class MLP(nn.Module):
+class MLP(Module):
     """down(activation(gate(x)) * up(x))."""
 
     def __init__(self, build: Builder, layer: LayerSpec) -> None:
@@ -108,7 +109,7 @@ class MLP(nn.Module):
         return self.down(gated(self.activation, self.gate_up(x)))  # type: ignore[no-any-return]
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Module):
     """Attention and MLP around a residual stream; sandwich norms also normalise what is added to it."""
 
     def __init__(self, build: Builder, layer: LayerSpec, index: int) -> None:
@@ -150,7 +151,7 @@ class DecoderLayer(nn.Module):
         )
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
     """Embedding, layers, final norm, head. Call it under `torch.inference_mode`.
 
     `spec` is the whole model; `rank_spec` what this rank's attention and KV cache see of it.
