@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class LLM:
         progress.stage("prepare the rest")  # at once: an engine without a loop has no idle moments
         while self.engine.prepare():
             pass
+        gc.collect()  # or the first run pays for a walk through all that was imported, tenths of a second
         self._tokenizer = None if skip_tokenizer_init else Tokenizer.load(tokenizer or model, revision)
         self._ids = itertools.count()
 

@@ -7,7 +7,7 @@ and kept until a run ends they are a heap that the garbage collector walks throu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from struct import Struct
+from struct import iter_unpack
 from typing import Any, overload
 
 from thranite.request import TokenLogprobs
@@ -31,7 +31,7 @@ class PackedLogprobs(Sequence[TokenLogprobs]):
         return len(self.data) // (HEAD + self.top * ALTERNATIVE)
 
     def __iter__(self) -> Iterator[TokenLogprobs]:
-        for token, logprob, rank, *best in Struct("=ifi" + self.top * "if").iter_unpack(self.data):
+        for token, logprob, rank, *best in iter_unpack("=ifi" + self.top * "if", self.data):
             yield TokenLogprobs(token, logprob, rank, tuple(zip(best[::2], best[1::2], strict=True)))
 
     @overload
@@ -58,17 +58,18 @@ class PackedLogprobs(Sequence[TokenLogprobs]):
 class ScoredPieces:
     """A sample's entries as they come: packed pieces become one."""
 
-    __slots__ = ("pieces",)
+    __slots__ = ("_last", "pieces")
 
     def __init__(self) -> None:
         self.pieces: list[Sequence[TokenLogprobs]] = []
+        self._last: tuple[bytearray, int] | None = None  # of the last piece if that is packed
 
     def add(self, piece: Sequence[TokenLogprobs]) -> None:
         if not isinstance(piece, PackedLogprobs):
             self.pieces.append(piece)
-            return
-        last = self.pieces[-1] if self.pieces else None
-        if isinstance(last, PackedLogprobs) and isinstance(last.data, bytearray) and last.top == piece.top:
-            last.data += piece.data
+            self._last = None
+        elif self._last is not None and self._last[1] == piece.top:
+            self._last[0].extend(piece.data)
         else:
-            self.pieces.append(PackedLogprobs(bytearray(piece.data), piece.top))
+            self._last = bytearray(piece.data), piece.top
+            self.pieces.append(PackedLogprobs(*self._last))

@@ -230,7 +230,7 @@ class Engine:
         self._pace.read(scheduled.prompt_tokens, scheduled.launched_at, now, now - before)
         add_prompt_logprobs(scheduled, result)
         add_pooled(scheduled, result)
-        rows_since: dict[float, int] = {}
+        since_all: list[float] = []
         tokens, logprobs, finished = result.tokens, result.logprobs, State.FINISHED
         for row, seq in enumerate(scheduled.samples):
             seq.pending -= 1
@@ -239,8 +239,9 @@ class Engine:
                 if since is None:
                     self._measurements.first_token(seq, now)
                 else:
-                    rows_since[since] = rows_since.get(since, 0) + 1
+                    since_all.append(since)
                 deltas.append(self._advance(seq, tokens[row], logprobs.get(row)))
+        rows_since = Counter(since_all)
         self._measurements.tokens(rows_since, now)
         if self._concurrency is not None and rows_since:
             since = max(rows_since, key=rows_since.__getitem__)

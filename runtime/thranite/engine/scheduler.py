@@ -280,8 +280,10 @@ class Scheduler:
 
     def _admit(self, draft: _Draft) -> None:
         """Start waiting sequences, strictly in queue order, until one does not fit."""
-        owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
         self.limited = False
+        if not len(self.queue):
+            return
+        owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
         while draft.budget > 0:
             seq = self.queue.peek()
             if seq is None or seq.pending or len(self._gang(seq)) > len(self._free_slots):

@@ -71,8 +71,8 @@ class CudaDraw:
         entries[:, :3] = heads[:, rows].T
         entries[:, 3::2] = ids[rows, :most]
         entries[:, 4::2] = values[rows, :most]
-        data, size = entries.tobytes(), entries.strides[0]
-        return {
-            row: PackedLogprobs(data[line * size : line * size + HEAD + count * ALTERNATIVE], count)
-            for line, (row, count) in enumerate(zip(asking.rows, asking.counts, strict=True))
-        }
+        pieces: list[bytes] = entries.view(f"V{entries.strides[0]}")[:, 0].tolist()
+        if min(asking.counts) < most:
+            sizes = (HEAD + count * ALTERNATIVE for count in asking.counts)
+            pieces = [piece[:size] for piece, size in zip(pieces, sizes, strict=True)]
+        return dict(zip(asking.rows, map(PackedLogprobs, pieces, asking.counts), strict=True))
