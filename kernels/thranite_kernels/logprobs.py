@@ -29,6 +29,32 @@ class Logprobs(NamedTuple):
     top_ids: torch.Tensor  # int32 [R, TOP]
 
 
+class LogprobsScratch(NamedTuple):
+    """What a call leaves to its second launch, an entry a row and chunk; contents do not outlive a call."""
+
+    peak: torch.Tensor  # fp32 [R, chunks]
+    total: torch.Tensor  # fp32 [R, chunks]
+    above: torch.Tensor  # int32 [R, chunks]
+    values: torch.Tensor  # fp32 [R, chunks, TOP]
+    ids: torch.Tensor  # int32 [R, chunks, TOP]
+
+    @classmethod
+    def allocate(cls, rows: int, vocab: int, width: int, device: torch.device | str) -> LogprobsScratch:
+        """For so many rows and, a power of two, alternatives."""
+        chunks = cdiv(vocab, CHUNK)
+
+        def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+            return torch.empty(rows, chunks, *shape, dtype=dtype, device=device)
+
+        return cls(
+            empty(torch.float32),
+            empty(torch.float32),
+            empty(torch.int32),
+            empty(torch.float32, width),
+            empty(torch.int32, width),
+        )
+
+
 def logprobs(
     logits: torch.Tensor,
     tokens: torch.Tensor,
@@ -36,8 +62,12 @@ def logprobs(
     *,
     wanted: torch.Tensor | None = None,
     out: Logprobs | None = None,
+    scratch: LogprobsScratch | None = None,
 ) -> Logprobs:
-    """logits [R, V], tokens int32 [R]; `wanted` int32 [R] says how many alternatives (−1: skip the row)."""
+    """logits [R, V], tokens int32 [R]; `wanted` int32 [R] says how many alternatives (−1: skip the row).
+
+    `scratch`, for as many rows, chunks and alternatives, spares allocating it.
+    """
     rows = logits.shape[0]
     width = next_power_of_2(max(top, 1))
     device = logits.device
@@ -47,29 +77,38 @@ def logprobs(
         torch.empty(rows, width, dtype=torch.float32, device=device),
         torch.empty(rows, width, dtype=torch.int32, device=device),
     )
-    for launch in logprobs_launches(logits, tokens, top, wanted=wanted, out=out):
+    for launch in logprobs_launches(logits, tokens, top, wanted=wanted, out=out, scratch=scratch):
         launch.run()
     return out
 
 
 def logprobs_launches(
-    logits: torch.Tensor, tokens: torch.Tensor, top: int, *, wanted: torch.Tensor | None, out: Logprobs
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    top: int,
+    *,
+    wanted: torch.Tensor | None,
+    out: Logprobs,
+    scratch: LogprobsScratch | None = None,
 ) -> list[Launch]:
-    """The two launches behind `logprobs`; scratch is allocated here (within a graph's pool while capturing)."""
+    """The two launches behind `logprobs`."""
     rows, vocab = logits.shape
     require(0 <= top <= MAX_TOP, f"logprobs: 0 to {MAX_TOP} alternatives")
     require(logits.stride(1) == 1, "logprobs: logits rows must be contiguous")
-    chunks, width, device = cdiv(vocab, CHUNK), out.top_values.shape[1], logits.device
+    chunks, width = cdiv(vocab, CHUNK), out.top_values.shape[1]
+    if scratch is None:
+        scratch = LogprobsScratch.allocate(rows, vocab, width, logits.device)
+    require(scratch.values.shape == (rows, chunks, width), "logprobs: scratch of another size")
     shared = {
         "logits_ptr": logits,
         "stride_x": logits.stride(0),
         "token_ptr": tokens,
         "wanted_ptr": wanted,
-        "max_ptr": torch.empty(rows, chunks, dtype=torch.float32, device=device),
-        "sum_ptr": torch.empty(rows, chunks, dtype=torch.float32, device=device),
-        "above_ptr": torch.empty(rows, chunks, dtype=torch.int32, device=device),
-        "value_ptr": torch.empty(rows, chunks, width, dtype=torch.float32, device=device),
-        "id_ptr": torch.empty(rows, chunks, width, dtype=torch.int32, device=device),
+        "max_ptr": scratch.peak,
+        "sum_ptr": scratch.total,
+        "above_ptr": scratch.above,
+        "value_ptr": scratch.values,
+        "id_ptr": scratch.ids,
         "chunks": chunks,
         "top": top,
     }

@@ -85,15 +85,22 @@ def shape(
     masks: RowMasks,
     *,
     bans: bool = True,
+    alive: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """logits [R, V], slots and positions int32 [R] → fp32 [R, V].
 
-    `bans=False` spares a launch where no row's position lies below its slot's minimum.
+    `bans=False` spares a launch where no row's position lies below its slot's minimum. `alive`, as `alive_scratch`
+    makes it, spares allocating it.
     """
     out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-    for launch in shape_launches(logits, state, slots, positions, masks, bans=bans, out=out):
+    for launch in shape_launches(logits, state, slots, positions, masks, bans=bans, out=out, alive=alive):
         launch.run()
     return out
+
+
+def alive_scratch(rows: int, vocab: int, device: torch.device | str) -> torch.Tensor:
+    """int32 [rows, chunks], for calls of up to so many rows; contents do not outlive a call."""
+    return torch.empty(rows, cdiv(vocab, CHUNK), dtype=torch.int32, device=device)
 
 
 def shape_launches(
@@ -105,13 +112,15 @@ def shape_launches(
     *,
     bans: bool,
     out: torch.Tensor,
+    alive: torch.Tensor | None = None,
 ) -> list[Launch]:
     """The one or two launches behind `shape`."""
     rows, vocab = logits.shape
     require(logits.stride(1) == 1, "shape: logits rows must be contiguous")
     require(out.is_contiguous() and out.dtype == torch.float32, "shape: the result is contiguous fp32")
     chunks = cdiv(vocab, CHUNK)
-    alive = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
+    alive = alive_scratch(rows, vocab, logits.device) if alive is None else alive
+    require(alive.shape[0] >= rows and alive.shape[1] == chunks, "shape: scratch of another size")
     common: dict[str, Any] = {
         "logits_ptr": logits,
         "stride_x": logits.stride(0),

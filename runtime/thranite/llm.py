@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from thranite.engine.progress import NoProgress, Progress
 from thranite.errors import DoesNotFit, InvalidRequest, ThraniteError
 from thranite.loader.device_memory import format_bytes
 from thranite.outputs import CompletionOutput, RequestOutput
-from thranite.request import EngineRequest, TokenLogprobs
+from thranite.packed_logprobs import ScoredPieces
+from thranite.request import EngineRequest, SequenceDelta, TokenLogprobs
 from thranite.sampling_params import Pooling, SamplingParams
 from thranite.text.embedding import embedding_request, unit_length
 from thranite.text.output import RequestText, TextDelta
@@ -81,6 +83,7 @@ class LLM:
         progress.stage("prepare the rest")  # at once: an engine without a loop has no idle moments
         while self.engine.prepare():
             pass
+        gc.collect()  # or the first run pays for a walk through all that was imported, tenths of a second
         self._tokenizer = None if skip_tokenizer_init else Tokenizer.load(tokenizer or model, revision)
         self._ids = itertools.count()
 
@@ -173,12 +176,8 @@ class LLM:
                 self.engine.add(request)
             while self.engine.has_work:
                 for delta in self.engine.step():
-                    job = jobs[delta.request_id]
-                    news = job.text.feed(delta)
-                    if news is not None:
-                        job.take(news)
-                        if news.finish_reason is not None and delta.finish_reason is None:
-                            self.engine.stop(delta.request_id, delta.index)
+                    if jobs[delta.request_id].take(delta):
+                        self.engine.stop(delta.request_id, delta.index)
         except BaseException:
             for request in requests:  # an interrupt or an error leaves no request behind
                 self.engine.abort(request.request_id)
@@ -211,11 +210,27 @@ class _Job:
     ) -> None:
         self._request = request
         self._prompt = prompt
+        self._scored = params.logprobs is not None
         self._samples = [_Sample() for _ in range(params.n)]
-        self.text = RequestText(params, request.prompt_token_ids, tokenizer, incremental=False)
+        self._text = RequestText(params, request.prompt_token_ids, tokenizer, incremental=False)
 
-    def take(self, news: TextDelta) -> None:
-        self._samples[news.index].take(news)
+    def take(self, delta: SequenceDelta) -> bool:
+        """Whether a stop string ended the sample, of which the engine does not know.
+
+        Without stop strings a sample's text is made once, at its end.
+        """
+        sample = self._samples[delta.index]
+        if not self._text.incremental:
+            sample.add(delta)
+            if delta.finish_reason is not None:
+                sample.say(self._text.feed(delta._replace(token_ids=tuple(sample.token_ids))))
+            return False
+        news = self._text.feed(delta)
+        if news is None:
+            return False
+        sample.add(news)
+        sample.say(news)
+        return news.finish_reason is not None and delta.finish_reason is None
 
     def output(self) -> RequestOutput:
         leader = self._samples[0]
@@ -225,7 +240,7 @@ class _Job:
             prompt=self._prompt,
             prompt_token_ids=list(self._request.prompt_token_ids),
             prompt_logprobs=None if prompt_logprobs is None else list(prompt_logprobs),
-            outputs=[sample.output(index) for index, sample in enumerate(self._samples)],
+            outputs=[sample.output(index, scored=self._scored) for index, sample in enumerate(self._samples)],
             cached_tokens=leader.cached_tokens or 0,
         )
 
@@ -236,35 +251,35 @@ class _Sample:
 
     token_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] | None = None
+    scores: ScoredPieces = field(default_factory=ScoredPieces)
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     cached_tokens: int | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
 
-    def take(self, news: TextDelta) -> None:
+    def add(self, news: SequenceDelta | TextDelta) -> None:
+        """All but text and end. Once a row and step."""
         self.token_ids += news.token_ids
-        if news.text:
-            self.pieces.append(news.text)
         if news.logprobs is not None:
-            self.logprobs = self.logprobs or []
-            self.logprobs += news.logprobs
-        if news.prompt_logprobs is not None:
-            self.prompt_logprobs = news.prompt_logprobs
+            self.scores.add(news.logprobs)
         if news.cached_tokens is not None:
             self.cached_tokens = news.cached_tokens
+            self.prompt_logprobs = news.prompt_logprobs
+
+    def say(self, news: TextDelta | None) -> None:
+        if news is None:
+            return
+        self.pieces.append(news.text)
         self.finish_reason, self.stop_reason = news.finish_reason, news.stop_reason
 
-    def output(self, index: int) -> CompletionOutput:
-        scores = self.logprobs
+    def output(self, index: int, *, scored: bool) -> CompletionOutput:
         return CompletionOutput(
             index=index,
             text="".join(self.pieces),
             token_ids=self.token_ids,
-            logprobs=scores,
-            cumulative_logprob=None if scores is None else sum(score.logprob for score in scores),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
+            scores=self.scores.pieces if scored else None,
         )
 
 

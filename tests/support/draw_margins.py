@@ -73,7 +73,7 @@ def _watch_gpu(sampler: CudaSampler, kept: Watch) -> None:
 
     def keeping(logits: Tensor, rows: Any, *rest: Any) -> Any:
         drawn = draw(logits, rows, *rest)
-        kept.keep(rows[0], rows[1], logits, drawn.tokens)
+        kept.keep(rows[0], rows[1][rows[0]], logits, drawn.tokens)
         return drawn
 
     sampler.draw = keeping  # type: ignore[method-assign, assignment]

@@ -146,7 +146,7 @@ class PagedExecutor:
             while mask is not None and not mask[token >> 3] >> (token & 7) & 1:
                 token = (token + 1) % VOCAB
             self.last[slot] = token
-            tokens.append([token])
+            tokens.append((token,))
         scores = {index: self._scores(p) for index, p in enumerate(plan.prefills) if p.prompt_logprobs is not None}
         self.results.append(StepResult(tokens, {}, scores))
 

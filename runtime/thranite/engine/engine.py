@@ -10,11 +10,13 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from functools import partial
 
 from thranite.engine.admission import Amount, DrainRate, QueueLimits, check_room
 from thranite.engine.concurrency import ConcurrencyLimit
 from thranite.engine.measurements import Measurements
-from thranite.engine.plan import Executor, StepResult
+from thranite.engine.plan import Executor
 from thranite.engine.prompt_pooling import add_pooled, take_embedding
 from thranite.engine.prompt_scores import add_prompt_logprobs, take_prompt_logprobs
 from thranite.engine.prompt_share import PromptShare
@@ -24,9 +26,12 @@ from thranite.engine.settings import EngineSettings
 from thranite.engine.stats import EngineStats
 from thranite.engine.step_pace import StepPace
 from thranite.engine.step_time import StepLoad
+from thranite.engine.verdict import verdict
 from thranite.errors import DoesNotFit, InvalidRequest, Rejected
-from thranite.request import EngineRequest, FinishReason, SequenceDelta
+from thranite.request import EngineRequest, FinishReason, SequenceDelta, TokenLogprobs
 
+# A named tuple's own constructor is a function of Python, which takes twice as long.
+_new_delta = partial(tuple.__new__, SequenceDelta)
 HELD_SECONDS = 0.005  # requests may come, or go, while one that is alone waits for its grammar
 
 
@@ -46,6 +51,7 @@ class Engine:
         self.settings = settings
         self.scheduler = Scheduler(settings)
         self._executor = executor
+        self._block_size = settings.layout.block_size
         self._clock = clock
         self._requests: dict[str, RequestState] = {}
         self._deadlines: list[tuple[float, str]] = []  # a heap; entries of ended requests are dropped as they surface
@@ -229,16 +235,18 @@ class Engine:
             self._share.observe(scheduled.prompt_tokens, took)
         add_prompt_logprobs(scheduled, result)
         add_pooled(scheduled, result)
-        rows_since: dict[float, int] = {}
+        since_all: list[float] = []
+        tokens, logprobs, finished = result.tokens, result.logprobs, State.FINISHED
         for row, seq in enumerate(scheduled.samples):
             seq.pending -= 1
-            if seq.state is not State.FINISHED:
+            if seq.state is not finished:
                 since, seq.token_at = seq.token_at, now
                 if since is None:
                     self._measurements.first_token(seq, now)
                 else:
-                    rows_since[since] = rows_since.get(since, 0) + 1
-                deltas.append(self._advance(seq, result, row))
+                    since_all.append(since)
+                deltas.append(self._advance(seq, tokens[row], logprobs.get(row)))
+        rows_since = Counter(since_all)
         self._measurements.tokens(rows_since, now)
         if self._concurrency is not None and rows_since:
             since = max(rows_since, key=rows_since.__getitem__)
@@ -247,44 +255,44 @@ class Engine:
         self._observe_queue(now)
         return now - before
 
-    def _advance(self, seq: Sequence, result: StepResult, row: int) -> SequenceDelta:
-        """Append a row's tokens until one ends the sequence."""
-        tokens = tuple(result.tokens[row])
+    def _advance(self, seq: Sequence, tokens: tuple[int, ...], logprobs: Rows[TokenLogprobs] | None) -> SequenceDelta:
+        """Append a row's tokens until one ends the sequence. Like its caller's loop, it runs once a row and step."""
         reason: FinishReason | None = None
         stop_id: int | None = None
         error: str | None = None
-        for taken, token in enumerate(tokens, 1):
-            seq.tokens.append(token)
-            if seq.constraint is not None:
-                seq.constraint.accept(token)
-                error = seq.constraint.failure
-            if error is not None:
-                reason, tokens = FinishReason.ERROR, tokens[: taken - 1]
-                break
-            reason, stop_id = _verdict(seq, token)
+        known, before = seq.tokens, len(seq.tokens)
+        for token in tokens:
+            known.append(token)
+            if seq.constraint is None and token not in seq.endings and len(known) < seq.end:
+                continue
+            reason, stop_id, error = verdict(seq, token)
             if reason is not None:
-                tokens = tokens[:taken]
+                count = len(known) - before - (error is not None)
+                if count < len(tokens):
+                    tokens, logprobs = tokens[:count], None if logprobs is None else logprobs[:count]
                 break
         self._generated += len(tokens)
-        self.scheduler.commit(seq)
-        logprobs = result.logprobs.get(row) if result.logprobs else None
-        first = seq.index == 0 and seq.parent.cached_tokens is not None
-        prompt_logprobs = take_prompt_logprobs(seq) if first else None
-        cached_tokens = self._take_cached_tokens(seq) if first else None
-        embedding = take_embedding(seq) if first else None
+        if seq.computed // self._block_size > seq.table.registered:
+            self.scheduler.commit(seq)
+        prompt_logprobs = cached_tokens = embedding = None
+        if seq.parent.cached_tokens is not None and seq.index == 0:
+            prompt_logprobs, embedding = take_prompt_logprobs(seq), take_embedding(seq)
+            cached_tokens = self._take_cached_tokens(seq)
         if reason is not None:
             self._finish(seq, reason)
-        return SequenceDelta(
-            seq.request_id,
-            seq.index,
-            tokens,
-            reason,
-            stop_id,
-            None if logprobs is None else logprobs[: len(tokens)],
-            prompt_logprobs,
-            cached_tokens,
-            error,
-            embedding,
+        return _new_delta(
+            (
+                seq.request_id,
+                seq.index,
+                tokens,
+                reason,
+                stop_id,
+                logprobs,
+                prompt_logprobs,
+                cached_tokens,
+                error,
+                embedding,
+            )
         )
 
     def _take_cached_tokens(self, seq: Sequence) -> int | None:
@@ -382,16 +390,3 @@ class Engine:
     def close(self) -> None:
         """Free the device. Open requests are the caller's to answer."""
         self._executor.close()
-
-
-def _verdict(seq: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
-    """Whether the token just appended ends the sequence, and the stop id if one did."""
-    params = seq.parent.request.params
-    if seq.constraint is not None and seq.constraint.complete:
-        return FinishReason.STOP, None
-    if len(seq.tokens) - seq.prompt_len > params.min_tokens:
-        if token in params.eos_token_ids:
-            return FinishReason.STOP, None
-        if token in params.stop_token_ids:
-            return FinishReason.STOP, token
-    return (FinishReason.LENGTH if len(seq.tokens) >= seq.end else None), None

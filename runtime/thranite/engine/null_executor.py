@@ -92,13 +92,13 @@ class NullExecutor:
         stray = [slot for slot in masks if slot not in plan.sample_slots or not self._starts[slot].late_mask]
         if stray:
             raise PlanError(f"step {plan.step}: bitmasks for slots {stray}, which wait for none")
-        tokens: list[list[int]] = []
+        tokens: list[tuple[int, ...]] = []
         logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         for row, slot in enumerate(plan.sample_slots):
             position, maker = self._audit.length(slot), self._makers[slot]
             token = maker.token(position, masks.get(slot))
             self._audit.sampled(slot)
-            tokens.append([token])
+            tokens.append((token,))
             count = self._starts[slot].params.logprobs
             if count is not None:
                 logprobs[row] = (maker.logprobs(token, count),)

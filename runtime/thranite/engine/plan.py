@@ -92,11 +92,12 @@ class StepPlan:
 class StepResult:
     """What a step brought, row for row of the plan's `sample_slots`: 0 to k tokens each.
 
-    `logprobs`: by row, for the rows that asked. `prompt_logprobs`: by index into `plan.prefills`, one entry a target.
+    `logprobs`: by row, for the rows that asked, an entry a token; they may be made when they are read.
+    `prompt_logprobs`: by index into `plan.prefills`, one entry a target.
     """
 
-    tokens: Sequence[Sequence[int]]
-    logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    tokens: Sequence[tuple[int, ...]]
+    logprobs: Mapping[int, Sequence[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
     pooled: Mapping[int, Sequence[float]] = field(default_factory=dict)  # by index into plan.prefills
 

@@ -121,7 +121,7 @@ class Scheduler:
 
     def commit(self, seq: Sequence) -> None:
         """Offer the sequence's full blocks for reuse, after its tokens became known."""
-        if seq.state is State.RUNNING and seq.computed // self.kv.block_size > seq.table.registered:
+        if seq.state is State.RUNNING:
             self.kv.commit(seq.table, seq.tokens, seq.computed)
 
     # --- one step
@@ -151,12 +151,13 @@ class Scheduler:
         The host's hottest loop: a sequence within its last page, which it does not share, needs no more than counting.
         """
         prefilling: list[Sequence] = []
-        size, step, running = self.kv.block_size, draft.step, State.RUNNING
+        size, step, running, budget = self.kv.block_size, draft.step, State.RUNNING, draft.budget
+        decodes, decoding = draft.decodes, draft.decoding
         for seq in list(self.running):
             if not seq.decoding:
                 prefilling.append(seq)
                 continue
-            if seq.state is not running or draft.budget == 0 or len(seq.tokens) + seq.pending >= seq.end:
+            if seq.state is not running or budget == 0 or len(seq.tokens) + seq.pending >= seq.end:
                 continue  # preempted in this step; no budget; its last token is in flight
             if seq.may_share or seq.computed % size == 0:
                 if not self._grow(seq, seq.computed + 1, draft, preempt_self=True):
@@ -165,9 +166,10 @@ class Scheduler:
             seq.planned_step = step
             seq.computed += 1
             seq.pending += 1
-            draft.budget -= 1
-            draft.decodes.append(self._slot(seq))
-            draft.decoding.append(seq)
+            budget -= 1
+            decodes.append(seq.slot if seq.slot is not None else self._slot(seq))
+            decoding.append(seq)
+        draft.budget = budget
         return prefilling
 
     def _share_of(self, draft: _Draft, begun: list[Sequence]) -> int:
@@ -295,8 +297,10 @@ class Scheduler:
 
     def _admit(self, draft: _Draft) -> None:
         """Start waiting sequences, strictly in queue order, until one does not fit."""
-        owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
         self.limited = False
+        if not len(self.queue):
+            return
+        owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
         while draft.budget > 0 and draft.share > 0:
             seq = self.queue.peek()
             if seq is None or seq.pending or len(self._gang(seq)) > len(self._free_slots):

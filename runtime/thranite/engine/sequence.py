@@ -72,8 +72,8 @@ class Sequence:
     """
 
     __slots__ = (
-        "computed", "constraint", "decoding", "end", "forked", "index", "may_share", "needs_prompt_logprobs", "params",
-        "parent", "pending", "planned_step", "prompt_len", "request_id", "slot", "state", "table", "token_at",
+        "computed", "constraint", "decoding", "end", "endings", "forked", "index", "may_share", "needs_prompt_logprobs",
+        "params", "parent", "pending", "planned_step", "prompt_len", "request_id", "slot", "state", "table", "token_at",
         "tokens",
     )  # fmt: skip
 
@@ -89,6 +89,7 @@ class Sequence:
         self.tokens: list[int] = list(request.prompt_token_ids) if index == 0 else []
         self.prompt_len = len(request.prompt_token_ids)
         self.end = end  # length at which it must stop
+        self.endings = frozenset(request.params.eos_token_ids + request.params.stop_token_ids)
         self.computed = 0
         self.pending = 0
         self.decoding = False

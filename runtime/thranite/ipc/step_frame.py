@@ -11,6 +11,7 @@ from itertools import islice
 
 import msgspec
 
+from thranite.packed_logprobs import PackedLogprobs
 from thranite.request import FinishReason, SequenceDelta, TokenLogprobs
 
 
@@ -21,6 +22,13 @@ class Logprobs(msgspec.Struct, frozen=True, array_like=True):
     logprob: float
     rank: int
     top: tuple[tuple[int, float], ...]
+
+
+class Packed(msgspec.Struct, frozen=True, array_like=True):
+    """PackedLogprobs: what a GPU brings crosses as it is."""
+
+    data: bytes
+    top: int
 
 
 class End(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +44,7 @@ class Extra(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int | None = None
     error: str | None = None
     embedding: tuple[float, ...] | None = None
+    packed: Packed | None = None  # in place of `logprobs`
 
 
 class Step(msgspec.Struct, tag=19, frozen=True, array_like=True):
@@ -91,7 +100,7 @@ def _rich_delta(
         token_ids=tokens,
         finish_reason=end.reason if end else None,
         stop_token_id=end.stop_token_id if end else None,
-        logprobs=_unpack_all(extra.logprobs) if extra else None,
+        logprobs=_logprobs(extra) if extra else None,
         prompt_logprobs=_unpack_prompt(extra.prompt_logprobs) if extra else None,
         cached_tokens=extra.cached_tokens if extra else None,
         error=extra.error if extra else None,
@@ -110,14 +119,16 @@ def _has_extra(delta: SequenceDelta) -> bool:
 
 
 def _extra(row: int, delta: SequenceDelta) -> Extra:
-    prompt = delta.prompt_logprobs
+    prompt, scores = delta.prompt_logprobs, delta.logprobs
+    packed = Packed(bytes(scores.data), scores.top) if isinstance(scores, PackedLogprobs) else None
     return Extra(
         row,
-        None if delta.logprobs is None else tuple(_pack(entry) for entry in delta.logprobs),
+        None if scores is None or packed else tuple(_pack(entry) for entry in scores),
         None if prompt is None else tuple(None if entry is None else _pack(entry) for entry in prompt),
         delta.cached_tokens,
         delta.error,
         delta.embedding,
+        packed,
     )
 
 
@@ -129,8 +140,10 @@ def _unpack(entry: Logprobs) -> TokenLogprobs:
     return TokenLogprobs(entry.token_id, entry.logprob, entry.rank, entry.top)
 
 
-def _unpack_all(entries: tuple[Logprobs, ...] | None) -> tuple[TokenLogprobs, ...] | None:
-    return None if entries is None else tuple(_unpack(entry) for entry in entries)
+def _logprobs(extra: Extra) -> Sequence[TokenLogprobs] | None:
+    if extra.packed is not None:
+        return PackedLogprobs(extra.packed.data, extra.packed.top)
+    return None if extra.logprobs is None else tuple(_unpack(entry) for entry in extra.logprobs)
 
 
 def _unpack_prompt(entries: tuple[Logprobs | None, ...] | None) -> tuple[TokenLogprobs | None, ...] | None:

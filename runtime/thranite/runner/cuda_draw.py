@@ -2,65 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from thranite.packed_logprobs import ALTERNATIVE, HEAD, PackedLogprobs
 from thranite.request import TokenLogprobs
 from thranite.runner.cuda_rows import AskingRows
 from thranite.runner.sampling_transfer import HostCopies
-from thranite_kernels.logprobs import Logprobs
+from thranite_kernels.logprobs import Logprobs, LogprobsScratch
 
 Words = NDArray[np.int32]
 
 
-class CudaDraw:
-    """`tokens` int32 [R] and `scores`, for kernels to write; then `send`, later `result`.
+class DrawBuffer:
+    """`tokens` int32 [R] and `scores`, for kernels to write, step by step while the same sequences run.
+
+    Steps follow each other on one stream: a step's copy is read from the buffer before the next one writes.
 
     Words of 32 bits: tokens, log-probabilities, ranks, and for each alternative's place its log-probabilities and ids;
     each part is padded to a multiple of 16 bytes.
     """
 
-    def __init__(self, rows: int, asking: AskingRows | None, device: torch.device) -> None:
-        self._rows, self._asking = rows, asking
-        self._padded = -(-rows // 4) * 4
+    def __init__(self, rows: int, asking: AskingRows | None, vocab_size: int, device: torch.device) -> None:
+        self.rows, self.asking = rows, asking
+        self.padded = -(-rows // 4) * 4
         width = 0 if asking is None else asking.width
-        self._words = torch.empty(
-            self._padded * (1 if asking is None else 3 + 2 * width), dtype=torch.int32, device=device
+        self.words = torch.empty(
+            self.padded * (1 if asking is None else 3 + 2 * width), dtype=torch.int32, device=device
         )
-        self.tokens = self._words[:rows]
+        self.tokens = self.words[:rows]
         self.scores: Logprobs | None = None
+        self.scratch: LogprobsScratch | None = None
         if asking is not None:
-            parts = torch.split(self._words, [self._padded] * 3 + [self._padded * width] * 2)
+            parts = torch.split(self.words, [self.padded] * 3 + [self.padded * width] * 2)
             values, ids = parts[3].view(torch.float32).view(-1, width), parts[4].view(-1, width)
             self.scores = Logprobs(parts[1].view(torch.float32), parts[2], values, ids)
-        self._copies: HostCopies | None = None
+            self.scratch = LogprobsScratch.allocate(rows, vocab_size, width, device)
 
-    def send(self) -> None:
-        """Begin the copy to the host."""
-        self._copies = HostCopies([self._words])
+    def send(self) -> CudaDraw:
+        """Begin the copy to the host of what the kernels launched so far write."""
+        return CudaDraw(self)
 
-    def result(self) -> tuple[list[list[int]], dict[int, tuple[TokenLogprobs, ...]]]:
+
+class CudaDraw:
+    """A step's draw on its way to the host. `tokens` int32 [R] on the device, until the next step draws."""
+
+    def __init__(self, buffer: DrawBuffer) -> None:
+        self._rows, self._padded, self._asking = buffer.rows, buffer.padded, buffer.asking
+        self.tokens = buffer.tokens
+        self._copies = HostCopies([buffer.words])
+
+    def result(self) -> tuple[list[tuple[int, ...]], Mapping[int, Sequence[TokenLogprobs]]]:
         """Tokens of each row, and log-probabilities by row for those that asked. Waits for the device."""
-        assert self._copies is not None
         words: Words = self._copies.wait()[0].numpy()
-        tokens = words[: self._rows].tolist()
-        scores = {} if self._asking is None else self._scored(words, tokens, self._asking)
-        return [[token] for token in tokens], scores
+        tokens: list[tuple[int, ...]] = list(zip(words[: self._rows].tolist(), strict=True))
+        return tokens, {} if self._asking is None else self._scored(words, self._asking)
 
-    def _scored(self, words: Words, tokens: list[int], asking: AskingRows) -> dict[int, tuple[TokenLogprobs, ...]]:
-        most, padded = max(asking.counts), self._padded
+    def _scored(self, words: Words, asking: AskingRows) -> dict[int, PackedLogprobs]:
+        padded, most = self._padded, max(asking.counts)
         rows: Any = slice(self._rows) if len(asking.rows) == self._rows else asking.rows
-        chosen, ranks, values, ids = np.split(words[padded:], [padded, 2 * padded, (2 + asking.width) * padded])
-        shape = (padded, asking.width)
-        top_ids = ids.reshape(shape)[rows, :most].tolist()
-        top_values = values.view(np.float32).reshape(shape)[rows, :most].tolist()
-        tops = [tuple(zip(best, scored, strict=True)) for best, scored in zip(top_ids, top_values, strict=True)]
+        heads = words[: 3 * padded].reshape(3, padded)
+        values, ids = words[3 * padded :].reshape(2, padded, asking.width)
+        entries = np.empty((len(asking.rows), 3 + 2 * most), np.int32)
+        entries[:, :3] = heads[:, rows].T
+        entries[:, 3::2] = ids[rows, :most]
+        entries[:, 4::2] = values[rows, :most]
+        pieces: list[bytes] = entries.view(f"V{entries.strides[0]}")[:, 0].tolist()
         if min(asking.counts) < most:
-            tops = [top[:count] for top, count in zip(tops, asking.counts, strict=True)]
-        entries = zip(
-            asking.rows, chosen.view(np.float32)[rows].tolist(), ranks[rows].tolist(), tops, strict=True
-        )  # fmt: skip
-        return {row: (TokenLogprobs(tokens[row], logprob, rank, top),) for row, logprob, rank, top in entries}
+            sizes = (HEAD + count * ALTERNATIVE for count in asking.counts)
+            pieces = [piece[:size] for piece, size in zip(pieces, sizes, strict=True)]
+        return dict(zip(asking.rows, map(PackedLogprobs, pieces, asking.counts), strict=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +39,6 @@ class _Step:
     slots: Tensor | None
     positions: Tensor | None
     prompt_scores: PromptScores
-    host_positions: Sequence[int]  # as `positions`
     pooled: Pooled | None = None
     sampled: CudaDraw | None = None
     ended: HostCopies | None = None  # what to wait for where nothing is sampled
@@ -125,7 +123,7 @@ class CudaExecutor:
         self._state.advance(plan)
         self._sampler.start(plan.starts)
         if not plan.num_tokens:
-            self._steps.append(_Step(plan, None, None, None, {}, ()))
+            self._steps.append(_Step(plan, None, None, None, {}))
         elif mixed is not None and (shape := mixed.shape_for(plan)) is not None:
             self._replayed(plan, mixed.run(plan, shape))
         elif plan.prefills or self._graphs is None:
@@ -141,7 +139,7 @@ class CudaExecutor:
         rows = padded_rows(count, len(output.hidden))
         logits = self._model.raw_logits(output.hidden[:rows])[:count] if count else None
         slots, positions = output.slots[:count], output.positions[:count]
-        self._steps.append(_Step(plan, logits, slots, positions, {}, self._host_positions(plan)))
+        self._steps.append(_Step(plan, logits, slots, positions, {}))
 
     def _launch_eager(self, plan: StepPlan) -> None:
         step = eager_step(plan, self._state, self._attention, self._block_size)
@@ -156,23 +154,17 @@ class CudaExecutor:
                 step.sample_slots,
                 step.sample_positions,
                 scores,
-                self._host_positions(plan),
                 begin_pooling(plan, starts, hidden),
             )
         )
-
-    def _host_positions(self, plan: StepPlan) -> list[int]:
-        """A sample's token stands where the slot's context ends; a fork starts at its prompt's end."""
-        positions: list[int] = self._state.host_lengths[plan.sample_slots].tolist()
-        return positions
 
     @torch.inference_mode()
     def sample(self, masks: Bitmasks) -> None:
         step = self._steps[-1]
         if step.logits is None or step.slots is None or step.positions is None:
             return
-        slots = step.plan.sample_slots
-        rows = (slots, step.host_positions)
+        # A sample's token stands where the slot's context ends; a fork starts at its prompt's end.
+        rows = (step.plan.sample_slots, self._state.host_lengths)
         step.sampled = self._sampler.draw(step.logits, rows, step.slots, step.positions, masks)
         step.logits = None
 

@@ -31,25 +31,27 @@ class RunningRows:
     """`used`: the union of what the rows ask for, but MIN_TOKENS, which ends at `minimum`."""
 
     slots: list[int]
+    where: Ints  # the same
     used: Feature
     minimum: Ints | None  # positions from which on rows may stop; None: no row has to wait
     asking: AskingRows | None
 
-    def short(self, positions: Sequence[int]) -> bool:
-        """Whether a row is still shorter than its minimum."""
-        return self.minimum is not None and bool((np.asarray(positions) < self.minimum).any())
+    def short(self, lengths: Ints) -> bool:
+        """Whether a row is still shorter than its minimum. `lengths`: by slot."""
+        return self.minimum is not None and bool((lengths[self.where] < self.minimum).any())
 
 
 def running_rows(slots: Sequence[int], flags: SlotFlags, vocab_size: int, device: torch.device) -> RunningRows:
-    each, minimum = flags.of(slots)
+    where = np.array(slots, np.int64)
+    each, minimum = flags.of(where)
     used = Feature(int(np.bitwise_or.reduce(each, initial=0)))
     asking = None
     if Feature.LOGPROBS in used:
         asks = (each & int(Feature.LOGPROBS)) != 0
-        counts = np.minimum(flags.logprobs[np.asarray(slots)], vocab_size)
+        counts = np.minimum(flags.logprobs[where], vocab_size)
         most = int(counts[asks].max())
         wanted = upload(np.where(asks, counts, -1).astype(np.int32), device)
         width = next(width for width in TOP_WIDTHS if width >= most)
         asking = AskingRows(np.flatnonzero(asks).tolist(), counts[asks].tolist(), wanted, width)
     waits = Feature.MIN_TOKENS in used
-    return RunningRows(list(slots), used & ~Feature.MIN_TOKENS, minimum if waits else None, asking)
+    return RunningRows(list(slots), where, used & ~Feature.MIN_TOKENS, minimum if waits else None, asking)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from thranite.engine.plan import Bitmasks, SlotStart
-from thranite.runner.cuda_draw import CudaDraw
+from thranite.runner.cuda_draw import CudaDraw, DrawBuffer
 from thranite.runner.cuda_rows import RunningRows, running_rows
 from thranite.runner.cuda_shaping import CudaShaping
-from thranite.runner.sampling_state import INT64_MASK, Feature, SlotFlags
+from thranite.runner.sampling_state import INT64_MASK, Feature, Ints, SlotFlags
 from thranite.runner.sampling_transfer import upload
 from thranite_kernels.logprobs import logprobs
 from thranite_kernels.sampler import SamplerScratch, SamplingState, sample
@@ -42,13 +42,13 @@ class CudaSampler:
         self._state = SamplingState(temperature, top_k, top_p, min_p, seed, sample_index)
         self._shaping = CudaShaping(vocab_size, penalties, min_position)
         self._scratch = SamplerScratch.allocate(max_slots, vocab_size, device)
-        self._rows: RunningRows | None = None
+        self._running: tuple[RunningRows, DrawBuffer] | None = None
 
     def start(self, starts: Sequence[SlotStart]) -> None:
         """Sequences take their slots."""
         if not starts:
             return
-        self._rows = None
+        self._running = None
         self._flags.start(starts)
         self._shaping.start(starts)
         params = [start.params for start in starts]
@@ -67,22 +67,21 @@ class CudaSampler:
     def draw(
         self,
         logits: Tensor,
-        rows: tuple[Sequence[int], Sequence[int]],
+        rows: tuple[Sequence[int], Ints],
         slots: Tensor,
         positions: Tensor,
         masks: Bitmasks,
     ) -> CudaDraw:
         """One token a row of `logits` [R, vocab], which is left as it is.
 
-        `rows`: slots and positions (where the sampled token will stand) as the host knows them; `slots` and
-        `positions`, int32 [R], the same on the device.
+        `rows`: the slots as the host knows them, and for each slot where its sampled token will stand; `slots` and
+        `positions`, int32 [R], the rows' on the device.
         """
-        running = self._running(rows[0])
+        running, buffer = self._rows(rows[0])
         bans = running.short(rows[1])
         shaped = logits
         if masks or bans or running.used & SHAPING:
             shaped = self._shaping.apply(logits, slots, positions, rows[0], masks, bans=bans)
-        drawn = CudaDraw(len(logits), running.asking, self._device)
         sample(
             shaped,
             self._state,
@@ -92,16 +91,23 @@ class CudaSampler:
             filters=bool(running.used & TRUNCATION),
             last_token=self._last_tokens,
             counts=self._shaping.counts,
-            out=drawn.tokens,
+            out=buffer.tokens,
         )
-        if running.asking is not None:
-            asking = running.asking
-            logprobs(logits, drawn.tokens, asking.width, wanted=asking.wanted, out=drawn.scores)
-        drawn.send()
-        return drawn
+        asking = running.asking
+        if asking is not None:
+            logprobs(
+                logits,
+                buffer.tokens,
+                asking.width,
+                wanted=asking.wanted,
+                out=buffer.scores,
+                scratch=buffer.scratch,
+            )
+        return buffer.send()
 
-    def _running(self, slots: Sequence[int]) -> RunningRows:
-        """Found anew only where other sequences run than in the step before."""
-        if self._rows is None or self._rows.slots != slots:
-            self._rows = running_rows(slots, self._flags, self._vocab_size, self._device)
-        return self._rows
+    def _rows(self, slots: Sequence[int]) -> tuple[RunningRows, DrawBuffer]:
+        """Made anew only where other sequences run than in the step before."""
+        if self._running is None or self._running[0].slots != slots:
+            rows = running_rows(slots, self._flags, self._vocab_size, self._device)
+            self._running = rows, DrawBuffer(len(slots), rows.asking, self._vocab_size, self._device)
+        return self._running

@@ -14,7 +14,7 @@ from thranite.runner.sampling_penalties import Penalties
 from thranite.runner.sampling_pool import RowPool
 from thranite.runner.sampling_state import Feature
 from thranite.runner.sampling_transfer import upload
-from thranite_kernels.shaping import RowMasks, ShapingState, SlotTable, shape
+from thranite_kernels.shaping import RowMasks, ShapingState, SlotTable, alive_scratch, shape
 
 
 class CudaShaping:
@@ -29,16 +29,24 @@ class CudaShaping:
         self._stops = StopBits(vocab_size, max_slots, self._device)
         self._penalties = Penalties(vocab_size, max_slots, self._device)
         self._no_masks = RowMasks.none(max_slots, vocab_size, self._device)
+        self._alive = alive_scratch(max_slots, vocab_size, self._device)
+        self._state = self._tables()
 
     def start(self, starts: Sequence[SlotStart]) -> None:
         self._bias.start(starts)
         self._stops.start(starts)
         self._penalties.start(starts)
+        self._state = self._tables()  # they may have grown
+
+    def _tables(self) -> ShapingState:
+        bias, counts, stops = (_table(part.pool) for part in (self._bias, self._penalties, self._stops))
+        repetition, presence, frequency = self._numbers
+        return ShapingState(bias, counts, stops, self._min_position, repetition, presence, frequency)
 
     @property
     def counts(self) -> SlotTable:
         """What each draw is counted in."""
-        return _table(self._penalties.pool)
+        return self._state.counts
 
     def apply(
         self,
@@ -51,13 +59,8 @@ class CudaShaping:
         bans: bool,
     ) -> Tensor:
         """fp32 [R, vocab]. `bans`: some row is shorter than its min_tokens."""
-        repetition, presence, frequency = self._numbers
-        state = ShapingState(
-            _table(self._bias.pool), self.counts, _table(self._stops.pool), self._min_position,
-            repetition, presence, frequency,
-        )  # fmt: skip
         given = pack_masks(host_slots, masks, self._vocab_size, self._device) if masks else self._no_masks
-        return shape(logits, state, slots, positions, given, bans=bans)
+        return shape(logits, self._state, slots, positions, given, bans=bans, alive=self._alive)
 
 
 def _table(pool: RowPool) -> SlotTable:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thranite.engine.plan import BlockUpdate, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
+from thranite.runner.sampling_state import Ints
 from thranite.runner.sampling_transfer import upload
 from thranite_kernels.prepare_inputs import SlotState
 
@@ -26,6 +27,8 @@ class CudaSlots:
         self._width = settings.max_model_len // settings.layout.block_size + 2
         self._device = device
         self.host_lengths = np.zeros(count, np.int64)
+        self._decodes: Sequence[int] = []  # of the newest step that had any
+        self._decoding: Ints = np.zeros(0, np.int64)  # the same
         self.lengths = torch.zeros(count, dtype=torch.int32, device=device)
         self.last_tokens = torch.zeros(count, dtype=torch.int32, device=device)
         self.tables: tuple[Tensor, ...] = tuple(
@@ -60,6 +63,9 @@ class CudaSlots:
 
     def advance(self, plan: StepPlan) -> None:
         """Follow a launched step in the host's mirror; the device's lengths advance with the inputs' preparation."""
-        self.host_lengths[list(plan.decodes)] += 1
+        if plan.decodes:
+            if plan.decodes != self._decodes:
+                self._decodes, self._decoding = list(plan.decodes), np.array(plan.decodes, np.int64)
+            self.host_lengths[self._decoding] += 1
         for prefill in plan.prefills:
             self.host_lengths[prefill.slot] += len(prefill.token_ids)

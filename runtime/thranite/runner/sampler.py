@@ -58,9 +58,9 @@ class SampledTokens:
         self._copies = HostCopies([tokens])
         self._scored = scored
 
-    def result(self) -> tuple[list[list[int]], dict[int, tuple[TokenLogprobs, ...]]]:
+    def result(self) -> tuple[list[tuple[int, ...]], dict[int, tuple[TokenLogprobs, ...]]]:
         """Tokens of each row, and log-probabilities by row for those that asked. Waits for the device."""
-        tokens = [[token] for token in self._copies.wait()[0].tolist()]
+        tokens: list[tuple[int, ...]] = list(zip(self._copies.wait()[0].tolist(), strict=True))
         if self._scored is None:
             return tokens, {}
         rows, scores = self._scored

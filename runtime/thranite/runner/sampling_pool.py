@@ -32,8 +32,8 @@ class RowPool:
         self._free.extend(self._row_of[changed].tolist())
         self._row_of[changed] = -1
         wanting = [slot for slot in holders if self._row_of[slot] < 0]
-        while len(self._free) < len(wanting):
-            self._grow()
+        if len(self._free) < len(wanting):
+            self._grow(len(wanting) - len(self._free))
         for slot in wanting:
             self._row_of[slot] = self._free.pop()
         changed += wanting
@@ -46,9 +46,10 @@ class RowPool:
         """int64 [n]: rows of the table that belong to these slots, which have one."""
         return upload(self._row_of[slots].astype(np.int64), self.table.device)
 
-    def _grow(self) -> None:
+    def _grow(self, missing: int) -> None:
+        """To the power of two that has as many rows more, in one go: each allocation on a GPU costs a millisecond."""
         held = len(self.table)
-        grown = self.table.new_zeros(max(2 * held, 1), self.table.shape[1])
+        grown = self.table.new_zeros(1 << (held + missing - 1).bit_length(), self.table.shape[1])
         grown[:held] = self.table
         self.table = grown
         self._free.extend(range(held, len(grown)))

@@ -110,10 +110,9 @@ class SlotFlags:
         self._min_position[slots] = [s.prompt_len + s.params.min_tokens for s in starts]
         self.logprobs[slots] = [s.params.logprobs or 0 for s in starts]
 
-    def of(self, slots: Sequence[int]) -> tuple[Ints, Ints]:
+    def of(self, slots: Ints) -> tuple[Ints, Ints]:
         """Feature bits of each row, and the positions before which MIN_TOKENS holds."""
-        where = np.asarray(slots, np.int64)
-        return self._flags[where], self._min_position[where]
+        return self._flags[slots], self._min_position[slots]
 
     def rows(self, slots: Sequence[int], positions: Sequence[int]) -> StepRows:
         where, at = np.asarray(slots, np.int64), np.asarray(positions, np.int64)

@@ -20,7 +20,7 @@ PromptScores = Mapping[int, list[ScoredTokens]]  # by index into plan.prefills
 class Drawn(Protocol):
     """A step's draw on its way to the host."""
 
-    def result(self) -> tuple[list[list[int]], dict[int, tuple[TokenLogprobs, ...]]]: ...
+    def result(self) -> tuple[list[tuple[int, ...]], Mapping[int, Sequence[TokenLogprobs]]]: ...
 
 
 def begin_prompt_scores(

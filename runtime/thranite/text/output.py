@@ -22,7 +22,7 @@ class TextDelta(NamedTuple):
     index: int  # type: ignore[assignment]  # as SequenceDelta.index
     text: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None = None
+    logprobs: Sequence[TokenLogprobs] | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
@@ -46,7 +46,9 @@ class RequestText:
         self._params = params
         self._prompt = prompt_token_ids
         self._tokenizer = tokenizer if params.detokenize else None
-        self._incremental = incremental or bool(params.stop_strings)
+        self.incremental = incremental or bool(
+            params.stop_strings
+        )  # whether a delta may bring text before the last one
         self._samples: dict[int, _SampleText] = {}
         self._ended: set[int] = set()
         self.completion_tokens = 0  # of all samples so far, as usage counts them
@@ -77,7 +79,7 @@ class RequestText:
 
     def _sample(self, index: int) -> _SampleText:
         if index not in self._samples:
-            self._samples[index] = _SampleText(self._params, self._prompt, self._tokenizer, self._incremental)
+            self._samples[index] = _SampleText(self._params, self._prompt, self._tokenizer, self.incremental)
         return self._samples[index]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import pack
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +11,7 @@ from thranite.ipc.framing import FrameReader
 from thranite.ipc.messages import decode_from_engine, encode
 from thranite.ipc.outbound import frames_of
 from thranite.ipc.step_frame import Row, Step, pack_step, unpack_step
+from thranite.packed_logprobs import PackedLogprobs
 from thranite.request import FinishReason, SequenceDelta, TokenLogprobs
 
 TOKEN = st.integers(0, 200_000)
@@ -53,6 +56,15 @@ def through(payload: bytes) -> list[Row]:
 @given(rows())
 def test_round_trip(deltas: list[Row]) -> None:
     assert through(encode(pack_step(deltas))) == deltas
+
+
+def test_packed_logprobs_cross_packed() -> None:
+    packed = PackedLogprobs(pack("=ifiifif", 7, -0.5, 1, 7, -0.5, 9, -2.5), 2)
+    deltas = [(0, SequenceDelta("r0", 0, (7,), logprobs=packed)), (1, SequenceDelta("r1", 0, (8,)))]
+    (_, found), (_, other) = through(encode(pack_step(deltas)))
+    assert isinstance(found.logprobs, PackedLogprobs)
+    assert list(found.logprobs) == [TokenLogprobs(7, -0.5, 1, ((7, -0.5), (9, -2.5)))]
+    assert other.logprobs is None
 
 
 def test_a_plain_token_takes_few_bytes() -> None:

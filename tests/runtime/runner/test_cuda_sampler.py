@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,7 +67,8 @@ class Pair:
         tokens, scores = self._cpu.sample(logits.float().clone(), slots, positions, masks).result()
         numbers = torch.tensor([slots, positions], dtype=torch.int32, device=self._device)
         mine = logits.to(self._device, copy=True)
-        found = self._gpu.draw(mine, (slots, positions), numbers[0], numbers[1], masks)
+        lengths = np.array([self.lengths.get(slot, 0) for slot in range(SLOTS)])
+        found = self._gpu.draw(mine, (slots, lengths), numbers[0], numbers[1], masks)
         assert mine.cpu().equal(logits)
         found_tokens, found_scores = found.result()
         assert found_tokens == tokens
@@ -118,7 +120,7 @@ def test_short_masks_are_refused(device: torch.device) -> None:
     pair = Pair(70, device, torch.float32)
     pair.start({0: Row(params(), (1,), 1)})
     with pytest.raises(ValueError, match="a bitmask has 8 bytes; this vocabulary needs 12"):
-        pair._gpu.draw(torch.zeros(1, 70, device=device), ([0], [1]), *_ints(device), {0: bytes(8)})
+        pair._gpu.draw(torch.zeros(1, 70, device=device), ([0], np.array([1])), *_ints(device), {0: bytes(8)})
 
 
 def _ints(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,7 +138,7 @@ def test_a_draw_never_waits_for_the_device() -> None:
     try:
         torch.cuda.set_sync_debug_mode("error")
         sampler.start([Row(params(seed=i, **p), (1, 4, 4, 7), 2).start(i) for i, p in enumerate(EVERY)])
-        drawn = sampler.draw(logits, (slots, [4] * len(slots)), numbers[0], numbers[1], _masks(slots, 5003))
+        drawn = sampler.draw(logits, (slots, np.full(SLOTS, 4)), numbers[0], numbers[1], _masks(slots, 5003))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     tokens, scores = drawn.result()
