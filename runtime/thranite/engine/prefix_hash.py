@@ -20,10 +20,11 @@ def root(salt: str) -> bytes:
 
 def extend(hashes: list[bytes], salt_root: bytes, tokens: Sequence[int], block_size: int) -> None:
     """Append the hashes of the full blocks of `tokens` that `hashes` lacks."""
+    words = array("I", tokens[len(hashes) * block_size : len(tokens) // block_size * block_size])
+    if sys.byteorder == "big":
+        words.byteswap()
+    contents, width = words.tobytes(), block_size * words.itemsize
     parent = hashes[-1] if hashes else salt_root
-    for first in range(len(hashes) * block_size, len(tokens) - block_size + 1, block_size):
-        words = array("I", tokens[first : first + block_size])
-        if sys.byteorder == "big":
-            words.byteswap()
-        parent = xxhash.xxh3_128_digest(parent + words.tobytes())
+    for first in range(0, len(contents), width):
+        parent = xxhash.xxh3_128_digest(parent + contents[first : first + width])
         hashes.append(parent)
