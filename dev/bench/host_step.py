@@ -38,6 +38,7 @@ from thranite.llm import LLM
 from thranite.models.registry import load_spec
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_graphs import DecodeGraphs
+from thranite.sampling_params import SamplingParams
 from thranite_kernels.launch import Launch, recording
 from thranite_kernels.target import Target, pretended
 
@@ -137,10 +138,15 @@ def measure(rows: int, workload: str, runs: int, profile: bool) -> HostTime:
     return HostTime(micros, counts.total() / runs / OUTPUT, collections)
 
 
+def batch(rows: int, workload: str, number: int) -> tuple[list[Any], list[SamplingParams]]:
+    """What `LLM.generate` takes."""
+    prompts = [{"prompt_token_ids": [number, row, *range(10, PROMPT + 8)]} for row in range(rows)]
+    return prompts, [WORKLOADS[workload].sampling(OUTPUT, row) for row in range(rows)]
+
+
 def run(llm: LLM, rows: int, workload: str, number: int) -> float:
     """Microseconds a step."""
-    prompts = [{"prompt_token_ids": [number, row, *range(10, PROMPT + 8)]} for row in range(rows)]
-    params = [WORKLOADS[workload].sampling(OUTPUT, row) for row in range(rows)]
+    prompts, params = batch(rows, workload, number)
     started = time.thread_time()
     outputs = llm.generate(prompts, params)
     seconds = time.thread_time() - started

@@ -210,7 +210,6 @@ class _Job:
     ) -> None:
         self._request = request
         self._prompt = prompt
-        self._scored = params.logprobs is not None
         self._samples = [_Sample() for _ in range(params.n)]
         self._text = RequestText(params, request.prompt_token_ids, tokenizer, incremental=False)
 
@@ -240,7 +239,7 @@ class _Job:
             prompt=self._prompt,
             prompt_token_ids=list(self._request.prompt_token_ids),
             prompt_logprobs=None if prompt_logprobs is None else list(prompt_logprobs),
-            outputs=[sample.output(index, scored=self._scored) for index, sample in enumerate(self._samples)],
+            outputs=[sample.output(index) for index, sample in enumerate(self._samples)],
             cached_tokens=leader.cached_tokens or 0,
         )
 
@@ -264,6 +263,7 @@ class _Sample:
             self.scores.add(news.logprobs)
         if news.cached_tokens is not None:
             self.cached_tokens = news.cached_tokens
+        if news.prompt_logprobs is not None:
             self.prompt_logprobs = news.prompt_logprobs
 
     def say(self, news: TextDelta | None) -> None:
@@ -272,14 +272,14 @@ class _Sample:
         self.pieces.append(news.text)
         self.finish_reason, self.stop_reason = news.finish_reason, news.stop_reason
 
-    def output(self, index: int, *, scored: bool) -> CompletionOutput:
+    def output(self, index: int) -> CompletionOutput:
         return CompletionOutput(
             index=index,
             text="".join(self.pieces),
             token_ids=self.token_ids,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
-            scores=self.scores.pieces if scored else None,
+            scores=self.scores.pieces or None,
         )
 
 

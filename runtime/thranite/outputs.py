@@ -13,7 +13,7 @@ from thranite.request import TokenLogprobs
 class CompletionOutput:
     """One sample. `text` and `token_ids` end with the stop string's token; `stop_reason` is the stop string or id.
 
-    `scores`: what `logprobs` is made of, piece by piece, None where none were asked for.
+    `scores`: what `logprobs` is made of, piece by piece, None where there is none.
     """
 
     index: int

@@ -34,6 +34,7 @@ class RequestText:
     """The text of one request's `params.n` samples. Without a tokenizer, or with detokenize=False, text stays ''.
 
     `incremental=False`: nobody reads along, so a sample's text may come whole with its last delta, which is cheaper.
+    Unless there are stop strings to be found, and the attribute says True.
     """
 
     def __init__(
@@ -46,9 +47,7 @@ class RequestText:
         self._params = params
         self._prompt = prompt_token_ids
         self._tokenizer = tokenizer if params.detokenize else None
-        self.incremental = incremental or bool(
-            params.stop_strings
-        )  # whether a delta may bring text before the last one
+        self.incremental = incremental or bool(params.stop_strings)
         self._samples: dict[int, _SampleText] = {}
         self._ended: set[int] = set()
         self.completion_tokens = 0  # of all samples so far, as usage counts them
