@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from thranite_kernels.fused_gemm import (
-    MAX_ROWS,
     MAX_SPLIT,
     FusedScratch,
     NormTerms,
@@ -146,7 +145,7 @@ def test_the_table_has_every_kind_and_number_of_rows() -> None:
     """Splits within what the scratch holds, none with a norm; each entry's rows are reached by that entry alone."""
     for kind in ("norm", "glu", "add"):
         configs = [fused_config(kind, rows) for rows in FUSED_BOUNDS]
-        for rows in range(1, MAX_ROWS + 1):
+        for rows in range(1, FUSED_BOUNDS[-1] + 1):
             entry = next(index for index, bound in enumerate(FUSED_BOUNDS) if rows <= bound)
             assert fused_config(kind, rows) == configs[entry]
         assert all(1 <= config.split_k <= (MAX_SPLIT if kind == "add" else 1) for config in configs)
