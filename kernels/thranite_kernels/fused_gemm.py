@@ -19,7 +19,7 @@ import torch
 from ._fused_gemm import gemm_add_kernel, norm_gemm_kernel
 from .glu import Activation, glu_reference
 from .launch import Launch, cdiv, next_power_of_2, require
-from .target import FUSED_BOUNDS, FusedConfig, fused_config, overlaps
+from .target import FusedConfig, fused_config, overlaps
 from .work import Work
 
 MAX_ROWS = 256
@@ -34,7 +34,7 @@ class FusedScratch:
     count: torch.Tensor  # int32, at least one element a tile, zero between launches
 
     @classmethod
-    def allocate(cls, width: int, device: torch.device | str, *, rows: int = FUSED_BOUNDS[-1]) -> FusedScratch:
+    def allocate(cls, width: int, device: torch.device | str, *, rows: int = MAX_ROWS) -> FusedScratch:
         """For up to `rows` rows of up to `width` columns, in tiles of up to 128 by 128."""
         rows, width = cdiv(rows, 128) * 128, cdiv(width, 128) * 128
         return cls(

@@ -39,7 +39,8 @@ def draw(device: str, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> to
         (17, 48, 512, FusedConfig(16, 16, 64, split_k=3)),
         (65, 70, 260, FusedConfig(32, 32, 64, split_k=2)),
         (16, 128, 512, None),
-        (100, 64, 640, None),
+        (50, 64, 640, None),
+        (100, 64, 640, FusedConfig(64, 32, 128, split_k=4)),
     ],
 )
 def test_gemm_add(device: str, low: bool, rows: int, width: int, depth: int, config: FusedConfig | None) -> None:
@@ -76,7 +77,8 @@ def _parts(terms: NormTerms) -> tuple[torch.Tensor, torch.Tensor]:
         (3, 70, 300, FusedConfig(16, 32, 64)),
         (33, 40, 128, FusedConfig(16, 64, 32)),
         (16, 64, 256, None),
-        (70, 96, 128, None),
+        (60, 96, 128, None),
+        (70, 96, 128, FusedConfig(64, 32, 128)),
     ],
 )
 def test_norm_gemm(
