@@ -36,6 +36,7 @@ from thranite.engine.settings import EngineSettings
 from thranite.layers.communicator import Alone
 from thranite.llm import LLM
 from thranite.models.registry import load_spec
+from thranite.models.spec import ModelSpec
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_graphs import DecodeGraphs
 from thranite.sampling_params import SamplingParams
@@ -85,10 +86,13 @@ def counted_launches() -> Iterator[Counter[str]]:
 class NoModel:
     """In a `Decoder`'s place: hidden states and logits are zeros that are there already."""
 
-    def __init__(self, tokens: int, rows: int, vocab_size: int) -> None:
+    dtype = torch.bfloat16
+
+    def __init__(self, spec: ModelSpec, tokens: int, rows: int) -> None:
         self.communicator = Alone()
-        self._hidden = torch.zeros(tokens, 8)
-        self._logits = torch.zeros(rows, vocab_size, dtype=torch.bfloat16)
+        self.spec = self.rank_spec = spec
+        self._hidden = torch.zeros(tokens, spec.hidden_size, dtype=self.dtype)
+        self._logits = torch.zeros(rows, spec.vocab_size, dtype=self.dtype)
 
     def __call__(self, input_ids: torch.Tensor, *_: object) -> torch.Tensor:
         return self._hidden[: len(input_ids)]
@@ -111,7 +115,7 @@ def make_llm(rows: int) -> LLM:
         max_num_batched_tokens=8192,
         overlap=True,
     )
-    model: Any = NoModel(settings.max_num_batched_tokens, rows, spec.vocab_size)
+    model: Any = NoModel(spec, settings.max_num_batched_tokens, rows)
     executor = CudaExecutor(model, spec, settings, CPU, 256)
     executor.capture_graphs()
     info = EngineInfo(length, spec.vocab_size, rows, settings.num_blocks, 16, (), "", "bfloat16", 0)
