@@ -135,7 +135,7 @@ def _fetch_ahead(
     )
 
 
-@triton.jit(do_not_specialize=["window", "score_scale", "cap_scale"])
+@triton.jit(do_not_specialize=["window", "score_scale", "cap_scale", "ahead"])
 def paged_decode_kernel(
     q_ptr,
     stride_q,  # [T, H, D], heads contiguous
@@ -153,6 +153,7 @@ def paged_decode_kernel(
     window,
     score_scale,
     cap_scale,
+    ahead,  # tiles asked of L2 before the wait
     GROUP: tl.constexpr,
     KV_HEADS: tl.constexpr,
     MAX_Q: tl.constexpr,
@@ -166,7 +167,6 @@ def paged_decode_kernel(
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
     SINKS: tl.constexpr,
-    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One program per (item, block of query rows, kv head); query rows are (token, head of the group) pairs.
@@ -202,7 +202,7 @@ def paged_decode_kernel(
     table_row = table_ptr + tl.maximum(slot, 0).to(tl.int64) * stride_table
     pages = tile_pages(table_row, begin, end, BLOCK_SIZE, TILE, ".cg")
     if PDL:
-        for start in range(begin, tl.minimum(end, begin + AHEAD * TILE), TILE):
+        for start in range(begin, tl.minimum(end, begin + ahead * TILE), TILE):
             _fetch_ahead(kv_ptr, stride_page, table_row, start, end, head, KV_HEADS, HEAD_DIM, BLOCK_SIZE, TILE)
         gdc_wait()
 

@@ -94,7 +94,7 @@ class DecodeConfig:
     ctas_per_sm: int  # work is cut into about num_sms · ctas_per_sm equal shares
     min_tiles: int = 2  # a share is never shorter than this many tiles
     whole_tiles: int = 1  # a row of up to this many tiles is never cut
-    ahead: int = 4  # tiles of a share asked of L2 before the kernel before has ended
+    ahead: int = 4  # tiles of a share asked of L2 before the kernel before has ended, in batches of up to AHEAD_ROWS
 
 
 @dataclass(frozen=True, slots=True)
