@@ -94,8 +94,10 @@ class NoModel:
         self._hidden = torch.zeros(tokens, spec.hidden_size, dtype=self.dtype)
         self._logits = torch.zeros(rows, spec.vocab_size, dtype=self.dtype)
 
-    def __call__(self, input_ids: torch.Tensor, *_: object) -> torch.Tensor:
-        return self._hidden[: len(input_ids)]
+    def __call__(
+        self, input_ids: torch.Tensor, batch: object, attention: object, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self._hidden[: len(input_ids if rows is None else rows)]
 
     def raw_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._logits[: len(hidden)]

@@ -50,10 +50,15 @@ class PagedDecoding:
     @torch.inference_mode()
     def step(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Logits [len(tokens), vocab] of each chunk, which continues its slot's sequence."""
+        return list(self.logits(chunks).split([len(tokens) for _, tokens in chunks]))
+
+    @torch.inference_mode()
+    def logits(self, chunks: Sequence[Chunk], rows: Sequence[int] | None = None) -> Tensor:
+        """Logits of all the chunks' tokens, or of some."""
         batch = self._batch(chunks)
         ids = torch.tensor([token for _, tokens in chunks for token in tokens])
-        logits = self.decoder.logits(self.decoder(ids, batch, self.attention))
-        return list(logits.split([len(tokens) for _, tokens in chunks]))
+        wanted = None if rows is None else torch.tensor(rows, dtype=torch.int64)
+        return self.decoder.logits(self.decoder(ids, batch, self.attention, wanted))
 
     def run(self, sequences: Sequence[Sequence[int]], chunks: Sequence[Sequence[int]]) -> list[Tensor]:
         """All logits of each sequence; step i computes chunks[r][i] tokens of sequence r (0: sits out)."""

@@ -87,6 +87,11 @@ class StepPlan:
     def sample_slots(self) -> list[int]:
         return [*self.decodes, *(slot for p in self.prefills for slot in p.samples)]
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether hidden states are wanted of other tokens than those that samples follow."""
+        return any(p.prompt_logprobs is not None or p.pooling is not None for p in self.prefills)
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:

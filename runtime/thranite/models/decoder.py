@@ -85,9 +85,6 @@ class Attention(Module):
         self.q_norm = build.norm(layer.head_dim) if layer.qk_norm else None
         self.k_norm = build.norm(layer.head_dim) if layer.qk_norm else None
 
-    def forward(self, x: Tensor, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
-        return self.out(self.attend(self.qkv(x), batch, backend))  # type: ignore[no-any-return]
-
     def attend(self, qkv: Tensor, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
         """What stands between the projections."""
         q_norm = None if self.q_norm is None else self.q_norm.weight
@@ -128,7 +125,17 @@ class DecoderLayer(Module):
         """x [T, hidden] is the residual stream, updated in place; `added`, what the layer before computed, goes into
         it first. Returns what this layer computed, not yet added, and without sandwich norms not yet summed over the
         ranks."""
-        y = self.attention(self.attention_norm.after_adding(added, x, self.unsummed), batch, backend)
+        return self.after_attention(x, self.attended(x, added, batch, backend))
+
+    def attended(self, x: Tensor, added: Tensor | None, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
+        """The heads' results [T, heads · head_dim]; keys and values of every token are in the cache."""
+        attention = self.attention
+        y = attention.qkv(self.attention_norm.after_adding(added, x, self.unsummed))
+        return attention.attend(y, batch, backend)
+
+    def after_attention(self, x: Tensor, heads: Tensor) -> Tensor:
+        """The rest of the layer, in which no token sees another: any rows of both will do."""
+        y = self.attention.out(heads)
         if self.attention_out_norm is not None:
             y = self.attention_out_norm(self.communicator.all_reduce(y))
         y = self.mlp(self.mlp_norm.after_adding(y, x, self.unsummed))
@@ -173,19 +180,39 @@ class Decoder(Module):
         self.embedding = build.embedding()
         layers = [DecoderLayer(build, layer, i) for i, layer in enumerate(spec.layers)]
         self.layers = nn.ModuleList(layers)
+        self._before_last, self._last = layers[:-1], layers[-1:]  # lists: torch takes them for no modules of their own
         self.norm = build.norm(spec.hidden_size)
         self.fused = None if spec.sandwich_norms else FusedLayers([layer.parts for layer in layers], self.norm)
         self.head = None if spec.tied_embeddings else build.head()
 
-    def forward(self, input_ids: Tensor, batch: AttentionBatch, attention: AttentionBackend) -> Tensor:
-        """input_ids int64 [T] → hidden states after the final norm [T, hidden]."""
-        x, added = self.embedding(input_ids), None
+    def forward(
+        self, input_ids: Tensor, batch: AttentionBatch, attention: AttentionBackend, rows: Tensor | None = None
+    ) -> Tensor:
+        """input_ids int64 [T] → hidden states after the final norm, of all tokens [T, hidden] or of `rows` (int64 [S],
+        in any order) [S, hidden]. The cache gets every token's keys and values."""
+        x: Tensor = self.embedding(input_ids)
+        added = None
         if self.fused is not None and self.fused.takes(x):
             self.fused.run(x, batch, attention)
         else:
-            for layer in self.layers:
+            for layer in self._before_last:
                 added = layer(x, added, batch, attention)
-        return self.norm.after_adding(added, x, self.unsummed)
+            (last,) = self._last
+            if rows is not None and self._narrows(rows, x):
+                heads = last.attended(x, added, batch, attention)
+                if len(rows) == 0:
+                    return x[:0]
+                x, heads = x[rows], heads[rows]
+                added = last.after_attention(x, heads)
+                return self.norm.after_adding(added, x, self.unsummed)
+            added = last(x, added, batch, attention)
+        hidden = self.norm.after_adding(added, x, self.unsummed)
+        return hidden if rows is None else hidden[rows]
+
+    def _narrows(self, rows: Tensor, x: Tensor) -> bool:
+        """Whether most of the last layer can be left out: what is read of a prompt is its end. Over ranks, a row of the
+        stream may be one rank's alone to keep up (`Communicator`)."""
+        return self.communicator.size == 1 and 4 * len(rows) <= 3 * len(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[R, hidden] → [R, vocab] in fp32 (float64 for float64 models)."""

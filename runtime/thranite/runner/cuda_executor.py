@@ -143,8 +143,10 @@ class CudaExecutor:
 
     def _launch_eager(self, plan: StepPlan) -> None:
         step = eager_step(plan, self._state, self._attention, self._block_size)
-        hidden = self._model(step.input_ids, step.batch, self._attention)
-        logits = self._model.raw_logits(hidden[step.sample_rows]) if len(step.sample_slots) else None
+        rows = None if plan.reads_prompts else step.sample_rows
+        hidden = self._model(step.input_ids, step.batch, self._attention, rows)
+        sampled = hidden if rows is not None else hidden[step.sample_rows]
+        logits = self._model.raw_logits(sampled) if len(sampled) else None
         starts = prefill_starts(plan)
         scores = begin_prompt_scores(plan, starts, hidden, self._model.logits, self._prompt_logprob_rows)
         self._steps.append(

@@ -108,10 +108,9 @@ class MixedGraphs:
     ) -> MixedOutput:
         packed = self._packed[: sum(shape.parts)]
         step = device_step(packed, shape, self._state, self._block_size, plans, tiles)
-        hidden = self._model(step.input_ids, step.batch, self._attention)
-        sampled = self._hidden[: shape.samples]
-        torch.index_select(hidden, 0, step.sample_rows, out=sampled)
-        return MixedOutput(sampled, step.sample_slots, step.sample_positions)
+        hidden = self._hidden[: shape.samples]
+        hidden.copy_(self._model(step.input_ids, step.batch, self._attention, step.sample_rows))
+        return MixedOutput(hidden, step.sample_slots, step.sample_positions)
 
 
 def _plain(prefill: Prefill) -> bool:

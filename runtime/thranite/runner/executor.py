@@ -25,7 +25,7 @@ from thranite.runner.step_scores import Pooled, PromptScores, begin_pooling, beg
 
 @dataclass(slots=True)
 class _Step:
-    """A launched step. `sampled` is None until `sample`, and for a step without samples."""
+    """A launched step. `hidden`: of its samples. `sampled` is None until `sample`, and for a step without samples."""
 
     inputs: StepInputs | None
     hidden: Tensor | None
@@ -69,9 +69,11 @@ class TorchExecutor:
             self._steps.append(_Step(None, None, {}, None))
             return
         inputs = build_inputs(plan, self._slots, self._device)
-        hidden = self._model(inputs.input_ids, inputs.batch, self._attention)
+        rows = None if plan.reads_prompts else inputs.sample_rows
+        hidden = self._model(inputs.input_ids, inputs.batch, self._attention, rows)
+        sampled = hidden if rows is not None or inputs.sample_rows is None else hidden[inputs.sample_rows]
         scores = begin_prompt_scores(plan, inputs.prefill_starts, hidden, self._model.logits, self._prompt_logprob_rows)
-        self._steps.append(_Step(inputs, hidden, scores, begin_pooling(plan, inputs.prefill_starts, hidden)))
+        self._steps.append(_Step(inputs, sampled, scores, begin_pooling(plan, inputs.prefill_starts, hidden)))
 
     @torch.inference_mode()
     def sample(self, masks: Bitmasks) -> None:
@@ -80,8 +82,7 @@ class TorchExecutor:
         step.hidden = None
         if inputs is None or hidden is None or not inputs.sample_slots:
             return
-        rows = hidden if inputs.sample_rows is None else hidden[inputs.sample_rows]
-        logits = self._model.logits(rows)
+        logits = self._model.logits(hidden)
         step.sampled = self._sampler.sample(logits, inputs.sample_slots, inputs.sample_positions, masks)
         slots = upload(np.asarray(inputs.sample_slots, np.int64), self._device)
         self._slots.last_tokens[slots] = step.sampled.tokens

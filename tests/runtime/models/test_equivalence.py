@@ -70,3 +70,31 @@ def test_logits_equal_the_reference(pair: Pair, block_size: int) -> None:
     chunks = uneven_chunks(lengths, [length * 2 // 3 for length in lengths], seed=block_size)
     for actual, tokens in zip(paged.run(sequences, chunks), sequences, strict=True):
         assert_same(actual, reference_logits(pair, tokens))
+
+
+@pytest.mark.parametrize("rows", [[], [24], [59, 24, 24], [*range(40)], [*range(60)]], ids=len)
+def test_rows_that_nobody_reads_are_left_out(pair: Pair, rows: list[int]) -> None:
+    """Their keys and values are not: the next step finds all of them."""
+    source = random.Random(7)
+    first = [(slot, [source.randrange(3, 199) for _ in range(length)]) for slot, length in ((0, 25), (1, 35))]
+    after = [(slot, [source.randrange(3, 199)]) for slot in (0, 1)]
+    whole, part = (PagedDecoding(pair.decoder, 16, seed=3) for _ in range(2))
+    expected = whole.logits(first)[rows]
+    actual = part.logits(first, rows)
+    assert actual.shape == expected.shape
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(part.logits(after), whole.logits(after), rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_layer_computes_what_is_read(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    last, counts = pair.decoder._last[0], []
+    after_attention = last.after_attention
+
+    def counted(x: Tensor, heads: Tensor) -> Tensor:
+        counts.append(len(heads))
+        return after_attention(x, heads)
+
+    monkeypatch.setattr(last, "after_attention", counted)
+    for rows in ([5], [*range(30)], [*range(31)], [], None):
+        PagedDecoding(pair.decoder, 16).logits([(0, [3] * 40)], rows)
+    assert counts == [1, 30, 40, 40]
