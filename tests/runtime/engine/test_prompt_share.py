@@ -8,7 +8,9 @@ from statistics import quantiles
 import pytest
 
 from tests.support.paced_engine import SETTINGS, STEP, TOKEN, serve
+from thranite.config import EngineConfig
 from thranite.engine.prompt_share import FEW_DECODES, GRAIN, LEAST_TOKENS, PILE_STEPS, PromptShare
+from thranite.errors import ConfigError
 
 MANY = 24  # that decode
 
@@ -77,3 +79,9 @@ def test_all_at_once_take_hardly_longer() -> None:
     whole = serve(1e9, 200, waits=True)
     shared = serve(1e9, 200, waits=True, limits=replace(SETTINGS, prompt_time_ratio=2.0))
     assert shared.seconds < 1.02 * whole.seconds
+
+
+@pytest.mark.parametrize("ratio", [-0.1, float("nan"), float("inf")])
+def test_a_ratio_that_bounds_nothing_sensible_is_refused(ratio: float) -> None:
+    with pytest.raises(ConfigError, match="--prompt-time-ratio"):
+        EngineConfig(model="m", prompt_time_ratio=ratio)
