@@ -37,7 +37,7 @@ class PromptShare:
     def tokens(self, decodes: int, pile: int) -> int | None:
         """At most so many tokens of prompts beside `decodes` sequences that decode; None: as many as there is room for.
 
-        `pile`: tokens of all prompts that are still to be computed.
+        `pile`: tokens of prompts that are still to be computed and could be now.
         """
         if decodes < FEW_DECODES or not self._tokens:
             return None

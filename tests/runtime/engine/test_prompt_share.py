@@ -85,3 +85,14 @@ def test_all_at_once_take_hardly_longer() -> None:
 def test_a_ratio_that_bounds_nothing_sensible_is_refused(ratio: float) -> None:
     with pytest.raises(ConfigError, match="--prompt-time-ratio"):
         EngineConfig(model="m", prompt_time_ratio=ratio)
+
+
+def test_prompts_that_have_no_slot_yet_are_no_pile() -> None:
+    """Full of sequences that decode, an engine takes prompts in as others end, a share at a time."""
+    full = replace(SETTINGS, max_num_seqs=24)
+    whole = serve(1e9, 150, waits=True, limits=full)
+    shared = serve(1e9, 150, waits=True, limits=replace(full, prompt_time_ratio=1.0))
+    before, after = (quantiles(run.next_tokens, n=1000)[994] for run in (whole, shared))
+    print(f"995th of 1000: {1e3 * before:.1f} -> {1e3 * after:.1f} ms, {whole.seconds:.2f} -> {shared.seconds:.2f} s")
+    assert after < 0.8 * before
+    assert shared.seconds < 1.03 * whole.seconds
