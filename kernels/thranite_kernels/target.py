@@ -201,13 +201,31 @@ _PREFILL_SMALL = {
 }
 
 
-def stream_config() -> StreamConfig:
-    """Tiles of `stream_gemm`, whatever the shape: 32 KiB of weights a step, 96 KiB of them on their way.
+def stream_config(rows: int) -> StreamConfig:
+    """Tiles of `stream_gemm` by number of rows, whatever the shape."""
+    return _STREAM[stream_bound(rows)]
 
-    Measured on an H200, the step of llama-8b's 32 layers at contexts of 256, 1 and 16 rows: 3.97 and 4.30 ms, against
-    4.27 and 4.63 with 64 x 128 and 8 stages; 4.16 for 1 row with 6 stages, 4.06 with 64 x 128 and two programs an SM.
-    """
-    return StreamConfig(block_n=64, block_k=256, num_stages=4)
+
+def stream_bound(rows: int) -> int:
+    """Rows of the tile of x that `rows` rows are padded to."""
+    return next(bound for bound in STREAM_BOUNDS if rows <= bound)
+
+
+STREAM_BOUNDS = (16, 32, 64)
+"""Most rows of each variant."""
+
+STREAM_ROWS = 16
+"""Most rows that engines use `stream_gemm` for: more were not measured against cuBLAS yet. Up to any of the bounds."""
+
+# 32 KiB of weights a step, 96 or 128 KiB of them on their way. Measured on an H200, the step of llama-8b's 32 layers at
+# contexts of 256, 1 and 16 rows: 3.97 and 4.30 ms, against 4.27 and 4.63 with 64 x 128 and 8 stages; 4.16 for 1 row
+# with 6 stages, 4.06 with 64 x 128 and two programs an SM. Those for more rows are not measured: every block of the
+# weight's rows reads all of x from L2, half as many bytes as of weights with 64 x 256 and 32 rows, or 128 x 128 and 64.
+_STREAM = {
+    16: StreamConfig(block_n=64, block_k=256, num_stages=4),
+    32: StreamConfig(block_n=64, block_k=256, num_stages=4),
+    64: StreamConfig(block_n=128, block_k=128, num_stages=5, num_warps=8),
+}
 
 
 def gemm_config(target: Target, rows: int, width: int, depth: int) -> GemmConfig:
