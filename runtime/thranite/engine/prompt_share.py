@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
+from thranite.engine.step_pace import LONG_PROMPT
+
 LAST_STEPS = 16  # of each kind
-LONG_PROMPT = 128  # tokens from which a step tells what a prompt token costs
 FEW_DECODES = 8  # so few sequences wait for a whole prompt: a first token is worth more than their next ones
 LEAST_TOKENS = 256  # of prompts in a step: smaller pieces cost a device as much as this one
 PILE_STEPS = 2  # a pile is worked off in about so many steps, as far as the token budget allows
