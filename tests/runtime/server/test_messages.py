@@ -197,6 +197,9 @@ def test_an_error_within_a_stream() -> None:
         ({"container": "x"}, "container"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
+        ({"tools": [TOOLS[0], TOOLS[0]]}, "tools[1].name"),
+        ({"stop_sequences": [""]}, "stop_sequences must not"),
+        ({"stop_sequences": ["a"] * 129}, "stop_sequences holds 129"),
         ({"max_tokens": None}, "max_tokens"),
     ],
 )
