@@ -31,7 +31,11 @@ from thranite.text.output import TextDelta
 from thranite.text.prompt import refuse_endless_text
 
 # The chat request's spelling of a field → this API's, for errors.
-_SPELLING = {"stop": "stop_sequences", r"tools\[(\d+)\]\.function": r"tools[\1]"}
+_SPELLING = {
+    "stop": "stop_sequences",
+    "continue_final_message": "messages",
+    r"tools\[(\d+)\]\.function": r"tools[\1]",
+}
 
 
 class MessageReply(Reply):

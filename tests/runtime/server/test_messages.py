@@ -17,6 +17,7 @@ from thranite.request import FinishReason
 from thranite.server.keys import ApiKey
 
 RESULT = {"type": "tool_result", "tool_use_id": "a"}
+USE = {"type": "tool_use", "id": "a", "name": "weather", "input": {"place": "Paris"}}
 USER: Any = [{"role": "user", "content": "hi"}]
 TOOLS: Any = [{"name": "weather", "description": "the weather", "input_schema": WEATHER["parameters"]}]
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"place": "Paris"}}\n</tool_call>'
@@ -192,6 +193,7 @@ def test_an_error_within_a_stream() -> None:
             {"messages": [{"role": "assistant", "content": [{"type": "tool_result", "tool_use_id": "a"}]}]},
             "messages[0]",
         ),
+        ({"messages": [*USER, {"role": "assistant", "content": [USE]}], "tools": TOOLS}, "messages: a last message"),
         ({"odd": 1}, "odd"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.type"),
         ({"container": "x"}, "container"),
