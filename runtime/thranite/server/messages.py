@@ -134,6 +134,6 @@ def _count(request: CountTokensRequest, context: ServerContext) -> int:
         raise InvalidRequest("this server runs without a tokenizer", "messages", "tokenizer_missing")
     chat = chat_of(request)
     tools = plan_tools(chat, tokenizer, context.settings.tool_call_parser)
-    text = render(chat, tools, tokenizer)
+    text = render(chat, tools, tokenizer, structured=tools.forced is not None)
     refuse_endless_text(text, tokenizer, context.client.info, "messages")
     return len(tokenizer.encode(text, add_special_tokens=False))

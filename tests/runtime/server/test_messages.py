@@ -124,6 +124,15 @@ def test_tool_choice(choice: Any, forced: bool, calls: int) -> None:
         assert (server.engine.submitted[-1].grammar is not None) is forced
 
 
+def test_the_count_of_a_forced_call_is_its_prompt_s() -> None:
+    with served(CALL, template=THINKING) as (client, server):
+        asked: Any = {"model": MODEL, "messages": USER, "tools": TOOLS, "tool_choice": {"type": "any"}}
+        client.messages.create(max_tokens=500, **asked)
+        assert prompt_of(server).endswith("</think>\n\n"), "a forced call is not thought about"
+        count = client.messages.count_tokens(**asked)
+        assert count.input_tokens == len(server.engine.submitted[-1].prompt_token_ids)
+
+
 def test_thinking() -> None:
     with served("<think>hm</think>Yes", template=THINKING) as (client, server):
         answer = client.messages.create(model=MODEL, max_tokens=50, messages=USER)
