@@ -65,7 +65,7 @@ def test_the_last_layer_computes_what_is_read(family: str, size: int, tmp_path: 
     model = wide(TINY_MODELS[family], 2)
     directory = save(model, build(model), tmp_path)
     whole = load(directory)
-    expected = [PagedDecoding(whole, 16).logits(chunks)[slice(None) if rows is None else rows] for chunks, rows in STEPS]
+    expected = [PagedDecoding(whole, 16).logits(chunks)[... if rows is None else rows] for chunks, rows in STEPS]
     for results, counts in run_ranks(size, lambda ranks: on_rank(directory, ranks)):
         assert counts == COMPUTED
         torch.testing.assert_close(results[: len(STEPS)], expected, rtol=1e-5, atol=1e-5)
