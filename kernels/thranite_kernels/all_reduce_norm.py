@@ -6,7 +6,8 @@ Two shots: every rank adds and normalises 1/size of the rows and reads the other
 would send over them; the norm is computed once instead of on every rank; the stream moves through one rank's memory.
 
 **A rank keeps the residual stream of its own rows alone.** Which rows are whose depends on the shape and the memory, so
-calls of one shape after another keep a stream; nothing else may read it.
+calls of one shape after another keep a stream; whoever else reads it reads each row from the rank that keeps it
+(`own_rows`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def two_shot_norm_rows(memory: PeerMemory, width: int, itemsize: int) -> int:
 
 
 def own_rows(memory: PeerMemory, rows: int) -> torch.Tensor:
-    """bool [rows]: those whose residual stream this rank keeps."""
-    return torch.arange(rows) // _share(memory, rows) % memory.size == memory.rank
+    """bool [rows], on the memory's device: those whose residual stream this rank keeps."""
+    return torch.arange(rows, device=memory.epochs.device) // _share(memory, rows) % memory.size == memory.rank
 
 
 def two_shot_all_reduce_norm(

@@ -21,6 +21,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 LENGTHS = (1, 7, 2048, 2049, 4096, 5000, 3, 70_001, 262_144, 300_000, 2_000_003, 4_000_000)
 SHAPES = ((1, 4096), (5, 30), (7, 2), (64, 4096), (3, 1000), (130, 4096), (200, 64), (256, 4096), (40, 8192))
 LARGE_SHAPES = (*SHAPES, (1000, 4096), (4097, 4096), (2049, 1000), (700, 8192))
+LARGEST_SHAPES = (*LARGE_SHAPES, (9001, 4096))  # in parts
 EAGER, GRAPHS, REPLAYS = 150, 12, 150
 STOP_SECONDS = 1.0
 EPS = 1e-5
@@ -31,8 +32,8 @@ Case = Callable[[], object]  # refills its inputs, which every rank can compute,
 class Sums:
     """Random sums, the same on every rank; what each rank brings is a function of the case's number and the rank."""
 
-    def __init__(self, memory: PeerMemory, device: torch.device) -> None:
-        self.memory, self.device = memory, device
+    def __init__(self, communicator: GroupCommunicator, memory: PeerMemory, device: torch.device) -> None:
+        self.communicator, self.memory, self.device = communicator, memory, device
         self.rng = random.Random(5)
         self.calls = 0
         self.failures: list[str] = []  # the calls stay in step, so what follows can still be judged
@@ -49,7 +50,7 @@ class Sums:
 
     def case(self) -> tuple[Case, Case, Case]:
         """(fill, run, check)."""
-        return self.rng.choice((self.norm_case, self.own_norm_case, self.sum_case, self.sum_case))()
+        return self.rng.choice((self.norm_case, self.own_norm_case, self.rows_case, self.sum_case, self.sum_case))()
 
     def attempt(self, run: Case, what: str) -> bool:
         """What the host refuses, it refuses on every rank: the others' calls still fit this one's."""
@@ -110,7 +111,7 @@ class Sums:
             dtype = torch.bfloat16
         inputs, outs = ([torch.empty(shape, dtype=dtype, device=self.device) for _ in range(2)] for _ in range(2))
         residual, weight = torch.empty_like(inputs[0]), self.draw(99, 0, shape[1:], dtype)
-        own = own_rows(memory, shape[0]).to(self.device)
+        own = own_rows(memory, shape[0])
         number = [0]
 
         def fill() -> None:
@@ -131,6 +132,36 @@ class Sums:
                 want, stream = all_reduce_norm_reference(parts, stream, weight, EPS)
                 assert_close(out, want, name=f"norm of own rows of {shape}, {dtype}")
             assert torch.equal(residual[own], stream[own]), f"norm of own rows of {shape}, {dtype}: residual stream"
+
+        return fill, run, check
+
+    def rows_case(self) -> tuple[Case, Case, Case]:
+        """Some rows of a stream after a layer's two sums, whichever way those went."""
+        memory, (dtype, shape) = self.memory, (self.rng.choice(DTYPES), self.rng.choice(LARGEST_SHAPES))
+        inputs = [torch.empty(shape, dtype=dtype, device=self.device) for _ in range(2)]
+        residual, weight = torch.empty_like(inputs[0]), self.draw(99, 0, shape[1:], dtype)
+        rows = torch.tensor([self.rng.randrange(shape[0]) for _ in range(min(shape[0], 40))], device=self.device)
+        read = torch.empty(len(rows), shape[1], dtype=dtype, device=self.device)
+        number = [0]
+
+        def fill() -> None:
+            self.calls += 2
+            number[0] = self.calls
+            residual.copy_(self.draw(98, number[0], shape, dtype))
+            for half, x in enumerate(inputs):
+                x.copy_(self.draw(memory.rank, number[0] + half, shape, dtype))
+
+        def run() -> None:
+            for x in inputs:
+                self.communicator.all_reduce_norm(x, residual, weight, EPS)
+            read.copy_(self.communicator.whole_rows(residual, rows))
+
+        def check() -> None:
+            stream = self.draw(98, number[0], shape, dtype)
+            for half in range(2):
+                parts = [self.draw(rank, number[0] + half, shape, dtype) for rank in range(memory.size)]
+                _, stream = all_reduce_norm_reference(parts, stream, weight, EPS)
+            assert torch.equal(read, stream[rows]), f"rows of a stream of {shape}, {dtype}"
 
         return fill, run, check
 
@@ -208,7 +239,7 @@ def main(rank: int, size: int, store: str) -> None:
     device = torch.device("cuda", rank)
     communicator = join(rank, size, store, device)
     assert communicator.peers is not None, "the GPUs share no memory: see the warnings above"
-    sums = Sums(communicator.peers.memory, device)
+    sums = Sums(communicator, communicator.peers.memory, device)
     for name, part in {"eager": eager, "graphs": graphs}.items():
         began = time.monotonic()
         part(sums)

@@ -34,13 +34,14 @@ class PagedDecoding:
         self.decoder = decoder
         self.random = random.Random(seed)
         self.block_size = block_size
-        self.layout = plan_kv_layout(decoder.spec, block_size, kv_dtype or str(decoder.dtype).removeprefix("torch."))
+        spec, dtype = decoder.rank_spec, str(decoder.dtype).removeprefix("torch.")
+        self.layout = plan_kv_layout(spec, block_size, kv_dtype or dtype)
         entries = -(-max_len // block_size)
         num_blocks = 1 + slots * entries * len(self.layout.groups)
         self.cache = KVCache(self.layout, num_blocks, torch.device("cpu"))
-        for layer in range(len(decoder.spec.layers)):
+        for layer in range(len(spec.layers)):
             self.cache.layer(layer)[1].fill_(math.nan)
-        self.attention = TorchAttention(decoder.spec, self.cache)
+        self.attention = TorchAttention(spec, self.cache)
         self.free = self.random.sample(range(1, num_blocks), num_blocks - 1)
         stale = [[self.random.randrange(num_blocks) for _ in range(entries)] for _ in range(slots)]
         self.tables = [torch.tensor(stale, dtype=torch.int32) for _ in self.layout.groups]

@@ -57,10 +57,20 @@ class ThreadCommunicator:
         out = rms_norm(residual.add_(self.all_reduce(x)), (x.shape[-1],), weight, eps)
         if x.shape[0] <= FEW_ROWS:
             return out
-        keeper = torch.arange(x.shape[0]) // 2 % self.size
+        keeper = self._keeper(residual)
         residual[keeper != self.rank] = torch.nan
         outs = torch.stack(self._exchange(out))
         return outs[keeper, torch.arange(x.shape[0])]
+
+    def whole_rows(self, stream: Tensor, rows: Tensor) -> Tensor:
+        if self.size > 2 or stream.shape[0] <= FEW_ROWS:
+            return stream[rows]
+        own = (self._keeper(stream) == self.rank)[rows]
+        return self.all_reduce(stream[rows].where(own.unsqueeze(1), torch.zeros(())))
+
+    def _keeper(self, stream: Tensor) -> Tensor:
+        """The rank that keeps each row."""
+        return torch.arange(stream.shape[0]) // 2 % self.size
 
     def all_gather(self, x: Tensor) -> Tensor:
         return torch.cat(self._exchange(x.clone()), dim=-1)

@@ -30,7 +30,12 @@ class Communicator(Protocol):
         in one kernel. None, and nothing done, where there is none. `x` may be overwritten.
 
         A rank may keep `residual` only in the rows that it adds, the same for calls of one shape: of a forward pass,
-        all such sums or none go this way, and what reads the stream otherwise must have done so before."""
+        all such sums or none go this way, and what reads the stream afterwards asks for `whole_rows`."""
+        ...
+
+    def whole_rows(self, stream: Tensor, rows: Tensor) -> Tensor:
+        """Rows [S] (int64, in any order) of `stream` [T, N], the residual of calls of `all_reduce_norm` or of none:
+        [S, N], whole on every rank."""
         ...
 
     def all_gather(self, x: Tensor) -> Tensor:
@@ -59,6 +64,9 @@ class Alone:
 
     def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
         return None
+
+    def whole_rows(self, stream: Tensor, rows: Tensor) -> Tensor:
+        return stream[rows]
 
     def all_gather(self, x: Tensor) -> Tensor:
         return x

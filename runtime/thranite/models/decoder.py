@@ -202,21 +202,16 @@ class Decoder(Module):
             *before, last = self._in_order
             for layer in before:
                 added = layer(x, added, batch, attention)
-            if rows is not None and self._narrows(rows, x):
+            if rows is not None and 4 * len(rows) <= 3 * len(x):  # what is read of a prompt is its end
                 heads = last.attended(x, added, batch, attention)
                 if len(rows) == 0:
                     return x[:0]
-                x, heads = x[rows], heads[rows]
+                x, heads = self.unsummed.whole_rows(x, rows), heads[rows]
                 added = last.after_attention(x, heads)
                 return self.norm.after_adding(added, x, self.unsummed)
             added = last(x, added, batch, attention)
         hidden = self.norm.after_adding(added, x, self.unsummed)
         return hidden if rows is None else hidden[rows]
-
-    def _narrows(self, rows: Tensor, x: Tensor) -> bool:
-        """Whether most of the last layer can be left out: what is read of a prompt is its end. Over ranks, a row of the
-        stream may be one rank's alone to keep up (`Communicator`)."""
-        return self.communicator.size == 1 and 4 * len(rows) <= 3 * len(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[R, hidden] → [R, vocab] in fp32 (float64 for float64 models)."""

@@ -22,7 +22,7 @@ from thranite_kernels.all_reduce import (
     two_shot_all_reduce,
     two_shot_largest,
 )
-from thranite_kernels.all_reduce_norm import two_shot_all_reduce_norm, two_shot_norm_rows
+from thranite_kernels.all_reduce_norm import own_rows, two_shot_all_reduce_norm, two_shot_norm_rows
 from thranite_kernels.packet_sum import (
     packet_all_reduce,
     packet_all_reduce_norm,
@@ -115,17 +115,30 @@ class PeerSums:
 
     def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
         """x [T, N] and the residual [T, N] are overwritten; None where a kernel cannot do it."""
-        rows, width = x.shape
         if x.dtype not in ELEMENTS or weight.dtype != x.dtype or not (x.is_contiguous() and residual.is_contiguous()):
             return None
-        if x.nbytes <= self._limits.norm and 0 < rows <= packet_rows(self.memory, width, x.itemsize):
+        if self._fits_packets(x):
             return packet_all_reduce_norm(x, residual, weight, eps, self.memory, out=x)
-        most = two_shot_norm_rows(self.memory, width, x.itemsize)
-        if not rows or not most:
+        most = two_shot_norm_rows(self.memory, x.shape[1], x.itemsize)
+        if not len(x) or not most:
             return None
         for part, stream in zip(x.split(most), residual.split(most), strict=True):
             two_shot_all_reduce_norm(part, stream, weight, eps, self.memory, out=part)
         return x
+
+    def own_part(self, stream: Tensor, rows: Tensor) -> Tensor | None:
+        """Rows [S] of a stream [T, N] that `all_reduce_norm` takes, zeros for those that another rank keeps: their sum
+        over the ranks is whole, to the bit. None where this rank has them whole. By shapes alone, without a wait."""
+        most = two_shot_norm_rows(self.memory, stream.shape[1], stream.itemsize)
+        if stream.dtype not in ELEMENTS or not len(stream) or not most or self._fits_packets(stream):
+            return None
+        own = torch.cat([own_rows(self.memory, len(part)) for part in stream.split(most)])
+        return stream[rows].masked_fill_(~own[rows].unsqueeze(1), 0.0)
+
+    def _fits_packets(self, x: Tensor) -> bool:
+        """Whether `all_reduce_norm` of x takes one packet sum, which leaves every rank the whole stream."""
+        rows, width = x.shape
+        return x.nbytes <= self._limits.norm and 0 < rows <= packet_rows(self.memory, width, x.itemsize)
 
     def stop(self) -> None:
         """End all waiting for peers, at once and for good; what sums bring is void. Callable from any thread."""

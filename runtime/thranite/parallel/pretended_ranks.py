@@ -35,6 +35,10 @@ class PretendedRanks(Alone):
     def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
         return None if self._sums is None else self._sums.all_reduce_norm(x, residual, weight, eps)
 
+    def whole_rows(self, stream: Tensor, rows: Tensor) -> Tensor:
+        own = None if self._sums is None else self._sums.own_part(stream, rows)
+        return stream[rows] if own is None else self.all_reduce(own)
+
     def all_gather(self, x: Tensor) -> Tensor:
         rows, columns = x.shape
         return x.new_empty(rows, self.size * columns)

@@ -56,6 +56,10 @@ class GroupCommunicator:
     def all_reduce_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor | None:
         return None if self.peers is None else self.peers.all_reduce_norm(x, residual, weight, eps)
 
+    def whole_rows(self, stream: Tensor, rows: Tensor) -> Tensor:
+        own = None if self.peers is None else self.peers.own_part(stream, rows)
+        return stream[rows] if own is None else self.all_reduce(own)
+
     def all_gather(self, x: Tensor) -> Tensor:
         rows, columns = x.shape
         gathered = x.new_empty(self.size * rows, columns)

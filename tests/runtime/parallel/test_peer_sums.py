@@ -12,6 +12,7 @@ import torch
 from thranite.parallel import peer_pieces, peer_sums
 from thranite.parallel.peer_pieces import PeerPieces
 from thranite.parallel.peer_sums import LIMITS, Limits, PeerSums, choose, fits, limits
+from thranite_kernels.all_reduce_norm import own_rows
 from thranite_kernels.peer_memory import PeerMemory
 
 TABLE = Limits(packets=1 << 10, one_shot=1 << 12, two_shot=1 << 20, norm=0)
@@ -85,6 +86,45 @@ def test_a_norm_of_another_type_stands_apart() -> None:
     assert sums.all_reduce_norm(x.double(), x.double(), x[0].double(), 1e-6) is None
     wide = torch.empty(200, 20_000, dtype=torch.bfloat16, device="meta")
     assert sums.all_reduce_norm(wide, wide, wide[0], 1e-6) is None
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("rows", "parts"), [(5, [5]), (512, [512]), (1100, [512, 512, 76])])
+def test_rows_of_a_stream_are_whole(rows: int, parts: list[int], size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, from ranks each of which keeps the rows alone that its sums add."""
+    done: list[int] = []
+
+    def two_shots(
+        x: torch.Tensor, stream: torch.Tensor, weight: torch.Tensor, eps: float, memory: PeerMemory, *, out: object
+    ) -> None:
+        own = own_rows(memory, len(x))
+        stream.add_(x)[~own] = torch.nan
+        done.append(len(x))
+
+    monkeypatch.setattr(peer_sums, "two_shot_all_reduce_norm", two_shots)
+    monkeypatch.setattr(peer_sums, "limits", lambda size: TABLE)
+    x, before = torch.randn(2, rows, 512).to(torch.bfloat16)
+    read = torch.tensor([rows - 1, 0, 3, 4, 3, rows // 2, rows * 2 // 3])
+    total = torch.zeros(len(read), 512)
+    for rank in range(size):
+        sums = PeerSums(PeerPieces.__new__(PeerPieces), PeerMemory.of(rank, [0] * size, 0, "cpu", 1))
+        stream = before.clone()
+        sums.all_reduce_norm(x, stream, x[0], 1e-6)
+        part = sums.own_part(stream, read)
+        assert part is not None
+        total += part
+    assert done == parts * size
+    assert torch.equal(total.to(torch.bfloat16), (before + x)[read])
+
+
+def test_rows_of_a_stream_that_every_rank_keeps_are_not_summed() -> None:
+    """After packets, and where sums have no kernel with a norm."""
+    sums = PeerSums(PeerPieces.__new__(PeerPieces), memory())
+    read = torch.tensor([0])
+    for kept in (torch.empty(128, 4096, dtype=torch.bfloat16), torch.empty(129, 4096, dtype=torch.float64),
+                 torch.empty(64, 20_000, dtype=torch.bfloat16)):  # fmt: skip
+        assert sums.own_part(kept, read) is None
+    assert sums.own_part(torch.empty(129, 4096, dtype=torch.bfloat16), read) is not None
 
 
 def own_least(values: Sequence[int]) -> list[int]:
