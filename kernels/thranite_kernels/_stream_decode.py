@@ -9,8 +9,8 @@ from ._paged import LOG2E, NO_SCORE, add_sink, shape_scores, tile_offsets, tile_
 from ._paged_decode import _fetch_ahead, _row_tiles
 
 ROW: tl.constexpr = tl.constexpr(8)
-"""int32 fields of a row that has keys, in the batch's order: slot, context, row of the batch, first tile it sees,
-number of tiles."""
+"""int32 fields of a row that has keys, in the batch's order: slot and 65536 times the row of the batch, context, first
+tile it sees, number of tiles. (One field, since the compiler would load the row, which it needs late, too late.)"""
 
 SHARE: tl.constexpr = tl.constexpr(16)
 """int32 fields of a share: steps (0: no work), index in the list of rows, kv head, tile (counted from the row's first),
@@ -109,11 +109,10 @@ def stream_plan_kernel(
         first, tiles = _row_tiles(slot, context, 1, window, TILE, WINDOW)
         at = row_ptr + index * ROW
         mask = tiles > 0
-        tl.store(at, slot, mask=mask)
+        tl.store(at, slot + program * 65536, mask=mask)
         tl.store(at + 1, context, mask=mask)
-        tl.store(at + 2, program, mask=mask)
-        tl.store(at + 3, first, mask=mask)
-        tl.store(at + 4, tiles, mask=mask)
+        tl.store(at + 2, first, mask=mask)
+        tl.store(at + 3, tiles, mask=mask)
     if program < shares:
         total = tl.cast(tiles_in_all, tl.int64) * KV_HEADS
         used = tl.maximum(tl.minimum(shares.to(tl.int64), total // min_tiles), 1)
@@ -218,7 +217,7 @@ def stream_decode_kernel(
     behind = context - 1 - window
     head, sink_at = head_1, head_1 * GROUP
     index_1, head_1, tile_1 = _advance(index_1, head_1, tile_1, tiles, KV_HEADS)
-    slot_1, context_1, row_1, first_1, tiles_1 = _load_row(row_ptr, index_1, steps > 1)
+    slot_row_1, context_1, first_1, tiles_1 = _load_row(row_ptr, index_1, steps > 1)
     if PDL:
         for begin in range(start, tl.minimum(context, start + tl.minimum(ahead, steps) * TILE), TILE):
             _fetch_ahead(kv_ptr, stride_page, table_row, begin, context, head, KV_HEADS, HEAD_DIM, BLOCK_SIZE, TILE)
@@ -240,7 +239,7 @@ def stream_decode_kernel(
         live = seen[:, None] & (d < HEAD_DIM)[None, :]
         at = tile_offsets(pages, start, stride_page, HEAD_DIM, BLOCK_SIZE, TILE) + kv_at
         q = q_next
-        q_next_at = row_1.to(tl.int64) * stride_q + head_1 * (GROUP * HEAD_DIM)
+        q_next_at = (slot_row_1 // 65536).to(tl.int64) * stride_q + head_1 * (GROUP * HEAD_DIM)
         q_next = tl.load(q_ptr + q_next_at + q_inner, mask=q_mask, other=0.0)
         k_at = kv_ptr + at[:, None] + d[None, :]
         k = tl.load(k_at, mask=live, other=0.0)
@@ -274,16 +273,18 @@ def stream_decode_kernel(
             total = tl.zeros([BLOCK_M], tl.float32)
         # All that is carried is computed, nothing passed on as it is: the compiler takes no loop with such values.
         start, stop, kv_at, q_at, out_at, left, earlier = _place(
-            context_1, row_1, first_1, tiles_1, head_1, tile_1, step + 1, stride_q, stride_out,
+            context_1, slot_row_1 // 65536, first_1, tiles_1, head_1, tile_1, step + 1, stride_q, stride_out,
             GROUP, HEAD_DIM, BLOCK_SIZE, TILE,
         )  # fmt: skip
         if WINDOW:
             behind = context_1 - 1 - window
         if SINKS:
             sink_at = head_1 * GROUP
-        pages = tile_pages(table_ptr + slot_1.to(tl.int64) * stride_table, start, stop, BLOCK_SIZE, TILE, ".cg")
+        pages = tile_pages(
+            table_ptr + (slot_row_1 % 65536).to(tl.int64) * stride_table, start, stop, BLOCK_SIZE, TILE, ".cg"
+        )
         index_1, head_1, tile_1 = _advance(index_1, head_1, tile_1, tiles_1, KV_HEADS)
-        slot_1, context_1, row_1, first_1, tiles_1 = _load_row(row_ptr, index_1, step + 2 < steps)
+        slot_row_1, context_1, first_1, tiles_1 = _load_row(row_ptr, index_1, step + 2 < steps)
 
     # Every thread's stores must be ordered before the one thread that counts them. (Not in the loop: the compiler
     # loads ahead only where there is no barrier and no loop inside.)
@@ -328,12 +329,11 @@ def _advance(index, head, tile, tiles, KV_HEADS: tl.constexpr):
 def _load_row(row_ptr, index, live):
     """The fields of a row; zeros where there is none."""
     at = row_ptr + index * ROW
-    slot = tl.load(at, mask=live, other=0, cache_modifier=".cg")
+    slot_row = tl.load(at, mask=live, other=0, cache_modifier=".cg")
     context = tl.load(at + 1, mask=live, other=0, cache_modifier=".cg")
-    row = tl.load(at + 2, mask=live, other=0, cache_modifier=".cg")
-    first = tl.load(at + 3, mask=live, other=0, cache_modifier=".cg")
-    tiles = tl.load(at + 4, mask=live, other=0, cache_modifier=".cg")
-    return slot, context, row, first, tiles
+    first = tl.load(at + 2, mask=live, other=0, cache_modifier=".cg")
+    tiles = tl.load(at + 3, mask=live, other=0, cache_modifier=".cg")
+    return slot_row, context, first, tiles
 
 
 @triton.jit

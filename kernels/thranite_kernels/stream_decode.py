@@ -59,6 +59,7 @@ class StreamDecodePlan:
         device = torch.device(device)
         target = target or target_of(device)
         config = config or stream_decode_config(target, padded_head(head_dim), itemsize)
+        require(rows <= 1 << 15, "stream_decode: at most 32768 rows")
         require(heads // kv_heads <= MAX_BLOCK_M, f"stream_decode: at most {MAX_BLOCK_M} heads a kv head")
         _, block_r, _ = query_blocks(heads // kv_heads, 1)
         programs = target.num_sms * config.ctas_per_sm

@@ -187,9 +187,10 @@ _DECODE_SMALL = {
 
 
 def stream_decode_config(target: Target, head_dim: int, itemsize: int) -> StreamDecodeConfig:
-    """Tiles by padded head size: those of `decode_config`, and as many programs as fit into a multiprocessor."""
+    """Tiles by padded head size: those of `decode_config`, and as many programs as fit into a multiprocessor: where
+    there is room for more, those that start early would lie unequally. Not measured."""
     config = decode_config(target, head_dim, itemsize)
-    programs = 2 if target.large else 1
+    programs = 3 if target.large and head_dim <= 128 else 2
     return StreamDecodeConfig(config.tile, config.num_stages, programs, whole_tiles=config.whole_tiles)
 
 

@@ -106,7 +106,7 @@ def test_shares_are_equal_but_for_short_rows(device: str, sms: int, whole: int) 
     tiles = [0 if row in batch.padded else -(-context // 16) for row, context in enumerate(contexts)]
     steps = [(row, head, tile) for row, n in enumerate(tiles) for head in range(2) for tile in range(n)]
     live = [row for row, n in enumerate(tiles) if n]
-    assert [row[2] for row in plan.row_list.tolist()[: len(live)]] == live
+    assert [row[0] // 65536 for row in plan.row_list.tolist()[: len(live)]] == live
     shares, at = plan.shares.tolist(), 0
     for share in shares:
         if share[0]:
