@@ -19,9 +19,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -38,7 +37,7 @@ from thranite.llm import LLM
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
 from thranite.runner.cuda_executor import CudaExecutor
-from thranite.runner.cuda_graphs import DecodeGraphs
+from thranite.runner.pretended_gpu import empty_graphs
 from thranite.sampling_params import SamplingParams
 from thranite_kernels.launch import Launch, recording
 from thranite_kernels.target import Target, pretended
@@ -72,13 +71,7 @@ def counted_launches() -> Iterator[Counter[str]]:
     with ExitStack() as stack:
         stack.enter_context(recording(count))
         stack.enter_context(pretended(Target(90, 132)))
-        for owner, name, replacement in (
-            (torch.cuda, "graph_pool_handle", lambda: None),
-            (torch.cuda, "synchronize", lambda device: None),
-            (torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None)),
-            (torch.cuda, "graph", lambda graph, **options: nullcontext()),
-            (DecodeGraphs, "_drop_slow_sizes", lambda graphs: None),
-        ):
+        for owner, name, replacement in empty_graphs():
             stack.enter_context(mock.patch.object(owner, name, replacement))
         yield counts
 

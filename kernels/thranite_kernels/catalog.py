@@ -34,7 +34,7 @@ from .shaping import RowMasks, ShapingState, shape_launches
 from .skinny_gemm import GemmScratch, skinny_gemm_launch
 from .stream_decode import StreamDecodePlan, stream_decode_launch
 from .stream_gemm import StreamScratch, stream_gemm_launch
-from .target import FUSED_BOUNDS, OVERLAP_CAPABILITY, Target, fused_config, gemm_config, pretended
+from .target import FUSED_BOUNDS, OVERLAP_CAPABILITY, STREAM_BOUNDS, Target, fused_config, gemm_config, pretended
 
 NUM_SMS = {80: 108, 89: 58, 90: 132, 100: 148}
 """Multiprocessors of a common device of each capability: A100, L4, H100, B200."""
@@ -151,10 +151,11 @@ def gemm_entries(target: Target) -> Iterator[Entry]:
         return  # cuBLAS takes large weights there
     for width, depth in ((28672, 4096), (4096, 14336)):
         partial = StreamScratch.allocate(width, "meta", target=target)
-        launch = stream_gemm_launch(
-            _meta(8, depth), _meta(width, depth), partial, bias=None, out=_meta(8, width), target=target
-        )
-        yield Entry(f"stream_gemm N{width} K{depth}", launch)
+        for rows in STREAM_BOUNDS:
+            launch = stream_gemm_launch(
+                _meta(rows, depth), _meta(width, depth), partial, bias=None, out=_meta(rows, width), target=target
+            )
+            yield Entry(f"stream_gemm M{rows} N{width} K{depth}", launch)
 
 
 def fused_entries() -> Iterator[Entry]:

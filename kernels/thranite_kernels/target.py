@@ -222,13 +222,31 @@ _PREFILL_SMALL = {
 }
 
 
-def stream_config() -> StreamConfig:
-    """Tiles of `stream_gemm`, whatever the shape: 32 KiB of weights a step, 96 KiB of them on their way.
+def stream_config(rows: int) -> StreamConfig:
+    """Tiles of `stream_gemm` by number of rows, whatever the shape."""
+    return _STREAM[stream_bound(rows)]
 
-    Measured on an H200, the step of llama-8b's 32 layers at contexts of 256, 1 and 16 rows: 3.97 and 4.30 ms, against
-    4.27 and 4.63 with 64 x 128 and 8 stages; 4.16 for 1 row with 6 stages, 4.06 with 64 x 128 and two programs an SM.
-    """
-    return StreamConfig(block_n=64, block_k=256, num_stages=4)
+
+def stream_bound(rows: int) -> int:
+    """Rows of the tile of x that `rows` rows are padded to."""
+    return next(bound for bound in STREAM_BOUNDS if rows <= bound)
+
+
+STREAM_BOUNDS = (16, 32, 64)
+"""Most rows of each variant."""
+
+STREAM_ROWS = 16
+"""Most rows that engines use `stream_gemm` for: more were not measured against cuBLAS yet. Up to any of the bounds."""
+
+# 32 KiB of weights a step, 96 or 128 KiB of them on their way. Measured on an H200, the step of llama-8b's 32 layers at
+# contexts of 256, 1 and 16 rows: 3.97 and 4.30 ms, against 4.27 and 4.63 with 64 x 128 and 8 stages; 4.16 for 1 row
+# with 6 stages, 4.06 with 64 x 128 and two programs an SM. Those for more rows are not measured: every block of the
+# weight's rows reads all of x from L2, half as many bytes as of weights with 64 x 256 and 32 rows, or 128 x 128 and 64.
+_STREAM = {
+    16: StreamConfig(block_n=64, block_k=256, num_stages=4),
+    32: StreamConfig(block_n=64, block_k=256, num_stages=4),
+    64: StreamConfig(block_n=128, block_k=128, num_stages=5, num_warps=8),
+}
 
 
 def gemm_config(target: Target, rows: int, width: int, depth: int) -> GemmConfig:
@@ -249,11 +267,11 @@ def gemm_config(target: Target, rows: int, width: int, depth: int) -> GemmConfig
 def fused_config(kind: FusedKind, rows: int) -> FusedConfig:
     """Tiles of `norm_gemm` and `gemm_add` by number of rows, for every target: all fit into 99 KiB, so that two
     programs share a multiprocessor and one kernel's begin beside the last of the kernel before."""
-    return _FUSED[kind][next(bound for bound in FUSED_BOUNDS if rows <= bound)]
+    return _FUSED[kind][next((bound for bound in FUSED_BOUNDS if rows <= bound), FUSED_BOUNDS[-1])]
 
 
 FUSED_BOUNDS = (64,)
-"""Most rows of each variant: those above the bound before run through it."""
+"""Most rows of each variant: those above the bound before run through it; the last one takes more, too."""
 
 # For Qwen3-0.6B's products on 132 multiprocessors; `norm`: 4096 x 1024, `glu`: 6144 x 1024, `add`: 1024 x 2048 and
 # 1024 x 3072. Measured on an H200, 64 rows, microseconds a layer without attention: 24.5 (23.2 with tiles of their own

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -98,8 +99,8 @@ class EngineConfig:
             raise ConfigError(
                 f"--target-inter-token-latency-ms must be above 0, got {self.target_inter_token_latency_ms}"
             )
-        if self.prompt_time_ratio is not None and self.prompt_time_ratio < 0:
-            raise ConfigError(f"--prompt-time-ratio must not be negative, got {self.prompt_time_ratio}")
+        if self.prompt_time_ratio is not None and not 0 <= self.prompt_time_ratio < math.inf:
+            raise ConfigError(f"--prompt-time-ratio must be a finite number from 0 on, got {self.prompt_time_ratio}")
         if self.priority_aging_seconds <= 0:
             raise ConfigError(f"--priority-aging-seconds must be above 0, got {self.priority_aging_seconds}")
 

@@ -11,13 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
 from thranite_kernels.prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs_launch
 from thranite_kernels.stream_decode import StreamDecodePlan
-from thranite_kernels.target import Target, stream_config
+from thranite_kernels.target import STREAM_BOUNDS, Target, stream_config
 
 ROOT = Path(__file__).parents[2]
 TARGET = Target(90, 132)
@@ -48,12 +49,13 @@ def positions(lines: list[str], pattern: str) -> list[int]:
 READ = r"\bld\.global"
 
 
-def test_streaming_products_copy_weights_and_then_wait_for_x() -> None:
+@pytest.mark.parametrize("rows", STREAM_BOUNDS)
+def test_streaming_products_copy_weights_and_then_wait_for_x(rows: int) -> None:
     """All stages but one are on their way, by tensor map, when the only wait comes; x is read after it."""
-    lines = ptx("stream_gemm")
+    lines = ptx(f"stream_gemm M{rows} ")
     (wait,) = positions(lines, r"griddepcontrol\.wait")
     copies = positions(lines, r"cp\.async\.bulk\.tensor")
-    assert sum(copy < wait for copy in copies) == stream_config().num_stages - 1
+    assert sum(copy < wait for copy in copies) == stream_config(rows).num_stages - 1
     assert min(positions(lines, READ + r"|cp\.async\.c[ag]")) > wait
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from thranite_kernels.fused_gemm import (
+    MAX_ROWS,
     MAX_SPLIT,
     FusedScratch,
     NormTerms,
@@ -150,6 +151,7 @@ def test_the_table_has_every_kind_and_number_of_rows() -> None:
         for rows in range(1, FUSED_BOUNDS[-1] + 1):
             entry = next(index for index, bound in enumerate(FUSED_BOUNDS) if rows <= bound)
             assert fused_config(kind, rows) == configs[entry]
+        assert fused_config(kind, MAX_ROWS) == configs[-1]
         assert all(1 <= config.split_k <= (MAX_SPLIT if kind == "add" else 1) for config in configs)
         assert all(config.block_m <= 128 and config.block_n <= 128 for config in configs)
 

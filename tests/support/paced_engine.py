@@ -27,6 +27,8 @@ SETTINGS = settings(block_size=32, overlap=True, **LIMITS)
 
 
 class Time:
+    """A clock that only sleeping and the test move."""
+
     def __init__(self) -> None:
         self.now = 50.0
 

@@ -108,8 +108,9 @@ def load_image(chosen: argparse.Namespace) -> int:
             archive = _export(chosen.image, Path(folder) / "image.tar")
         ctr = (str(tools.installed_tools() / "ctr"), "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io")
         for node in cluster.options.node_plans():
-            imported = run(*cluster.enter(node.name), *ctr, "images", "import", archive, timeout=600)
-            print(f"{node.name}: {imported.strip().splitlines()[0]}")
+            # What ctr prints of its progress may be nothing: it stops listening as soon as the transfer has ended.
+            run(*cluster.enter(node.name), *ctr, "images", "import", archive, timeout=600)
+            print(f"{node.name}: {chosen.image}")
     return 0
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
+from thranite.engine.step_pace import LONG_PROMPT
+
 LAST_STEPS = 16  # of each kind
-LONG_PROMPT = 128  # tokens from which a step tells what a prompt token costs
 FEW_DECODES = 8  # so few sequences wait for a whole prompt: a first token is worth more than their next ones
 LEAST_TOKENS = 256  # of prompts in a step: smaller pieces cost a device as much as this one
 PILE_STEPS = 2  # a pile is worked off in about so many steps, as far as the token budget allows
@@ -37,7 +38,7 @@ class PromptShare:
     def tokens(self, decodes: int, pile: int) -> int | None:
         """At most so many tokens of prompts beside `decodes` sequences that decode; None: as many as there is room for.
 
-        `pile`: tokens of all prompts that are still to be computed.
+        `pile`: tokens of prompts that are still to be computed and could be now.
         """
         if decodes < FEW_DECODES or not self._tokens:
             return None

@@ -175,9 +175,15 @@ class Scheduler:
     def _share_of(self, draft: _Draft, begun: list[Sequence]) -> int:
         if self.prompt_share is None or not draft.decodes:
             return draft.budget
-        pile = self.queue.tokens + sum(len(seq.tokens) - seq.computed for seq in begun)
+        pile = self._admissible_tokens() + sum(len(seq.tokens) - seq.computed for seq in begun)
         share = self.prompt_share.tokens(len(draft.decodes), pile)
         return draft.budget if share is None else min(share, draft.budget)
+
+    def _admissible_tokens(self) -> int:
+        """About how many tokens of waiting prompts have a slot to run in: others' turn comes when sequences end."""
+        waiting = len(self.queue)
+        room = min(len(self._free_slots), max(self.max_running - len(self.running), 0))
+        return self.queue.tokens * min(room, waiting) // max(waiting, 1)
 
     def _plan_prefill(self, seq: Sequence, draft: _Draft) -> None:
         left = len(seq.tokens) - seq.computed

@@ -33,6 +33,10 @@ class _Heuristic(ctypes.Structure):
     )
 
 
+class CublasError(RuntimeError):
+    """The library refused a call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """y = x Wᵀ of fixed sizes, x [rows, k] and W [n, k], by one algorithm. Made by `CublasLt.products`."""
@@ -49,7 +53,7 @@ class CublasLt:
     """The library on one device, with a workspace of its own: its products belong on one stream."""
 
     def __init__(self, device: torch.device) -> None:
-        """Raises OSError where the library is not found."""
+        """Raises OSError where the library is not found. CublasError, here and below: it refused."""
         major = (torch.version.cuda or "").partition(".")[0]
         self._library = ctypes.CDLL(f"libcublasLt.so.{major}")
         self._device = device
@@ -109,7 +113,7 @@ class CublasLt:
     def _call(self, name: str, *arguments: object) -> None:
         status = getattr(self._library, name)(*arguments)
         if status != 0:
-            raise RuntimeError(f"{name} failed with cuBLAS status {status}")
+            raise CublasError(f"{name} failed with cuBLAS status {status}")
 
 
 def _size(value: int) -> ctypes.c_size_t:

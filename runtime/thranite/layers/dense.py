@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thranite.layers.tuned_products import tuned_product
+from thranite_kernels.target import STREAM_ROWS
 
 if TYPE_CHECKING:
     from thranite_kernels.skinny_gemm import GemmScratch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SKINNY_ROWS = 8
 # On a GPU, up to this many elements of weight, `skinny_gemm` is level with cuBLAS or ahead (H200, bf16, Qwen3-0.6B's
 # layer: 17.5 against 30.9 µs for 1 row, 21.4 against 24.0 µs for 8). Beyond it `stream_gemm` is, as it begins early
-# (H100, a layer of llama-8b: 215 against 222 µs for 1 row, 220 against 227 µs for 16); for 32 rows cuBLAS leads.
+# (H100, a layer of llama-8b: 215 against 222 µs for 1 row, 220 against 227 µs for 16), for up to `STREAM_ROWS` rows.
 SKINNY_GPU_ELEMENTS = 10_000_000
 SKINNY_GPU_ROWS = 16
 STREAM_WIDTH = 1 << 20  # most rows of a weight: no vocabulary is larger
@@ -30,10 +31,8 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [T, K], weight [N, K] → [T, N]."""
     rows = x.shape[0]
     if weight.is_cuda:
-        if rows <= SKINNY_GPU_ROWS and weight.dtype in HALF_TYPES:
-            return few_rows(x, weight, bias)
-        tuned = tuned_product(x, weight) if bias is None and weight.numel() > SKINNY_GPU_ELEMENTS else None
-        return F.linear(x, weight, bias) if tuned is None else tuned
+        own = few_rows(x, weight, bias)
+        return cublas_product(x, weight, bias) if own is None else own
     if rows > SKINNY_ROWS or weight.dtype != torch.float32 or weight.device.type != "cpu" or not mkl_on_amd():
         return F.linear(x, weight, bias)
     if rows != 2 and weight.shape[0] < weight.shape[1]:
@@ -43,16 +42,24 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result if bias is None else result.add_(bias)
 
 
-def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A GPU's product for 1 to 16 rows, in a 16-bit type."""
+def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """A GPU's product for few rows, in a 16-bit type; None: cuBLAS is to take it."""
+    small = weight.numel() <= SKINNY_GPU_ELEMENTS
+    if x.shape[0] > (SKINNY_GPU_ROWS if small else STREAM_ROWS) or weight.dtype not in HALF_TYPES:
+        return None
     from thranite_kernels.skinny_gemm import skinny_gemm
     from thranite_kernels.stream_gemm import stream_gemm, streams
 
-    if weight.numel() <= SKINNY_GPU_ELEMENTS:
+    if small:
         return skinny_gemm(x, weight, gemm_scratch(weight.device), bias=bias)
-    if streams(x, weight):
-        return stream_gemm(x, weight, stream_scratch(weight.device), bias=bias)
-    return F.linear(x, weight, bias)
+    return stream_gemm(x, weight, stream_scratch(weight.device), bias=bias) if streams(x, weight) else None
+
+
+def cublas_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A GPU's product by the algorithm found fastest, where several were compared, or by cuBLAS's rule."""
+    comparable = bias is None and x.shape[0] > SKINNY_GPU_ROWS and weight.numel() > SKINNY_GPU_ELEMENTS
+    tuned = tuned_product(x, weight) if comparable else None
+    return F.linear(x, weight, bias) if tuned is None else tuned
 
 
 @cache
@@ -68,7 +75,7 @@ def stream_scratch(device: torch.device) -> StreamScratch:
     """One a device, as above, for every weight that `stream_gemm` takes."""
     from thranite_kernels.stream_gemm import StreamScratch
 
-    return StreamScratch.allocate(STREAM_WIDTH, device)
+    return StreamScratch.allocate(STREAM_WIDTH, device, rows=STREAM_ROWS)
 
 
 @cache

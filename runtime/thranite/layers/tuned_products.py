@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thranite.layers.cublas_lt import CublasLt, Product
+from thranite.layers.cublas_lt import CublasError, CublasLt, Product
 
 CANDIDATES = 10
 REPEATS = 3
@@ -63,16 +63,21 @@ class _Products:
         return self._library.run(product, x, weight, x.new_empty(x.shape[0], weight.shape[0]))
 
     def _choose(self, x: Tensor, weight: Tensor) -> Product | None:
-        if self._library is None:
-            try:
-                self._library = CublasLt(self._device)
-            except OSError:
-                return None  # a torch built with another cuBLAS: its rule has to do
-        library, rows, (n, k) = self._library, x.shape[0], weight.shape
-        out = x.new_empty(rows, n)
+        rows, (n, k) = x.shape[0], weight.shape
+        try:
+            self._library = library = self._library or CublasLt(self._device)
+            products = library.products(rows, n, k, weight.dtype, CANDIDATES)
+        except (OSError, CublasError):
+            return (
+                None  # a torch built with another cuBLAS, or a shape that this one has nothing for: the rule has to do
+            )
         best, least = None, GAIN * milliseconds(lambda: F.linear(x, weight), self._device)
-        for product in library.products(rows, n, k, weight.dtype, CANDIDATES):
-            time = milliseconds(partial(library.run, product, x, weight, out), self._device)
+        out = x.new_empty(rows, n)  # in the place of the rule's result: of a full step each may be half a gigabyte
+        for product in products:
+            try:
+                time = milliseconds(partial(library.run, product, x, weight, out), self._device)
+            except CublasError:
+                continue
             if time < least:
                 best, least = product, time
         return best

@@ -180,7 +180,7 @@ class Decoder(Module):
         self.embedding = build.embedding()
         layers = [DecoderLayer(build, layer, i) for i, layer in enumerate(spec.layers)]
         self.layers = nn.ModuleList(layers)
-        self._before_last, self._last = layers[:-1], layers[-1:]  # lists: torch takes them for no modules of their own
+        self._in_order = layers  # a plain list: a part of a ModuleList is made anew each time
         self.norm = build.norm(spec.hidden_size)
         self.fused = None if spec.sandwich_norms else FusedLayers([layer.parts for layer in layers], self.norm)
         self.head = None if spec.tied_embeddings else build.head()
@@ -195,9 +195,9 @@ class Decoder(Module):
         if self.fused is not None and self.fused.takes(x):
             self.fused.run(x, batch, attention)
         else:
-            for layer in self._before_last:
+            *before, last = self._in_order
+            for layer in before:
                 added = layer(x, added, batch, attention)
-            (last,) = self._last
             if rows is not None and self._narrows(rows, x):
                 heads = last.attended(x, added, batch, attention)
                 if len(rows) == 0:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from thranite.attention.triton import LayerKind, TritonAttention
-from thranite.engine.plan import Prefill, StepPlan
+from thranite.engine.plan import StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
 from thranite.runner.cuda_capture import GraphSet, Recording
@@ -58,7 +58,7 @@ class MixedGraphs:
 
     def shape_for(self, plan: StepPlan) -> StepShape | None:
         """The least shape that holds the plan's step, or None where that is to run without a graph."""
-        if not plan.prefills or not all(_plain(prefill) for prefill in plan.prefills):
+        if not plan.prefills or plan.reads_prompts or any(len(prefill.samples) > 1 for prefill in plan.prefills):
             return None
         needed = shape_of(plan)
         shape = next((shape for shape in self._shapes if shape.holds(needed) and shape in self._graphs), None)
@@ -111,7 +111,3 @@ class MixedGraphs:
         hidden = self._hidden[: shape.samples]
         hidden.copy_(self._model(step.input_ids, step.batch, self._attention, step.sample_rows))
         return MixedOutput(hidden, step.sample_slots, step.sample_positions)
-
-
-def _plain(prefill: Prefill) -> bool:
-    return prefill.prompt_logprobs is None and prefill.pooling is None and len(prefill.samples) <= 1

@@ -62,13 +62,20 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (FakeTensor, "tolist", _zeros),
         (FakeTensor, "numpy", lambda tensor: np.array(_zeros(tensor), str(tensor.dtype).removeprefix("torch."))),
         (HostCopies, "__init__", _keep),
+        (torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40)),
+        (dense, "tuned_product", lambda x, weight: None),
+        *empty_graphs(),
+    ]
+
+
+def empty_graphs() -> list[tuple[Any, str, Any]]:
+    """What captures graphs that replay nothing, on no device. Owner, name and replacement."""
+    return [
         (torch.cuda, "graph_pool_handle", lambda: None),
         (torch.cuda, "synchronize", lambda device: None),
-        (torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40)),
         (torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None)),
         (torch.cuda, "graph", lambda graph, **options: nullcontext()),
         (DecodeGraphs, "_drop_slow_sizes", lambda graphs: None),  # there is no time to be measured
-        (dense, "tuned_product", lambda x, weight: None),
     ]
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.support.paced_engine import Time
 from tests.support.paged_executor import VOCAB, settings
 from thranite.engine.engine import Engine
 from thranite.engine.null_audit import PlanError
@@ -21,19 +22,6 @@ from thranite.request import EngineRequest, FinishReason
 from thranite.sampling_params import TokenParams
 
 EOS = 2
-
-
-class Time:
-    """A clock that only sleeping and the test move."""
-
-    def __init__(self) -> None:
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def device(pace: NullPace | None = None, time: Time | None = None, **changes: Any) -> NullExecutor:

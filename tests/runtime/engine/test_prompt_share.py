@@ -8,7 +8,9 @@ from statistics import quantiles
 import pytest
 
 from tests.support.paced_engine import SETTINGS, STEP, TOKEN, serve
+from thranite.config import EngineConfig
 from thranite.engine.prompt_share import FEW_DECODES, GRAIN, LEAST_TOKENS, PILE_STEPS, PromptShare
+from thranite.errors import ConfigError
 
 MANY = 24  # that decode
 
@@ -77,3 +79,20 @@ def test_all_at_once_take_hardly_longer() -> None:
     whole = serve(1e9, 200, waits=True)
     shared = serve(1e9, 200, waits=True, limits=replace(SETTINGS, prompt_time_ratio=2.0))
     assert shared.seconds < 1.02 * whole.seconds
+
+
+@pytest.mark.parametrize("ratio", [-0.1, float("nan"), float("inf")])
+def test_a_ratio_that_bounds_nothing_sensible_is_refused(ratio: float) -> None:
+    with pytest.raises(ConfigError, match="--prompt-time-ratio"):
+        EngineConfig(model="m", prompt_time_ratio=ratio)
+
+
+def test_prompts_that_have_no_slot_yet_are_no_pile() -> None:
+    """Full of sequences that decode, an engine takes prompts in as others end, a share at a time."""
+    full = replace(SETTINGS, max_num_seqs=24)
+    whole = serve(1e9, 150, waits=True, limits=full)
+    shared = serve(1e9, 150, waits=True, limits=replace(full, prompt_time_ratio=1.0))
+    before, after = (quantiles(run.next_tokens, n=1000)[994] for run in (whole, shared))
+    print(f"995th of 1000: {1e3 * before:.1f} -> {1e3 * after:.1f} ms, {whole.seconds:.2f} -> {shared.seconds:.2f} s")
+    assert after < 0.8 * before
+    assert shared.seconds < 1.03 * whole.seconds

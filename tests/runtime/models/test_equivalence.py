@@ -87,7 +87,7 @@ def test_rows_that_nobody_reads_are_left_out(pair: Pair, rows: list[int]) -> Non
 
 
 def test_the_last_layer_computes_what_is_read(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    last, counts = pair.decoder._last[0], []
+    last, counts = pair.decoder._in_order[-1], []
     after_attention = last.after_attention
 
     def counted(x: Tensor, heads: Tensor) -> Tensor:

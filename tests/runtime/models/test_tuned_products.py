@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thranite.layers import tuned_products
+from thranite.layers.cublas_lt import CublasError
 from thranite.layers.tuned_products import tuned_product, tuning
 
 RULE = 1.0  # milliseconds
@@ -105,3 +106,49 @@ def test_without_the_library_the_rule_has_to_do(monkeypatch: pytest.MonkeyPatch)
         assert tuned_product(X, WEIGHT) is None
     assert Library.timed == 0
     assert F.linear(X, WEIGHT).shape == (3, 5)
+
+
+def test_an_algorithm_that_refuses_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Library.run
+
+    def refusing(library: Library, product: float, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        if product == 0.25:
+            raise CublasError("cublasLtMatmul failed with cuBLAS status 15")
+        return run(library, product, x, weight, out)
+
+    monkeypatch.setattr(Library, "run", refusing)
+    Library.times = (0.25, 0.5)
+    with tuning():
+        taken = tuned_product(X, WEIGHT)
+    assert taken is not None
+    assert torch.all(taken == OTHER + 0.5)
+
+
+def test_a_shape_without_algorithms_is_left_to_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> list[float]:
+        raise CublasError("cublasLtMatmulAlgoGetHeuristic failed with cuBLAS status 15")
+
+    monkeypatch.setattr(Library, "products", none)
+    with tuning():
+        assert tuned_product(X, WEIGHT) is None
+    assert Library.timed == 0
+
+
+def test_the_rule_s_result_is_gone_before_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan of memory counts one of them: a full step's is as large as all else."""
+    order: list[str] = []
+
+    def noted(run: Callable[[], object], device: torch.device) -> float:
+        order.append("timed")
+        return RULE
+
+    def made(x: Tensor, *size: int) -> Tensor:
+        order.append("made")
+        return torch.empty(*size)
+
+    monkeypatch.setattr(tuned_products, "milliseconds", noted)
+    monkeypatch.setattr(Tensor, "new_empty", made)
+    Library.times = (0.5,)
+    with tuning():
+        tuned_product(X, WEIGHT)
+    assert order == ["timed", "made", "timed"]
