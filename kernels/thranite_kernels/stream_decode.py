@@ -5,7 +5,10 @@ for each program, equal to a step (Stream-K: Osama et al., 2023, arXiv 2301.0359
 loop, and keys of the next row are on their way while those of this one are used: lengths may differ as they like, no
 program starts late and none has more to do. `StreamDecodePlan.plan` finds the borders once a step (and window), on the
 device. Rows cut by borders leave partial results, which the last program to arrive combines in a fixed order: results
-depend on the rows that have keys and on the number of programs, not on timing nor on padding rows.
+depend on the rows that have keys and on the number of programs, not on timing nor on padding rows. Where a row is cut
+depends on the lengths of the others, and so do its last bits (so do those of `paged_decode`, for rows that it cuts).
+
+No program waits for another: any number may run at once, in any order.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ from ._stream_decode import stream_decode_kernel, stream_plan_kernel
 from .attention import check_attention, padded_head, score_scales
 from .launch import Launch, require
 from .paged_decode import MAX_BLOCK_M, query_blocks
-from .target import StreamDecodeConfig, Target, overlaps, stream_decode_config, target_of
+from .target import STREAM_DECODE_ROWS, StreamDecodeConfig, Target, overlaps, stream_decode_config, target_of
 
 ROW, SHARE = 8, 16
+MAX_ROWS = (1 << 15) - 1
+MAX_SLOTS = 1 << 16
+"""A row of the batch and its slot share 31 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class StreamDecodePlan:
         device = torch.device(device)
         target = target or target_of(device)
         config = config or stream_decode_config(target, padded_head(head_dim), itemsize)
-        require(rows <= 1 << 15, "stream_decode: at most 32768 rows")
+        require(rows <= MAX_ROWS, f"stream_decode: at most {MAX_ROWS} rows")
         require(heads // kv_heads <= MAX_BLOCK_M, f"stream_decode: at most {MAX_BLOCK_M} heads a kv head")
         _, block_r, _ = query_blocks(heads // kv_heads, 1)
         programs = target.num_sms * config.ctas_per_sm
@@ -100,6 +106,17 @@ class StreamDecodePlan:
         )
 
 
+def streams(target: Target, rows: int, shape: tuple[int, int, int], itemsize: int, slots: int) -> bool:
+    """Whether engines use `stream_decode` for one query in each of `rows` rows: as many as the table asks for, in
+    16-bit caches, since of others fewer programs fit into a multiprocessor than a plan makes; and what it can take.
+
+    `shape`: heads, kv heads, head size. `slots`: rows of the block tables.
+    """
+    heads, kv_heads, _ = shape
+    takes = rows <= MAX_ROWS and slots <= MAX_SLOTS and heads // kv_heads <= MAX_BLOCK_M
+    return takes and itemsize == 2 and rows >= STREAM_DECODE_ROWS.get(target.capability, MAX_ROWS + 1)
+
+
 def stream_decode(
     q: torch.Tensor,
     kv: torch.Tensor,
@@ -131,6 +148,7 @@ def stream_decode_launch(
 ) -> Launch:
     """The launch behind `stream_decode`: one program a share."""
     check_attention(q, kv, block_table, out)
+    require(block_table.shape[0] <= MAX_SLOTS, f"stream_decode: at most {MAX_SLOTS} slots")
     _, heads, head_dim = q.shape
     kv_heads, block_size = kv.shape[2], kv.shape[3]
     require(

@@ -186,11 +186,19 @@ _DECODE_SMALL = {
 }
 
 
+STREAM_DECODE_ROWS = {90: 17}
+"""Fewest rows of a batch that engines use `stream_decode` for, by compute capability. Elsewhere `paged_decode` runs
+all. Not measured."""
+
+
 def stream_decode_config(target: Target, head_dim: int, itemsize: int) -> StreamDecodeConfig:
     """Tiles by padded head size: those of `decode_config`, and as many programs as fit into a multiprocessor: where
-    there is room for more, those that start early would lie unequally. Not measured."""
+    there is room for more, those that start early would lie unequally. Not measured.
+
+    Shared memory holds three programs up to 128, registers hold two with the wide tiles for 64.
+    """
     config = decode_config(target, head_dim, itemsize)
-    programs = 3 if target.large and head_dim <= 128 else 2
+    programs = 3 if target.large and 64 < head_dim <= 128 else 2
     return StreamDecodeConfig(config.tile, config.num_stages, programs, whole_tiles=config.whole_tiles)
 
 

@@ -18,6 +18,7 @@ from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_inputs import pack
 from thranite.runner.step_shape import StepShape
 from thranite.sampling_params import TokenParams
+from thranite_kernels.decode import DecodeScratch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -72,7 +73,7 @@ def eager(executor: CudaExecutor, rows: int) -> torch.Tensor:
     padded = [*range(rows), *[-1] * (size - rows)]
     graphs._slots[:size].copy_(torch.from_numpy(np.asarray(padded, np.int32)))
     graphs._present = padded
-    plans = graphs._attention.decode_plans(size, torch.device("cuda", 0), None)
+    plans = graphs._attention.decode_plans(size, torch.device("cuda", 0), DecodeScratch())
     return graphs._forward(size, plans).hidden[:rows].clone()
 
 
@@ -137,7 +138,7 @@ def eager_mixed(executor: CudaExecutor, plan: StepPlan, shape: StepShape) -> tor
     assert graphs is not None
     packed = torch.from_numpy(pack(plan, shape))
     graphs._packed[: len(packed)].copy_(packed)
-    plans = graphs._attention.decode_plans(shape.decodes, device, None)
+    plans = graphs._attention.decode_plans(shape.decodes, device, DecodeScratch())
     tiles = graphs._attention.prefill_plans(shape.prompts, shape.tokens, device)
     return graphs._forward(shape, plans, tiles).hidden[: len(plan.sample_slots)].clone()
 
