@@ -286,18 +286,23 @@ def stream_decode_kernel(
         index_1, head_1, tile_1 = _advance(index_1, head_1, tile_1, tiles_1, KV_HEADS)
         slot_row_1, context_1, first_1, tiles_1 = _load_row(row_ptr, index_1, step + 2 < steps)
 
+    begin_first = tl.load(share + 4, cache_modifier=".cg")
+    begin_last = tl.load(share + 5, cache_modifier=".cg")
+    begin_row = tl.load(share + 9, cache_modifier=".cg")
+    begin_head = tl.load(share + 2, cache_modifier=".cg")
+    end_last = tl.load(share + 6, cache_modifier=".cg")
+    end_row = tl.load(share + 12, cache_modifier=".cg")
+    end_head = tl.load(share + 13, cache_modifier=".cg")
     # Every thread's stores must be ordered before the one thread that counts them. (Not in the loop: the compiler
     # loads ahead only where there is no barrier and no loop inside.)
     tl.debug_barrier()
     _combine(
-        part_ptr, lse_ptr, count_ptr, sink_ptr, out_ptr, stride_out, tl.load(share + 4, cache_modifier=".cg"),
-        tl.load(share + 5, cache_modifier=".cg"), tl.load(share + 9, cache_modifier=".cg"),
-        tl.load(share + 2, cache_modifier=".cg"), GROUP, HEAD_DIM, BLOCK_D, BLOCK_R, BLOCK_S, SINKS,
+        part_ptr, lse_ptr, count_ptr, sink_ptr, out_ptr, stride_out, begin_first, begin_last, begin_row, begin_head,
+        GROUP, HEAD_DIM, BLOCK_D, BLOCK_R, BLOCK_S, SINKS,
     )  # fmt: skip
     _combine(
-        part_ptr, lse_ptr, count_ptr, sink_ptr, out_ptr, stride_out, program,
-        tl.load(share + 6, cache_modifier=".cg"), tl.load(share + 12, cache_modifier=".cg"),
-        tl.load(share + 13, cache_modifier=".cg"), GROUP, HEAD_DIM, BLOCK_D, BLOCK_R, BLOCK_S, SINKS,
+        part_ptr, lse_ptr, count_ptr, sink_ptr, out_ptr, stride_out, program, end_last, end_row, end_head,
+        GROUP, HEAD_DIM, BLOCK_D, BLOCK_R, BLOCK_S, SINKS,
     )  # fmt: skip
 
 
