@@ -195,10 +195,10 @@ def stream_decode_config(target: Target, head_dim: int, itemsize: int) -> Stream
     """Tiles by padded head size: those of `decode_config`, and as many programs as fit into a multiprocessor: where
     there is room for more, those that start early would lie unequally. Not measured.
 
-    Shared memory holds three programs up to 128, registers hold two with the wide tiles for 64.
+    On sm_90 and later shared memory holds three programs up to 128, registers hold two with the wide tiles for 64.
     """
     config = decode_config(target, head_dim, itemsize)
-    programs = 3 if target.large and 64 < head_dim <= 128 else 2
+    programs = 3 if target.shared_limit >= 227 * KIB and 64 < head_dim <= 128 else 2
     return StreamDecodeConfig(config.tile, config.num_stages, programs, whole_tiles=config.whole_tiles)
 
 
