@@ -107,14 +107,14 @@ class StreamDecodePlan:
 
 
 def streams(target: Target, rows: int, shape: tuple[int, int, int], itemsize: int, slots: int) -> bool:
-    """Whether engines use `stream_decode` for one query in each of `rows` rows: as many as the table asks for, in
-    16-bit caches, since of others fewer programs fit into a multiprocessor than a plan makes; and what it can take.
+    """Whether engines use `stream_decode` for one query in each of `rows` rows: those of the table, in 16-bit
+    caches, since of others fewer programs fit into a multiprocessor than a plan makes; and what it can take.
 
     `shape`: heads, kv heads, head size. `slots`: rows of the block tables.
     """
     heads, kv_heads, _ = shape
     takes = rows <= MAX_ROWS and slots <= MAX_SLOTS and heads // kv_heads <= MAX_BLOCK_M
-    return takes and itemsize == 2 and rows >= STREAM_DECODE_ROWS.get(target.capability, MAX_ROWS + 1)
+    return takes and itemsize == 2 and rows in STREAM_DECODE_ROWS.get(target.capability, ())
 
 
 def stream_decode(

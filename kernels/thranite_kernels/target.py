@@ -186,9 +186,9 @@ _DECODE_SMALL = {
 }
 
 
-STREAM_DECODE_ROWS = {90: 17}
-"""Fewest rows of a batch that engines use `stream_decode` for, by compute capability. Elsewhere `paged_decode` runs
-all. Not measured."""
+STREAM_DECODE_ROWS = {90: range(17, 1 << 15)}
+"""Rows of batches that engines use `stream_decode` for, by compute capability; `paged_decode` runs all others. Those of
+a captured graph count with its padding. Not measured."""
 
 
 def stream_decode_config(target: Target, head_dim: int, itemsize: int) -> StreamDecodeConfig:

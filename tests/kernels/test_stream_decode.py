@@ -256,14 +256,16 @@ LLAMA = (32, 8, 128)
 
 
 def test_which_kernel_engines_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the table's rows on, and only what the kernel takes."""
-    monkeypatch.setattr("thranite_kernels.stream_decode.STREAM_DECODE_ROWS", {90: 17, 100: 1})
+    """The table's rows, and only what the kernel takes."""
+    monkeypatch.setattr(
+        "thranite_kernels.stream_decode.STREAM_DECODE_ROWS", {90: range(17, 1 << 20), 100: range(1, 65)}
+    )
     hopper = Target(90, 132)
     assert [rows for rows in (1, 16, 17, 1024, MAX_ROWS, MAX_ROWS + 1) if streams(hopper, rows, LLAMA, 2, 4096)] == [
         17, 1024, MAX_ROWS,
     ]  # fmt: skip
     assert not any(streams(Target(capability, 108), 64, LLAMA, 2, 64) for capability in (80, 89))
-    assert streams(Target(100, 148), 1, LLAMA, 2, 1)
+    assert [rows for rows in (0, 1, 64, 65) if streams(Target(100, 148), rows, LLAMA, 2, 64)] == [1, 64]
     assert not streams(hopper, 64, LLAMA, 4, 64)
     assert streams(hopper, 64, (64, 1, 128), 2, MAX_SLOTS)
     assert not streams(hopper, 64, (65, 1, 128), 2, 64)
@@ -272,7 +274,7 @@ def test_which_kernel_engines_use(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sizes_of_both_kernels_share_their_own_scratch(device: str) -> None:
     """As graphs do, largest first; then with a window. Each plan runs through its own kernel."""
-    bound = STREAM_DECODE_ROWS[90]
+    bound = STREAM_DECODE_ROWS[90].start
     if target_of(torch.device(device)).capability != 90:
         pytest.skip("the table has no such device")
     scratch, plans = DecodeScratch(), []

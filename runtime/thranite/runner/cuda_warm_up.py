@@ -43,8 +43,8 @@ def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
     streamed = {min(bound, STREAM_ROWS) for bound in STREAM_BOUNDS}
     for count in sorted({min(count, most) for count in {*FUSED_BOUNDS, *streamed}.difference(PROMPT_TOKENS)}):
         yield _prompts(count, PLAIN, settings)
-    for rows in sorted(set(STREAM_DECODE_ROWS.values())):
-        if rows <= settings.most_decodes:
+    for rows in sorted({rows.start for rows in STREAM_DECODE_ROWS.values()}):
+        if 0 < rows <= settings.most_decodes:
             yield StepPlan(step=0, decodes=range(rows))
 
 
