@@ -28,6 +28,10 @@ MAX_ROWS = (1 << 15) - 1
 MAX_SLOTS = 1 << 16
 """A row of the batch and its slot share 31 bits."""
 
+FITTING_GROUP = 16
+"""Heads of a group that one tile of the tensor cores holds; more take more registers than there are for three programs
+of a multiprocessor."""
+
 
 @dataclass(frozen=True, slots=True)
 class StreamDecodePlan:
@@ -107,14 +111,15 @@ class StreamDecodePlan:
 
 
 def streams(target: Target, rows: int, shape: tuple[int, int, int], itemsize: int, slots: int) -> bool:
-    """Whether engines use `stream_decode` for one query in each of `rows` rows: those of the table, in 16-bit
-    caches, since of others fewer programs fit into a multiprocessor than a plan makes; and what it can take.
+    """Whether engines use `stream_decode` for one query in each of `rows` rows: the table's rows, where the kernel
+    takes them and as many programs fit into a multiprocessor as a plan makes (16-bit caches, groups of up to 16).
 
     `shape`: heads, kv heads, head size. `slots`: rows of the block tables.
     """
     heads, kv_heads, _ = shape
-    takes = rows <= MAX_ROWS and slots <= MAX_SLOTS and heads // kv_heads <= MAX_BLOCK_M
-    return takes and itemsize == 2 and rows in STREAM_DECODE_ROWS.get(target.capability, ())
+    takes = rows <= MAX_ROWS and slots <= MAX_SLOTS
+    fits = itemsize == 2 and heads // kv_heads <= FITTING_GROUP
+    return takes and fits and rows in STREAM_DECODE_ROWS.get(target.capability, ())
 
 
 def stream_decode(

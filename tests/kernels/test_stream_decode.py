@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from triton.runtime.interpreter import interpreter_builder
 
 from tests.kernels.test_attention import Batch, behind, low_precision
 from thranite_kernels.attention import paged_attention_reference
@@ -223,6 +224,25 @@ def test_programs_of_a_run_know_each_other(device: str, seed: int) -> None:
     assert all(after == before + 1 for programs in runs.values() for before, after in pairwise(programs))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_whoever_arrives_last(device: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs programs in order, so the last one of a run would always be the one that combines."""
+    if device == "cuda":
+        pytest.skip("the order is the device's")
+    batch = Batch([1] * 5, [150, 9, 70, 260, 33], padded=(1,), head_dim=16, device=device)
+    q, kv, table, slots, cu, contexts = batch.tensors
+    plan, sinks = planned(batch, FEW, sms=9), torch.randn(batch.heads)
+    expected = stream_decode(q, kv, table, plan, sinks=sinks)
+    order = list(range(9))[::-1] if seed == 0 else random.Random(seed).sample(range(9), 9)
+    in_order = interpreter_builder.set_grid_idx
+    monkeypatch.setattr(interpreter_builder, "set_grid_idx", lambda x, y, z: in_order(order[x], y, z))
+    live = [0, 2, 3, 4]
+    assert torch.equal(stream_decode(q, kv, table, plan, sinks=sinks)[live], expected[live])
+    assert not bool(plan.count.any())
+    reference = paged_attention_reference(q, kv, table, slots, cu, contexts, sinks=sinks)
+    assert_close(expected[live], reference[live])
+
+
 def test_more_rows_than_a_block_of_the_plan(device: str) -> None:
     """The plan reads lengths in blocks of rows: of 4 instead of 1,024, the lists are the same."""
     batch = Batch([1] * 19, [31 * i % 100 for i in range(19)], padded=(0, 3, 4, 18), head_dim=16, device=device)
@@ -267,8 +287,8 @@ def test_which_kernel_engines_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(streams(Target(capability, 108), 64, LLAMA, 2, 64) for capability in (80, 89))
     assert [rows for rows in (0, 1, 64, 65) if streams(Target(100, 148), rows, LLAMA, 2, 64)] == [1, 64]
     assert not streams(hopper, 64, LLAMA, 4, 64)
-    assert streams(hopper, 64, (64, 1, 128), 2, MAX_SLOTS)
-    assert not streams(hopper, 64, (65, 1, 128), 2, 64)
+    assert streams(hopper, 64, (32, 2, 128), 2, MAX_SLOTS)
+    assert not streams(hopper, 64, (17, 1, 128), 2, 64)
     assert not streams(hopper, 64, LLAMA, 2, MAX_SLOTS + 1)
 
 
