@@ -154,11 +154,8 @@ def stream_decode_launch(
     """The launch behind `stream_decode`: one program a share."""
     check_attention(q, kv, block_table, out)
     require(block_table.shape[0] <= MAX_SLOTS, f"stream_decode: at most {MAX_SLOTS} slots")
-    _, heads, head_dim = q.shape
-    kv_heads, block_size = kv.shape[2], kv.shape[3]
-    require(
-        (heads, kv_heads, head_dim) == (plan.heads, plan.kv_heads, plan.head_dim), "stream_decode: not the plan's q"
-    )
+    heads, kv_heads, head_dim = plan.heads, plan.kv_heads, plan.head_dim
+    require((*q.shape[1:], kv.shape[2]) == (heads, head_dim, kv_heads), "stream_decode: not the plan's q")
     score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
     block_m, block_r, _ = query_blocks(heads // kv_heads, 1)
     block_d = padded_head(head_dim)
@@ -193,7 +190,7 @@ def stream_decode_launch(
             "BLOCK_M": block_m,
             "BLOCK_R": block_r,
             "BLOCK_S": max(4096 // (block_r * block_d), 1),
-            "BLOCK_SIZE": block_size,
+            "BLOCK_SIZE": kv.shape[3],
             "TILE": plan.config.tile,
             "SOFTCAP": softcap > 0.0,
             "WINDOW": plan.window > 0,
