@@ -218,7 +218,7 @@ HEADER = ("rows", "lengths", "differ", "floor", "old (share)", "new (share)", "g
 
 def bench(run: Run, model: Model, shapes: Sequence[tuple[int, str]], options: argparse.Namespace) -> None:
     """One model's table."""
-    layers, most = (SHAPES[model.name]["num_hidden_layers"], 1600) if run.cuda else (2, 130)
+    layers, most = (SHAPES[model.name]["num_hidden_layers"], 1600) if run.cuda else (2, 900)
     batches = {(rows, kind): lengths_of(kind, rows, most) for rows, kind in shapes}
     pages = {key: sum(cdiv(length, PAGE) for length in lengths) + 1 for key, lengths in batches.items()}
     memory = Memory(run, model, max(pages.values()), layers)
