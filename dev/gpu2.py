@@ -12,20 +12,26 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("operator", "runtime", "kernels", ".")),
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "PYTHONFAULTHANDLER": "1",  # a part that hangs tells where, and loses nothing of what it said
+    "PYTHONUNBUFFERED": "1",
 }
 RANKS = "tests/runtime/parallel/test_llm_ranks.py"
 ROWS = "llama-8b/decode1,llama-8b/decode64,llama-8b/prefill,llama-8b/mixed"
 TAIL_LINES = 60
+STACKS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,37 +84,56 @@ def benches(rows: str, more: Sequence[str]) -> list[Part]:
 
 
 def run(part: Part, seconds: float) -> Result:
-    """Its output goes to our own as it ends: all of it, or the end of a failure's."""
+    """Its output goes to our own as it ends: all of it, or the end of a failure's. To a file, in which it is found
+    whatever becomes of us; a pipe would have to be read until the last rank has closed it."""
     began = time.monotonic()
-    process = subprocess.Popen(
-        part.command,
-        cwd=ROOT,
-        env=os.environ | ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=seconds)
-        verdict = "ok" if process.returncode == 0 else f"FAILED ({process.returncode})"
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGABRT)  # faulthandler prints stacks where it is on
-        time.sleep(1.0)
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        verdict = f"FAILED (no end after {seconds:.0f} s)"
-    keep(part, output)
-    lines = output.strip().splitlines()
+    with log_of(part) as log:
+        process = subprocess.Popen(
+            part.command,
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(seconds)
+            verdict = "ok" if code == 0 else f"FAILED ({code})"
+        except subprocess.TimeoutExpired:
+            for pid in [*descendants(process.pid), process.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGABRT)
+            time.sleep(STACKS_SECONDS)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            verdict = f"FAILED (no end after {seconds:.0f} s)"
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
     if part.shown or verdict != "ok":
         print(f"\n=== {part.name}: {verdict}\n" + "\n".join(lines if part.shown else lines[-TAIL_LINES:]), flush=True)
     return Result(part, verdict, time.monotonic() - began, lines[-1] if lines else "")
 
 
-def keep(part: Part, output: str) -> None:
-    if folder := os.environ.get("THRANITE_GPU2_LOGS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / f"{part.name.replace(' ', '-')}.log").write_text(output)
+def log_of(part: Part) -> IO[bytes]:
+    folder = os.environ.get("THRANITE_GPU2_LOGS")
+    if not folder:
+        return tempfile.TemporaryFile()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return (Path(folder) / f"{part.name.replace(' ', '-')}.log").open("wb+")
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that this one has started, and those have: ranks have sessions of their own."""
+    children: dict[int, list[int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(process.name))
+    found = list(children.get(pid, ()))
+    for child in found:
+        found += children.get(child, ())
+    return found
 
 
 def main(argv: Sequence[str]) -> int:

@@ -23,9 +23,25 @@ def _row_tiles(slot, context, queries, window, TILE: tl.constexpr, WINDOW: tl.co
 
 
 @triton.jit
+def _tiles_of_rows(
+    slots_ptr, context_ptr, cu_q_ptr, r, rows, window, TILE: tl.constexpr, WINDOW: tl.constexpr, RAGGED: tl.constexpr
+):
+    """Tiles of rows `r`, none beyond the last."""
+    inside = r < rows
+    context = tl.load(context_ptr + r, mask=inside, other=0)
+    slot = tl.load(slots_ptr + r, mask=inside, other=-1)
+    queries = 1
+    if RAGGED:
+        queries = tl.load(cu_q_ptr + r + 1, mask=inside, other=0) - tl.load(cu_q_ptr + r, mask=inside, other=0)
+    _, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
+    return tiles
+
+
+@triton.jit
 def _splits(tiles, piece, whole_tiles):
-    """Programs of a row; padding has none."""
-    return tl.where(tiles <= whole_tiles, tl.minimum(tiles, 1), (tiles + piece - 1) // piece)
+    """Programs of a row, none for padding; and the tiles of the longest."""
+    splits = tl.where(tiles <= whole_tiles, tl.minimum(tiles, 1), (tiles + piece - 1) // piece)
+    return splits, (tiles + splits - 1) // tl.maximum(splits, 1)
 
 
 @triton.jit(
@@ -54,50 +70,42 @@ def decode_plan_kernel(
     With total tiles n, a piece is c = max(min_tiles, ceil(n / shares)) tiles and a row of t tiles is cut into
     ceil(t / c) near-equal splits, one if t <= whole_tiles. Hence items <= rows + shares and partial results <= 2
     shares, whatever the lengths are. Padding has no tiles, so it has no items and changes nobody's cut.
+
+    Rows with the longest splits have the first items: programs start in about that order as others end, and those that
+    end last should be short (Graham: "Bounds on multiprocessing timing anomalies", 1969).
     """
     row = tl.program_id(0)
     total = 0
     for start in range(0, rows, BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
-        inside = r < rows
-        context = tl.load(context_ptr + r, mask=inside, other=0)
-        slot = tl.load(slots_ptr + r, mask=inside, other=-1)
-        queries = 1
-        if RAGGED:
-            queries = tl.load(cu_q_ptr + r + 1, mask=inside, other=0) - tl.load(cu_q_ptr + r, mask=inside, other=0)
-        first, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
-        total += tl.sum(tiles)
+        total += tl.sum(_tiles_of_rows(slots_ptr, context_ptr, cu_q_ptr, r, rows, window, TILE, WINDOW, RAGGED))
     piece = tl.maximum((total + shares - 1) // shares, min_tiles)
+    begin = tl.minimum(row, rows - 1)
+    context = tl.load(context_ptr + begin)
+    slot = tl.load(slots_ptr + begin)
+    queries = 1
+    if RAGGED:
+        q_begin = tl.load(cu_q_ptr + begin)
+        queries = tl.load(cu_q_ptr + begin + 1) - q_begin
+        begin = q_begin
+    first, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
+    splits, longest = _splits(tiles, piece, whole_tiles)
     item = 0
     part = 0
     used = 0
     for start in range(0, rows, BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
-        inside = r < rows
-        context = tl.load(context_ptr + r, mask=inside, other=0)
-        slot = tl.load(slots_ptr + r, mask=inside, other=-1)
-        queries = 1
-        if RAGGED:
-            queries = tl.load(cu_q_ptr + r + 1, mask=inside, other=0) - tl.load(cu_q_ptr + r, mask=inside, other=0)
-        first, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
-        splits = _splits(tiles, piece, whole_tiles)
-        used += tl.sum(splits)
-        item += tl.sum(tl.where(r < row, splits, 0))
-        part += tl.sum(tl.where((r < row) & (splits > 1), splits, 0))
+        other = _tiles_of_rows(slots_ptr, context_ptr, cu_q_ptr, r, rows, window, TILE, WINDOW, RAGGED)
+        other_splits, other_longest = _splits(other, piece, whole_tiles)
+        before = (other_longest > longest) | ((other_longest == longest) & (r < row))
+        used += tl.sum(other_splits)
+        item += tl.sum(tl.where(before, other_splits, 0))
+        part += tl.sum(tl.where((r < row) & (other_splits > 1), other_splits, 0))
     if row == rows:
         for start in range(used, items, BLOCK_I):
             i = start + tl.arange(0, BLOCK_I)
             tl.store(item_ptr + i * RECORD, 0, mask=i < items)
     else:
-        context = tl.load(context_ptr + row)
-        slot = tl.load(slots_ptr + row)
-        begin = row
-        queries = 1
-        if RAGGED:
-            begin = tl.load(cu_q_ptr + row)
-            queries = tl.load(cu_q_ptr + row + 1) - begin
-        first, tiles = _row_tiles(slot, context, queries, window, TILE, WINDOW)
-        splits = _splits(tiles, piece, whole_tiles)
         for start in range(0, splits, BLOCK_I):
             s = start + tl.arange(0, BLOCK_I)
             inside = s < splits

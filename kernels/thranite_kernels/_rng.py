@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+FIRST_CHUNK: tl.constexpr = tl.constexpr(-(2**31))
+"""The counter of a row's first chunk as int32, 2^31 as uint32: no token id comes near."""
 
 
 @triton.jit
@@ -35,7 +37,7 @@ def row_key(seed, sample_index, position):
 
 @triton.jit
 def random_bits(key, counter):
-    """uint32 bits for each int32 `counter` (the token id) under the 64-bit row key."""
+    """uint32 bits for each int32 `counter` (a token id, or FIRST_CHUNK + a chunk) under the 64-bit row key."""
     low = (key & 0xFFFFFFFF).to(tl.uint32)
     high = (key >> 32).to(tl.uint32)
     return mix32(mix32(counter.to(tl.uint32) ^ low) + high)

@@ -1,11 +1,11 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
-"""Device code of `sampler`: peaks (one program a chunk), thresholds (one a row), noise and arg-max (one a chunk),
-choice (one a row)."""
+"""Device code of `sampler`: peaks (one program a chunk), thresholds (one a row), weights of chunks (one a chunk),
+draw (one a row)."""
 
 import triton
 import triton.language as tl
 
-from ._rng import gumbel, random_bits, row_key
+from ._rng import FIRST_CHUNK, gumbel, random_bits, row_key
 
 INF: tl.constexpr = tl.constexpr(float("inf"))
 GREEDY: tl.constexpr = tl.constexpr(1.0e-5)
@@ -268,11 +268,58 @@ def threshold_kernel(
     tl.store(threshold_ptr + row, threshold)
 
 
+@triton.jit
+def row_scale(temperature):
+    """What a row's logits are multiplied by: 1 where it is greedy."""
+    return tl.where(temperature < GREEDY, 1.0, 1.0 / tl.maximum(temperature, GREEDY))
+
+
+@triton.jit
+def kept_logits(logits_row, v, vocab, scale, threshold_ptr, row, FILTERS: tl.constexpr):
+    """`scaled_logits`, -inf below the row's threshold, which for greedy rows is -inf."""
+    x = scaled_logits(logits_row, v, vocab, scale)
+    if FILTERS:
+        x = tl.where(x >= tl.load(threshold_ptr + row), x, float("-inf"))
+    return x
+
+
+@triton.jit(do_not_specialize=["chunks"], do_not_specialize_on_alignment=["slots_ptr"])
+def weigh_kernel(
+    logits_ptr,
+    stride_x,  # [R, V]
+    slots_ptr,  # int32 [R]
+    temperature_ptr,  # fp32 [max_slots]
+    threshold_ptr,  # fp32 [R] or None
+    weight_ptr,  # out fp32 [R, chunks]
+    vocab,
+    chunks,
+    BLOCK: tl.constexpr,
+    FILTERS: tl.constexpr,
+):
+    """The logarithm of a chunk's share of the row, log(sum(exp(x))); of greedy rows its largest logit."""
+    row = tl.program_id(0) // chunks
+    chunk = tl.program_id(0) % chunks
+    slot = tl.load(slots_ptr + row)
+    if slot < 0:
+        return
+    temperature = tl.load(temperature_ptr + slot.to(tl.int64))
+    greedy = temperature < GREEDY
+    v = chunk * BLOCK + tl.arange(0, BLOCK)
+    logits_row = logits_ptr + row.to(tl.int64) * stride_x
+    x = kept_logits(logits_row, v, vocab, row_scale(temperature), threshold_ptr, row, FILTERS)
+    weight = tl.max(x, axis=0)
+    if not greedy:
+        peak = tl.where(tl.abs(weight) < INF, weight, 0.0)
+        total = tl.sum(tl.exp(x - peak), axis=0)
+        weight = tl.where(total > 0.0, peak + tl.log(tl.maximum(total, 1e-30)), float("-inf"))
+    tl.store(weight_ptr + row * chunks + chunk, weight)
+
+
 @triton.jit(
     do_not_specialize=["chunks"],
-    do_not_specialize_on_alignment=["slots_ptr", "position_ptr"],
+    do_not_specialize_on_alignment=["slots_ptr", "position_ptr", "token_ptr"],
 )
-def chunk_kernel(
+def draw_kernel(
     logits_ptr,
     stride_x,  # [R, V]
     slots_ptr,  # int32 [R]
@@ -281,60 +328,46 @@ def chunk_kernel(
     index_ptr,  # int32 [max_slots], which of a request's samples
     position_ptr,  # int32 [R], position of the token that is sampled
     threshold_ptr,  # fp32 [R] or None
-    value_ptr,  # out fp32 [R, chunks]
-    token_ptr,  # out int32 [R, chunks]
-    vocab,
-    chunks,
-    BLOCK: tl.constexpr,
-    FILTERS: tl.constexpr,
-):
-    """Best (scaled logit + Gumbel noise) of one chunk; greedy rows add no noise. Ties go to the smallest id."""
-    row = tl.program_id(0) // chunks
-    chunk = tl.program_id(0) % chunks
-    slot = tl.load(slots_ptr + row)
-    if slot < 0:
-        return
-    safe = slot.to(tl.int64)
-    temperature = tl.load(temperature_ptr + safe)
-    greedy = temperature < GREEDY
-    inverse_temperature = tl.where(greedy, 1.0, 1.0 / tl.maximum(temperature, GREEDY))
-    v = chunk * BLOCK + tl.arange(0, BLOCK)
-    x = scaled_logits(logits_ptr + row.to(tl.int64) * stride_x, v, vocab, inverse_temperature)
-    if not greedy:
-        if FILTERS:
-            x = tl.where(x >= tl.load(threshold_ptr + row), x, float("-inf"))
-        key = row_key(tl.load(seed_ptr + safe), tl.load(index_ptr + safe), tl.load(position_ptr + row))
-        x += gumbel(random_bits(key, v))
-    value, at = tl.max(x, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    tl.store(value_ptr + row * chunks + chunk, value)
-    tl.store(token_ptr + row * chunks + chunk, chunk * BLOCK + at)
-
-
-@triton.jit(do_not_specialize=["chunks"], do_not_specialize_on_alignment=["slots_ptr", "token_ptr"])
-def choose_kernel(
-    slots_ptr,  # int32 [R]
-    value_ptr,  # fp32 [R, chunks]
-    candidate_ptr,  # int32 [R, chunks]
+    weight_ptr,  # fp32 [R, chunks]
     token_ptr,  # out int32 [R]
     last_token_ptr,  # out int32 [max_slots] or None
     count_row_ptr,  # int32 [max_slots], row of the counts, -1: none
     count_ptr,
     stride_count,  # int32 [*, V], 2 * (times generated) + (1 if in the prompt); or None
+    vocab,
     chunks,
+    BLOCK: tl.constexpr,
     CHUNKS: tl.constexpr,
+    FILTERS: tl.constexpr,
     COMMIT: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """The row's token; written to its slot too, and counted where penalties need counts. Padded rows give 0."""
+    """A chunk, then a token of it: each time the best of value + Gumbel noise, which greedy rows go without.
+
+    The token is written to its slot too, and counted where penalties need counts. Ties go to the smallest id; padded
+    rows give 0.
+    """
     row = tl.program_id(0)
     slot = tl.load(slots_ptr + row)
     if slot < 0:
         tl.store(token_ptr + row, 0)
         return
+    safe = slot.to(tl.int64)
+    temperature = tl.load(temperature_ptr + safe)
+    greedy = temperature < GREEDY
+    key = row_key(tl.load(seed_ptr + safe), tl.load(index_ptr + safe), tl.load(position_ptr + row))
     c = tl.arange(0, CHUNKS)
-    value = tl.load(value_ptr + row * chunks + c, mask=c < chunks, other=float("-inf"))
-    _, at = tl.max(value, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    token = tl.load(candidate_ptr + row * chunks + at)
+    weight = tl.load(weight_ptr + row * chunks + c, mask=c < chunks, other=float("-inf"))
+    if not greedy:
+        weight += gumbel(random_bits(key, c + FIRST_CHUNK))
+    _, chunk = tl.max(weight, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    v = chunk * BLOCK + tl.arange(0, BLOCK)
+    logits_row = logits_ptr + row.to(tl.int64) * stride_x
+    x = kept_logits(logits_row, v, vocab, row_scale(temperature), threshold_ptr, row, FILTERS)
+    if not greedy:
+        x += gumbel(random_bits(key, v))
+    _, at = tl.max(x, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    token = chunk * BLOCK + at
     tl.store(token_ptr + row, token)
     if COMMIT:
         tl.store(last_token_ptr + slot, token)

@@ -1,9 +1,9 @@
 """Attention of few queries a row (1 to 8) over a paged cache, cut into equal shares of keys on the device.
 
-`DecodePlan.plan` runs once a step (and window): it reads the lengths on the device and lists work items, so that one
-captured graph serves every length. `paged_decode` runs once a layer over those items. The grid depends on the number of
-rows alone. Rows cut into several splits leave partial results in fp32, and the last split to arrive combines them in a
-fixed order: results do not depend on timing, nor on padding rows.
+`DecodePlan.plan` runs once a step (and window): it reads the lengths on the device and lists work items, the longest
+first, so that one captured graph serves every length. `paged_decode` runs once a layer over those items. The grid
+depends on the number of rows alone. Rows cut into several splits leave partial results in fp32, and the last split to
+arrive combines them in a fixed order: results do not depend on timing, nor on padding rows.
 """
 
 from __future__ import annotations

@@ -1,10 +1,19 @@
 """The counter generator of sampling, defined here once.
 
-A draw is a pure function of (seed, sample index, position, token id); batch, slot, step and rank do not enter.
+A draw is a pure function of the row's values and (seed, sample index, position); batch, slot, step and rank do not
+enter.
 
     key  = splitmix64(splitmix64(seed) xor (sample_index · 2³² + position))        64 bits, once per row
-    h(v) = mix32(mix32(v xor key_low) + key_high)                                  32 bits, per token id v
-    u    = (h + ½) · 2⁻³²        E = −log(1 − u)        gumbel = −log(E)           fp32
+    h(c) = mix32(mix32(c xor key_low) + key_high)                                  32 bits, per counter c
+    u    = (h + ½) · 2⁻³²        E = −log(1 − u)        gumbel(c) = −log(E)        fp32
+
+A token is drawn in two levels, so that a row takes some 4,000 numbers and not one for each of its vocabulary:
+
+    chunk = arg-max over chunks b of log Σ exp(x) + gumbel(2³¹ + b)                DRAW_CHUNK neighbours each
+    token = arg-max over its ids v of x + gumbel(v)
+
+The first arg-max takes each chunk by its share of the row, the second each id by its share of the chunk (Gumbel-max;
+top-down as in Maddison, Tarlow and Minka, "A* Sampling", 2014), so the token has the softmax of x.
 
 `splitmix64` adds 0x9E3779B97F4A7C15 and applies the finaliser (30, 0xBF58476D1CE4E5B9, 27, 0x94D049BB133111EB, 31);
 `mix32` is the finaliser (16, 0x7FEB352D, 15, 0x846CA68B, 16). All integer arithmetic wraps.
@@ -21,6 +30,10 @@ import torch
 from ._rng import random_bits_kernel
 from .launch import Launch
 
+DRAW_CHUNK = 4096
+"""Token ids of one chunk. Part of the definition: another size draws other tokens."""
+FIRST_CHUNK = 1 << 31
+"""The counter of a row's first chunk."""
 _M32 = 0xFFFFFFFF
 
 

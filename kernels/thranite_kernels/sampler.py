@@ -3,7 +3,7 @@
     x = logits / temperature
     min-p keeps x ≥ max + log(min_p);  then top-k keeps x ≥ the k-th largest;  then top-p keeps the smallest set of
     largest values whose share of what is left reaches p.  Values equal to a threshold are all kept.
-    token = arg-max of x + Gumbel(seed, sample index, position, token id) over what is kept        (rng.py)
+    token: a chunk of the vocabulary, then one of its ids, each by arg-max of value + Gumbel noise       (rng.py)
 
 Logits are the model's, or what `shaping` made of them. Parameters live per slot on the device. A row whose slot is −1
 is padding: it costs nothing and gives token 0. Rows with temperature below 1e−5 are greedy: no filter can change their
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ._sampler import choose_kernel, chunk_kernel, peak_kernel, threshold_kernel
+from ._sampler import draw_kernel, peak_kernel, threshold_kernel, weigh_kernel
 from .launch import Launch, cdiv, next_power_of_2, require
-from .rng import gumbel_reference, random_bits_reference
+from .rng import DRAW_CHUNK, FIRST_CHUNK, gumbel_reference, random_bits_reference
 from .shaping import SlotTable
 from .work import Work
 
@@ -28,8 +28,6 @@ NARROW_BLOCK = 2048
 """The same where so many hold them, as they mostly do."""
 GROUP = 32
 """Neighbours in the vocabulary whose maximum tells whether one of them can be a candidate."""
-CHUNK = 4096
-"""Vocabulary entries of one noise program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +62,16 @@ class SamplingState:
 class SamplerScratch:
     """Scratch of one batch size; contents do not outlive a call."""
 
-    peaks: torch.Tensor  # fp32 [R, chunks * CHUNK / GROUP]
+    peaks: torch.Tensor  # fp32 [R, chunks * DRAW_CHUNK / GROUP]
     groups: torch.Tensor  # int32 [R, THRESHOLD_BLOCK / GROUP]
     candidates: torch.Tensor  # fp32 [R, THRESHOLD_BLOCK]
     threshold: torch.Tensor  # fp32 [R]
-    value: torch.Tensor  # fp32 [R, chunks]
-    token: torch.Tensor  # int32 [R, chunks]
+    weight: torch.Tensor  # fp32 [R, chunks]
 
     @classmethod
     def allocate(cls, rows: int, vocab: int, device: torch.device | str) -> SamplerScratch:
         """For batches of up to `rows` rows."""
-        chunks = cdiv(vocab, CHUNK)
+        chunks = cdiv(vocab, DRAW_CHUNK)
 
         def floats(*shape: int) -> torch.Tensor:
             return torch.empty(rows, *shape, dtype=torch.float32, device=device)
@@ -83,12 +80,11 @@ class SamplerScratch:
             return torch.empty(rows, *shape, dtype=torch.int32, device=device)
 
         return cls(
-            peaks=floats(chunks * CHUNK // GROUP),
+            peaks=floats(chunks * DRAW_CHUNK // GROUP),
             groups=integers(THRESHOLD_BLOCK // GROUP),
             candidates=floats(THRESHOLD_BLOCK),
             threshold=floats(),
-            value=floats(chunks),
-            token=integers(chunks),
+            weight=floats(chunks),
         )
 
 
@@ -132,31 +128,40 @@ def sample_launches(
 ) -> list[Launch]:
     """The two or four launches behind `sample`."""
     rows, vocab = logits.shape
-    chunks = cdiv(vocab, CHUNK)
+    chunks = cdiv(vocab, DRAW_CHUNK)
     require(logits.stride(1) == 1, "sample: logits rows must be contiguous")
-    require(scratch.value.shape[1] == chunks and scratch.value.shape[0] >= rows, "sample: scratch of another size")
-    noise = Launch(
-        chunk_kernel,
-        (rows * chunks,),
-        {
-            "logits_ptr": logits,
-            "stride_x": logits.stride(0),
-            "slots_ptr": slots,
-            "temperature_ptr": state.temperature,
-            "seed_ptr": state.seed,
-            "index_ptr": state.sample_index,
-            "position_ptr": positions,
-            "threshold_ptr": scratch.threshold if filters else None,
-            "value_ptr": scratch.value,
-            "token_ptr": scratch.token,
-            "vocab": vocab,
-            "chunks": chunks,
-        },
-        {"BLOCK": CHUNK, "FILTERS": filters},
-        num_warps=8,
-    )
-    choice = _choice(rows, chunks, slots, scratch, last_token, counts, out)
-    return [*_thresholds(logits, slots, state, scratch), noise, choice] if filters else [noise, choice]
+    require(scratch.weight.shape[1] == chunks and scratch.weight.shape[0] >= rows, "sample: scratch of another size")
+    row = {
+        "logits_ptr": logits,
+        "stride_x": logits.stride(0),
+        "slots_ptr": slots,
+        "temperature_ptr": state.temperature,
+        "threshold_ptr": scratch.threshold if filters else None,
+        "weight_ptr": scratch.weight,
+        "vocab": vocab,
+        "chunks": chunks,
+    }
+    constants = {"BLOCK": DRAW_CHUNK, "FILTERS": filters}
+    weights = Launch(weigh_kernel, (rows * chunks,), row, constants, num_warps=8)
+    arguments = {
+        **row,
+        "seed_ptr": state.seed,
+        "index_ptr": state.sample_index,
+        "position_ptr": positions,
+        "token_ptr": out,
+        "last_token_ptr": last_token,
+        "count_row_ptr": None if counts is None else counts.row,
+        "count_ptr": None if counts is None else counts.table,
+        "stride_count": 0 if counts is None else counts.table.stride(0),
+    }
+    drawing = {
+        **constants,
+        "CHUNKS": next_power_of_2(chunks),
+        "COMMIT": last_token is not None,
+        "COUNT": counts is not None,
+    }
+    draw = Launch(draw_kernel, (rows,), arguments, drawing, num_warps=8)
+    return [*_thresholds(logits, slots, state, scratch), weights, draw] if filters else [weights, draw]
 
 
 def _thresholds(
@@ -164,13 +169,13 @@ def _thresholds(
 ) -> list[Launch]:
     """Maxima of groups; then one program a row finds the lowest logit that min-p, top-k and top-p keep."""
     rows, vocab = logits.shape
-    chunks, groups = cdiv(vocab, CHUNK), scratch.peaks.shape[1]
+    chunks, groups = cdiv(vocab, DRAW_CHUNK), scratch.peaks.shape[1]
     row = {"logits_ptr": logits, "stride_x": logits.stride(0), "slots_ptr": slots}
     peaks = Launch(
         peak_kernel,
         (rows * chunks,),
         {**row, "peak_ptr": scratch.peaks, "vocab": vocab, "chunks": chunks},
-        {"BLOCK": CHUNK, "GROUP": GROUP},
+        {"BLOCK": DRAW_CHUNK, "GROUP": GROUP},
         num_warps=8,
     )
     arguments = {
@@ -193,35 +198,6 @@ def _thresholds(
         "GROUPS": next_power_of_2(groups),
     }
     return [peaks, Launch(threshold_kernel, (rows,), arguments, constants, num_warps=16)]
-
-
-def _choice(
-    rows: int,
-    chunks: int,
-    slots: torch.Tensor,
-    scratch: SamplerScratch,
-    last_token: torch.Tensor | None,
-    counts: SlotTable | None,
-    out: torch.Tensor,
-) -> Launch:
-    """One program a row picks the best of its chunks' winners."""
-    arguments = {
-        "slots_ptr": slots,
-        "value_ptr": scratch.value,
-        "candidate_ptr": scratch.token,
-        "token_ptr": out,
-        "last_token_ptr": last_token,
-        "count_row_ptr": None if counts is None else counts.row,
-        "count_ptr": None if counts is None else counts.table,
-        "stride_count": 0 if counts is None else counts.table.stride(0),
-        "chunks": chunks,
-    }
-    constants = {
-        "CHUNKS": next_power_of_2(chunks),
-        "COMMIT": last_token is not None,
-        "COUNT": counts is not None,
-    }
-    return Launch(choose_kernel, (rows,), arguments, constants, num_warps=1)
 
 
 def scaled_reference(logits: torch.Tensor, state: SamplingState, slots: torch.Tensor) -> torch.Tensor:
@@ -259,13 +235,34 @@ def sample_reference(
     at = slots.clamp_min(0).long()
     x = scaled_reference(logits, state, slots)
     kept = filter_reference(x, state.top_k[at], state.top_p[at], state.min_p[at])
-    counters = torch.arange(x.shape[1])
-    bits = random_bits_reference(state.seed[at].tolist(), state.sample_index[at].tolist(), positions.tolist(), counters)
-    noisy = x.double().masked_fill(~kept, -torch.inf) + gumbel_reference(bits).to(x.device)
-    tokens = torch.where(state.temperature[at] < 1e-5, x.argmax(-1), noisy.argmax(-1))
+    greedy = state.temperature[at] < 1e-5
+    chunks = cdiv(x.shape[1], DRAW_CHUNK)
+    x = x.double().masked_fill(~kept, -torch.inf)
+    x = torch.nn.functional.pad(x, (0, chunks * DRAW_CHUNK - x.shape[1]), value=-torch.inf).unflatten(1, (chunks, -1))
+    weight = torch.where(greedy[:, None], x.amax(-1), x.logsumexp(-1))
+    chosen = _best(weight, FIRST_CHUNK + torch.arange(chunks).expand_as(weight), state, at, positions, greedy)
+    ids = chosen[:, None] * DRAW_CHUNK + torch.arange(DRAW_CHUNK, device=x.device)
+    inside = x[torch.arange(len(x)), chosen]
+    tokens = ids.gather(1, _best(inside, ids, state, at, positions, greedy)[:, None])[:, 0]
     return torch.where(slots < 0, 0, tokens)
 
 
+def _best(
+    values: torch.Tensor,
+    counters: torch.Tensor,
+    state: SamplingState,
+    at: torch.Tensor,
+    positions: torch.Tensor,
+    greedy: torch.Tensor,
+) -> torch.Tensor:
+    """int64 [R]: arg-max of fp64 `values` [R, n] plus the noise of `counters` [R, n]; none for greedy rows."""
+    keys = zip(state.seed[at].tolist(), state.sample_index[at].tolist(), positions.tolist(), strict=True)
+    rows = zip(keys, counters.cpu(), strict=True)
+    bits = [random_bits_reference([seed], [index], [position], row) for (seed, index, position), row in rows]
+    noise = gumbel_reference(torch.cat(bits)).to(values.device)
+    return (values + noise.masked_fill(greedy[:, None], 0.0)).argmax(-1)
+
+
 def sample_work(rows: int, vocab: int, itemsize: int = 2) -> Work:
-    """The logits read once; about 40 integer and float operations an entry for the noise."""
-    return Work(bytes=rows * vocab * itemsize, flops=40 * rows * vocab)
+    """The logits read once; about 4 operations an entry for the weights, and 40 an entry of one chunk for its noise."""
+    return Work(bytes=rows * vocab * itemsize, flops=rows * (4 * vocab + 40 * DRAW_CHUNK))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from thranite.batch_order import batch_order
 from thranite.config import Device, DType, EngineConfig, LoadFormat
 from thranite.engine.build import build_engine
 from thranite.engine.progress import NoProgress, Progress
@@ -172,7 +173,7 @@ class LLM:
             for request, p, text in zip(requests, params, texts, strict=True)
         }
         try:
-            for request in requests:
+            for request in batch_order(requests, self.engine.settings):
                 self.engine.add(request)
             while self.engine.has_work:
                 for delta in self.engine.step():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thranite_kernels.attention import paged_attention_reference
-from thranite_kernels.launch import int32
+from thranite_kernels.launch import cdiv, int32
 from thranite_kernels.paged_decode import DecodePlan, paged_decode
 from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill
 from thranite_kernels.prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs
@@ -147,6 +147,25 @@ def test_decode_leaves_short_rows_whole(device: str) -> None:
     expected = paged_attention_reference(q, kv, table, slots, cu, contexts)
     live = [0, 1, 3, 4]
     assert_close(paged_decode(q, kv, table, plan)[live], expected[live])
+
+
+def test_decode_begins_with_the_longest_splits(device: str) -> None:
+    """Each split once, in descending order of their tiles; of more rows than one block of the plan's reads, too."""
+    rows = 1100 if device == "cuda" else 9
+    lengths = [(37 * r) % 500 + 1 for r in range(rows)]
+    _, _, _, slots, _, _ = Batch([1] * rows, [1] * rows, padded=(4,), device=device).tensors
+    plan = DecodePlan.allocate(rows, 4, 2, 64, device=device, config=replace(MANY_SPLITS, ctas_per_sm=1))
+    plan.plan(slots, int32(lengths, device))
+    items = [item for item in plan.items.tolist() if item[0]]
+    tile = plan.config.tile
+    longest = [cdiv(cdiv(lengths[item[6]], tile), item[0]) for item in items]
+    assert longest == sorted(longest, reverse=True)
+    assert len(set(longest)) > 1
+    read = {row: sorted((item[3], item[4]) for item in items if item[6] == row) for row in range(rows)}
+    assert read.pop(4) == []
+    for row, pieces in read.items():
+        assert [begin for begin, _ in pieces] == [0, *(end for _, end in pieces[:-1])]
+        assert pieces[-1][1] == lengths[row]
 
 
 def test_decode_many_query_rows(device: str) -> None:

@@ -18,7 +18,7 @@ from thranite.engine.engine import Engine
 from thranite.runner.cuda_sampler import CudaSampler
 from thranite.runner.sampler import Sampler
 from thranite.runner.sampling_state import StepRows
-from thranite_kernels.rng import gumbel_reference
+from thranite_kernels.rng import DRAW_CHUNK, gumbel_reference
 
 Key = tuple[int, int, int]  # seed, sample index, position: what a draw is a function of, beside its logits
 
@@ -112,6 +112,7 @@ def margin_of(shaped: Tensor, sampler: Sampler, slot: int, position: int, kept: 
         best = shaped.topk(2).values
         return float(best[0] - best[1])
     x = shaped / temperature
+    assert len(x) <= DRAW_CHUNK  # the draw is then of one chunk, and its second level decides
     return truncated_margin(x, noise(seed, sample_index, position, len(x)), top_p, int(top_k), min_p)
 
 

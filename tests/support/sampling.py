@@ -17,6 +17,7 @@ from thranite.sampling_params import TokenParams
 
 Floats = NDArray[np.float64]
 M32, M64 = 2**32 - 1, 2**64 - 1
+DRAW_CHUNK, FIRST_CHUNK = 4096, 2**31
 
 
 def params(**options: Any) -> TokenParams:
@@ -125,9 +126,15 @@ def expected_token(logits: Floats, row: Row) -> int:
     if p.temperature == 0.0:
         return int(np.argmax(constrained(logits, row)))
     probs = distribution(logits, row)
-    noise = [gumbel(p.seed, row.sample_index, len(row.token_ids), token) for token in range(len(probs))]
+    position = len(row.token_ids)
     with np.errstate(divide="ignore"):
-        return int(np.argmax(np.log(probs) + noise))
+        starts = range(0, len(probs), DRAW_CHUNK)
+        shares = np.log([probs[start : start + DRAW_CHUNK].sum() for start in starts])
+        chunks = [gumbel(p.seed, row.sample_index, position, FIRST_CHUNK + chunk) for chunk in range(len(starts))]
+        start = starts[int(np.argmax(shares + chunks))]
+        ids = range(start, min(start + DRAW_CHUNK, len(probs)))
+        noise = [gumbel(p.seed, row.sample_index, position, token) for token in ids]
+        return ids[int(np.argmax(np.log(probs[start : ids.stop]) + noise))]
 
 
 def softmax(x: Floats) -> Floats:

@@ -21,7 +21,7 @@ KINDS = (
     ("attention", re.compile(r"paged_decode|paged_prefill|stream_decode|(decode|prefill|stream)_plan")),
     ("gemm", re.compile(r"nvjet|cutlass|gemm|gemv|xmma|skinny|splitK", re.IGNORECASE)),
     ("sums", re.compile(r"all_reduce|nccl")),
-    ("sampler", re.compile(r"(alive|shape|peak|threshold|chunk|choose)_kernel|logprob")),
+    ("sampler", re.compile(r"(alive|shape|peak|threshold|weigh|draw)_kernel|logprob")),
 )
 
 

@@ -39,7 +39,7 @@ class CublasError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """y = x Wᵀ of fixed sizes, x [rows, k] and W [n, k], by one algorithm. Made by `CublasLt.products`."""
+    """x Wᵀ of fixed sizes, x [rows, k] and W [n, k], by one algorithm. Made by `CublasLt.products`."""
 
     rows: int
     n: int
@@ -87,13 +87,15 @@ class CublasLt:
         usable = (entry.algorithm for entry in found[: count.value] if entry.status == 0)
         return [Product(rows, n, k, descriptor, layouts, algorithm) for algorithm in usable]
 
-    def run(self, product: Product, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-        """Enqueue on the current stream; all three contiguous."""
+    def run(self, product: Product, x: Tensor, weight: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+        """Enqueue `out` = x Wᵀ on the current stream, or with `add` `out` += x Wᵀ, rounded once; all three
+        contiguous."""
         weight_layout, x_layout, out_layout = product.layouts
+        beta = self._one if add else self._zero
         self._call(
             "cublasLtMatmul",
             *(self._handle, product.descriptor, ctypes.byref(self._one)),
-            *(_pointer(weight), weight_layout, _pointer(x), x_layout, ctypes.byref(self._zero)),
+            *(_pointer(weight), weight_layout, _pointer(x), x_layout, ctypes.byref(beta)),
             *(_pointer(out), out_layout, _pointer(out), out_layout, ctypes.byref(product.algorithm)),
             *(_pointer(self._workspace), _size(WORKSPACE_BYTES)),
             ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream),

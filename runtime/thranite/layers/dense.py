@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thranite.layers.tuned_products import tuned_product
+from thranite.layers.tuned_products import product_by_rule, tuned_product
 from thranite_kernels.target import STREAM_ROWS
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result if bias is None else result.add_(bias)
 
 
+def add_dense(x: Tensor, weight: Tensor, stream: Tensor) -> None:
+    """x [T, K], weight [N, K]: `stream` [T, N] += x Wᵀ, in the product itself and rounded once. For many rows."""
+    tuned = tuned_product(x, weight, stream) if weight.is_cuda and comparable(x, weight) else None
+    if tuned is None:
+        product_by_rule(x, weight, stream)
+
+
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """A GPU's product for few rows, in a 16-bit type; None: cuBLAS is to take it."""
     small = weight.numel() <= SKINNY_GPU_ELEMENTS
@@ -57,9 +64,13 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
 
 def cublas_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A GPU's product by the algorithm found fastest, where several were compared, or by cuBLAS's rule."""
-    comparable = bias is None and x.shape[0] > SKINNY_GPU_ROWS and weight.numel() > SKINNY_GPU_ELEMENTS
-    tuned = tuned_product(x, weight) if comparable else None
+    tuned = tuned_product(x, weight) if bias is None and comparable(x, weight) else None
     return F.linear(x, weight, bias) if tuned is None else tuned
+
+
+def comparable(x: Tensor, weight: Tensor) -> bool:
+    """Whether cuBLAS's choice is worth a comparison."""
+    return x.shape[0] > SKINNY_GPU_ROWS and weight.numel() > SKINNY_GPU_ELEMENTS
 
 
 @cache

@@ -14,9 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from thranite.layers.communicator import ALONE, Communicator
-from thranite.layers.dense import dense
+from thranite.layers.dense import add_dense, dense
 from thranite.layers.module import Module
 from thranite.models.partition import Cut
+
+# From so many rows on a product adds to the residual stream itself, and the norm that follows moves two tensors, not
+# four. With fewer, products are often other kernels', which do not add, and there is little to gain.
+ADDING_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,10 @@ class LinearMethod(Protocol):
     def apply(self, linear: Linear, x: Tensor) -> Tensor:
         """x [T, in_features] → [T, out_features]."""
 
+    def add(self, linear: Linear, x: Tensor, stream: Tensor) -> bool:
+        """Add the result, without a bias, to `stream` [T, out_features] within the product. False, and nothing done,
+        where the method cannot."""
+
 
 class UnquantizedMethod:
     """Weights as the checkpoint has them."""
@@ -60,6 +68,10 @@ class UnquantizedMethod:
 
     def apply(self, linear: Linear, x: Tensor) -> Tensor:
         return dense(x, linear.weight, linear.bias)
+
+    def add(self, linear: Linear, x: Tensor, stream: Tensor) -> bool:
+        add_dense(x, linear.weight, stream)
+        return True
 
 
 class Linear(Module):
@@ -107,3 +119,9 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.method.apply(self, x)
+
+    def add_to(self, stream: Tensor, x: Tensor) -> Tensor | None:
+        """What is left to add to `stream` [T, out_features] of y; None if the product has added all of it, as it does
+        for many rows."""
+        adds = len(x) >= ADDING_ROWS and not self.partial and not self.has_bias
+        return None if adds and self.method.add(self, x, stream) else self.method.apply(self, x)

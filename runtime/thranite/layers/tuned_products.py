@@ -38,11 +38,12 @@ def tuning() -> Iterator[None]:
         _tuning = before
 
 
-def tuned_product(x: Tensor, weight: Tensor) -> Tensor | None:
-    """x [T, K], weight [N, K] on a GPU → [T, N]; None where the rule's choice is as good, or was not compared."""
+def tuned_product(x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor | None:
+    """x [T, K], weight [N, K] on a GPU → [T, N], or `onto` [T, N] with that added. None, and nothing done, where the
+    rule's choice is as good, or was not compared."""
     if weight.dtype not in HALF_TYPES:
         return None
-    return _products(weight.device).apply(x, weight, _tuning)
+    return _products(weight.device).apply(x, weight, onto, _tuning)
 
 
 class _Products:
@@ -51,18 +52,23 @@ class _Products:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._library: CublasLt | None = None
-        self._chosen: dict[tuple[int, int, int, torch.dtype], Product | None] = {}
+        self._chosen: dict[tuple[int, int, int, torch.dtype, bool], Product | None] = {}
 
-    def apply(self, x: Tensor, weight: Tensor, tune: bool) -> Tensor | None:
-        key = (x.shape[0], *weight.shape, weight.dtype)
+    def apply(self, x: Tensor, weight: Tensor, onto: Tensor | None, tune: bool) -> Tensor | None:
+        add = onto is not None
+        key = (x.shape[0], *weight.shape, weight.dtype, add)
         if tune and key not in self._chosen:
-            self._chosen[key] = self._choose(x, weight)
+            self._chosen[key] = self._choose(x, weight, add)
         product = self._chosen.get(key)
         if product is None or self._library is None or not x.is_contiguous():
             return None
-        return self._library.run(product, x, weight, x.new_empty(x.shape[0], weight.shape[0]))
+        if onto is None:
+            onto = x.new_empty(x.shape[0], weight.shape[0])
+        elif not onto.is_contiguous():
+            return None
+        return self._library.run(product, x, weight, onto, add=add)
 
-    def _choose(self, x: Tensor, weight: Tensor) -> Product | None:
+    def _choose(self, x: Tensor, weight: Tensor, add: bool) -> Product | None:
         rows, (n, k) = x.shape[0], weight.shape
         try:
             self._library = library = self._library or CublasLt(self._device)
@@ -71,16 +77,23 @@ class _Products:
             return (
                 None  # a torch built with another cuBLAS, or a shape that this one has nothing for: the rule has to do
             )
-        best, least = None, GAIN * milliseconds(lambda: F.linear(x, weight), self._device)
-        out = x.new_empty(rows, n)  # in the place of the rule's result: of a full step each may be half a gigabyte
+        onto = x.new_zeros(rows, n) if add else None  # nothing is added to the stream itself
+        best, least = None, GAIN * milliseconds(partial(product_by_rule, x, weight, onto), self._device)
+        # Else in the place of the rule's result: of a full step each may be half a gigabyte.
+        out = x.new_empty(rows, n) if onto is None else onto
         for product in products:
             try:
-                time = milliseconds(partial(library.run, product, x, weight, out), self._device)
+                time = milliseconds(partial(library.run, product, x, weight, out, add=add), self._device)
             except CublasError:
                 continue
             if time < least:
                 best, least = product, time
         return best
+
+
+def product_by_rule(x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
+    """As `tuned_product`, by whatever torch takes."""
+    return F.linear(x, weight) if onto is None else onto.addmm_(x, weight.t())
 
 
 def milliseconds(run: Callable[[], object], device: torch.device) -> float:

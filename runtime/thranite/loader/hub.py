@@ -34,13 +34,20 @@ def resolve_model(
     `offline`: take what the cache has. HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
     `weights`: False fetches configuration and tokenizer alone.
     """
+    if (path := local_directory(model)) is not None:
+        return path
+    allowed = [name for name in ALLOWED_FILES if weights or not name.endswith(".safetensors")]
+    return download_snapshot(model, revision, token, offline, allowed, cache_dir)
+
+
+def local_directory(model: str) -> Path | None:
+    """The directory that `model` names; None for a hub id. Raises ModelNotFound for a path that leads nowhere."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path
     if looks_like_path(model):
         raise ModelNotFound(f"no directory {model}", hint="give a directory with a config.json, or a hub id (org/name)")
-    allowed = [name for name in ALLOWED_FILES if weights or not name.endswith(".safetensors")]
-    return download_snapshot(model, revision, token, offline, allowed, cache_dir)
+    return None
 
 
 def looks_like_path(model: str) -> bool:

@@ -102,8 +102,9 @@ class MLP(Module):
         self.down = build.linear(inner, ("down_proj", hidden), bias=layer.mlp_bias)
         self.activation = build.spec.activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(gated(self.activation, self.gate_up(x)))  # type: ignore[no-any-return]
+    def inner(self, x: Tensor) -> Tensor:
+        """What `down` is to multiply."""
+        return gated(self.activation, self.gate_up(x))
 
 
 class DecoderLayer(Module):
@@ -121,10 +122,11 @@ class DecoderLayer(Module):
         self.communicator = build.communicator
         self.unsummed = build.unsummed
 
-    def forward(self, x: Tensor, added: Tensor | None, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
-        """x [T, hidden] is the residual stream, updated in place; `added`, what the layer before computed, goes into
-        it first. Returns what this layer computed, not yet added, and without sandwich norms not yet summed over the
-        ranks."""
+    def forward(
+        self, x: Tensor, added: Tensor | None, batch: AttentionBatch, backend: AttentionBackend
+    ) -> Tensor | None:
+        """x [T, hidden] is the residual stream, updated in place; `added`, what the layer before left to add, goes into
+        it first. Returns what this layer leaves, without sandwich norms not yet summed over the ranks."""
         return self.after_attention(x, self.attended(x, added, batch, backend))
 
     def attended(self, x: Tensor, added: Tensor | None, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:
@@ -133,15 +135,17 @@ class DecoderLayer(Module):
         y = attention.qkv(self.attention_norm.after_adding(added, x, self.unsummed))
         return attention.attend(y, batch, backend)
 
-    def after_attention(self, x: Tensor, heads: Tensor) -> Tensor:
+    def after_attention(self, x: Tensor, heads: Tensor) -> Tensor | None:
         """The rest of the layer, in which no token sees another: any rows of both will do."""
-        y = self.attention.out(heads)
-        if self.attention_out_norm is not None:
-            y = self.attention_out_norm(self.communicator.all_reduce(y))
-        y = self.mlp(self.mlp_norm.after_adding(y, x, self.unsummed))
-        if self.mlp_out_norm is not None:
-            y = self.mlp_out_norm(self.communicator.all_reduce(y))
-        return y  # type: ignore[no-any-return]
+        added = self._left_to_add(x, self.attention.out, heads, self.attention_out_norm)
+        inner = self.mlp.inner(self.mlp_norm.after_adding(added, x, self.unsummed))
+        return self._left_to_add(x, self.mlp.down, inner, self.mlp_out_norm)
+
+    def _left_to_add(self, x: Tensor, linear: Linear, y: Tensor, norm: RMSNorm | None) -> Tensor | None:
+        """Of `linear`'s product with `y`, which ends a half of the layer."""
+        if norm is None:
+            return linear.add_to(x, y)
+        return norm(self.communicator.all_reduce(linear(y)))  # type: ignore[no-any-return]
 
     @property
     def parts(self) -> LayerParts:
@@ -191,7 +195,7 @@ class Decoder(Module):
         """input_ids int64 [T] → hidden states after the final norm, of all tokens [T, hidden] or of `rows` (int64 [S],
         in any order) [S, hidden]. The cache gets every token's keys and values."""
         x: Tensor = self.embedding(input_ids)
-        added = None
+        added: Tensor | None = None
         if self.fused is not None and self.fused.takes(x):
             self.fused.run(x, batch, attention)
         else:

@@ -63,7 +63,7 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (FakeTensor, "numpy", lambda tensor: np.array(_zeros(tensor), str(tensor.dtype).removeprefix("torch."))),
         (HostCopies, "__init__", _keep),
         (torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40)),
-        (dense, "tuned_product", lambda x, weight: None),
+        (dense, "tuned_product", lambda x, weight, onto=None: None),
         *empty_graphs(),
     ]
 

@@ -1,8 +1,9 @@
 """From logits to tokens, for a whole step at once and without waiting for the device.
 
 The order of operations is the one that vLLM documents: log-probabilities of the raw logits; allowed tokens and masks,
-bad words, minimal length, biases; penalties; temperature, min_p, top_k, top_p; one draw. The draw is argmax of
-logits + temperature * Gumbel noise, which samples softmax(logits / temperature); greedy rows take the plain argmax.
+bad words, minimal length, biases; penalties; temperature, min_p, top_k, top_p; one draw. The draw samples
+softmax(logits / temperature) by argmax of values + Gumbel noise, a chunk of the vocabulary first and then a token of it
+(the kernels' definition: `thranite_kernels.rng`); greedy rows take the plain argmax.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from thranite.engine.plan import Bitmasks, SlotStart
 from thranite.request import TokenLogprobs
-from thranite.runner.counter_rng import exponential_logs
+from thranite.runner.counter_rng import DRAW_CHUNK, FIRST_CHUNK, exponential_logs
 from thranite.runner.logprobs import ScoredTokens
 from thranite.runner.sampling_bias import ConstantBias, apply_bitmasks_, ban_early_stops_
 from thranite.runner.sampling_penalties import Penalties
@@ -152,9 +153,18 @@ def draw(logits: Tensor, keys: Tensor, temperature: Tensor) -> Tensor:
     """int64 [R]: a token from softmax(logits / temperature) a row, chosen by its key."""
     count, width = logits.shape
     size = count if logits.is_cuda else max(CPU_PART // width, 1)
-    parts = []
-    for first in range(0, count, size):
-        rows = slice(first, first + size)
-        noise = exponential_logs(keys[rows], width, logits.dtype)
-        parts.append(torch.addcmul(logits[rows], noise, temperature[rows, None], value=-1).argmax(-1))
-    return torch.cat(parts)
+    slices = [slice(first, first + size) for first in range(0, count, size)]
+    return torch.cat([_draw_part(logits[s], keys[s], temperature[s, None]) for s in slices])
+
+
+def _draw_part(logits: Tensor, keys: Tensor, temperature: Tensor) -> Tensor:
+    count, width = logits.shape
+    size, chunks = min(width, DRAW_CHUNK), -(-width // DRAW_CHUNK)
+    scaled = logits.new_full((count, size * chunks), -torch.inf)
+    torch.div(logits, temperature, out=scaled[:, :width])
+    numbers = torch.arange(max(size, chunks), dtype=torch.int32, device=logits.device)
+    shares = scaled.view(count, chunks, size).logsumexp(-1)
+    chunk = shares.sub_(exponential_logs(keys, FIRST_CHUNK + numbers[:chunks], logits.dtype)).argmax(-1, keepdim=True)
+    ids = chunk * size + numbers[:size]
+    noise = exponential_logs(keys, ids.int(), logits.dtype)
+    return ids.gather(1, scaled.gather(1, ids).sub_(noise).argmax(-1, keepdim=True))[:, 0]

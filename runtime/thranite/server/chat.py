@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from thranite.server.caller import Caller
 from thranite.server.chat_prompt import chat_params, prepare_chat
@@ -56,9 +56,18 @@ class _Frame:
             prompt_logprobs=samples.prompt_logprobs,
         )
 
-    def chunk(self, choice: ChatChunkChoice, generation: Generation) -> bytes:
-        usage = generation.usage if self._continuous else None if self.include_usage else UNSET
-        return event(ChatChunk(self.response_id, self._created, self._model, [choice], self._fingerprint, usage=usage))
+    def chunk(self, choice: ChatChunkChoice, generation: Generation, prompt_ids: list[int] | UnsetType) -> bytes:
+        return event(
+            ChatChunk(
+                self.response_id,
+                self._created,
+                self._model,
+                [choice],
+                self._fingerprint,
+                usage=generation.usage if self._continuous else None if self.include_usage else UNSET,
+                prompt_token_ids=prompt_ids,
+            )
+        )
 
     def usage_chunk(self, generation: Generation) -> bytes:
         if not self.include_usage:
@@ -68,10 +77,12 @@ class _Frame:
 
 
 async def _stream(reply: Reply, generation: Generation, samples: ChatSamples, frame: _Frame) -> None:
+    prompt_ids = samples.prompt_token_ids  # of all samples: told once
     while not generation.finished:
         for _, delta in await generation.news():
             for choice in samples.news(delta):
-                reply.hold(frame.chunk(choice, generation))
+                reply.hold(frame.chunk(choice, generation, prompt_ids))
+                prompt_ids = UNSET
         if not generation.finished:
             await reply.flush()
     await reply.write(frame.usage_chunk(generation) + DONE, last=True)

@@ -44,14 +44,20 @@ def _check_tool_fields(message: ChatMessage, path: str) -> None:
 
 def _call(call: ToolCall, path: str) -> dict[str, Any]:
     """Templates write arguments as JSON themselves, so they get them as objects."""
-    try:
-        arguments = json.loads(call.function.arguments or "{}")
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"arguments must be JSON: {error}", path + "function.arguments") from error
-    if not isinstance(arguments, dict):
-        raise InvalidRequest("arguments must be a JSON object", path + "function.arguments")
+    arguments = call_arguments(call.function.arguments, path + "function.arguments")
     shown = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
     return shown if call.id is None else {"id": call.id, **shown}
+
+
+def call_arguments(text: str, path: str) -> dict[str, Any]:
+    """A call's arguments, of JSON text in the field `path`. Raises InvalidRequest."""
+    try:
+        arguments = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"arguments must be JSON: {error}", path) from error
+    if not isinstance(arguments, dict):
+        raise InvalidRequest("arguments must be a JSON object", path)
+    return arguments
 
 
 def _text(content: str | Sequence[TextPart]) -> str:

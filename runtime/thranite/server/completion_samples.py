@@ -104,7 +104,7 @@ class CompletionSamples:
     def _logprobs(self, index: int, prompt: int, deltas: Sequence[TextDelta]) -> CompletionLogprobs | None:
         if self._params.logprobs is None:
             return None
-        writer = self._writers.setdefault(index, CompletionLogprobsWriter(self._text))
+        writer = self._writers.setdefault(index, CompletionLogprobsWriter(self._text, self._params.logprobs))
         scored = self._prompt_logprobs[prompt]
         head = writer.write_prompt(self._prompt_ids[prompt], scored) if self._request.echo and scored else None
         tokens = [token for delta in deltas for token in delta.logprobs or ()]

@@ -37,10 +37,14 @@ def _content(token: TokenLogprobs, text: TokenText) -> ContentLogprob:
 
 
 class CompletionLogprobsWriter:
-    """One sample's logprobs in the completions' shape, piece by piece: `text_offset` counts on over the pieces."""
+    """One sample's logprobs in the completions' shape, piece by piece: `text_offset` counts on over the pieces.
 
-    def __init__(self, text: TokenText) -> None:
+    `count`: alternatives shown; the engine may have found more for `prompt_logprobs`.
+    """
+
+    def __init__(self, text: TokenText, count: int) -> None:
         self._text = text
+        self._count = count
         self._offset = 0
 
     def write(self, tokens: Sequence[TokenLogprobs]) -> CompletionLogprobs:
@@ -72,7 +76,7 @@ class CompletionLogprobsWriter:
     def _top(self, token: TokenLogprobs) -> dict[str, float]:
         """The best and the sampled token, by text; of tokens that show alike (parts of characters) the likeliest."""
         top: dict[str, float] = {}
-        for token_id, logprob in (*token.top, (token.token_id, token.logprob)):
+        for token_id, logprob in (*token.top[: self._count], (token.token_id, token.logprob)):
             top.setdefault(self._text.text(token_id), _finite(logprob))
         return top
 

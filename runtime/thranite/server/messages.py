@@ -17,6 +17,7 @@ from thranite.server.errors import ErrorAnswer
 from thranite.server.message_blocks import MessageBlocks
 from thranite.server.messages_request import chat_of
 from thranite.server.reply import Reply, named_event
+from thranite.server.spelling import spelt
 from thranite.server.tool_plan import plan_tools
 from thranite.server.wire.anthropic import (
     CountTokensRequest,
@@ -28,6 +29,13 @@ from thranite.server.wire.anthropic import (
 from thranite.server.wire.usage import Usage
 from thranite.text.output import TextDelta
 from thranite.text.prompt import refuse_endless_text
+
+# The chat request's spelling of a field → this API's, for errors.
+_SPELLING = {
+    "stop": "stop_sequences",
+    "continue_final_message": "messages",
+    r"tools\[(\d+)\]\.function": r"tools[\1]",
+}
 
 
 class MessageReply(Reply):
@@ -48,12 +56,10 @@ class MessagesEndpoint(GenerationEndpoint):
         request = decode(body, MessagesRequest)
         refuse_unsupported(request, request.off_values)
         name = new_id("msg")
-        async with chat_run(caller.apply(chat_of(request)), self._models, name) as run:
-            answer = _Answer(request, name, run)
-            if request.stream:
-                await answer.stream(reply)
-            else:
-                await answer.whole(reply)
+        with spelt(_SPELLING):
+            async with chat_run(caller.apply(chat_of(request)), self._models, name) as run:
+                answer = _Answer(request, name, run)
+                await (answer.stream(reply) if request.stream else answer.whole(reply))
 
 
 class _Answer:
@@ -118,7 +124,8 @@ class CountTokensEndpoint(GenerationEndpoint):
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
         request = decode(body, CountTokensRequest)
         context = self._models.get(request.model)
-        await reply.json(TokenCount(await context.in_thread(lambda: _count(request, context))))
+        with spelt(_SPELLING):
+            await reply.json(TokenCount(await context.in_thread(lambda: _count(request, context))))
 
 
 def _count(request: CountTokensRequest, context: ServerContext) -> int:
@@ -127,6 +134,6 @@ def _count(request: CountTokensRequest, context: ServerContext) -> int:
         raise InvalidRequest("this server runs without a tokenizer", "messages", "tokenizer_missing")
     chat = chat_of(request)
     tools = plan_tools(chat, tokenizer, context.settings.tool_call_parser)
-    text = render(chat, tools, tokenizer)
+    text = render(chat, tools, tokenizer, structured=tools.forced is not None)
     refuse_endless_text(text, tokenizer, context.client.info, "messages")
     return len(tokenizer.encode(text, add_special_tokens=False))

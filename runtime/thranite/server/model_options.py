@@ -115,7 +115,8 @@ def _convert(values: dict[str, object], kind: type[T], strict: bool) -> T:
         return msgspec.convert(values, kind, strict=strict)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$.")
-        raise InvalidRequest(message, place.rstrip("`") or None) from error
+        field = place.rstrip("`")
+        raise InvalidRequest(f"{message} in field {field}" if field else message, field or None) from error
     except ConfigError as error:
         raise InvalidRequest(error.message) from error
 

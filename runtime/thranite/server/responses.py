@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from starlette.types import Send
 
-from thranite.errors import InvalidRequest
 from thranite.server.caller import Caller
 from thranite.server.chat_run import ChatRun, chat_run
 from thranite.server.context import new_id
@@ -20,6 +19,7 @@ from thranite.server.errors import ErrorAnswer
 from thranite.server.reply import Reply, named_event
 from thranite.server.response_items import ResponseItems
 from thranite.server.responses_request import chat_of
+from thranite.server.spelling import spelt
 from thranite.server.wire.request import TextFormat
 from thranite.server.wire.responses import (
     InputTokensDetails,
@@ -36,6 +36,7 @@ _SPELLING = {
     "max_completion_tokens": "max_output_tokens",
     "response_format": "text.format",
     "messages": "input",
+    r"tools\[(\d+)\]\.function": r"tools[\1]",
 }
 
 
@@ -65,11 +66,9 @@ class ResponsesEndpoint(GenerationEndpoint):
         request = decode(body, ResponseRequest)
         refuse_unsupported(request, request.off_values)
         name = new_id("resp")
-        try:
+        with spelt(_SPELLING):
             async with chat_run(caller.apply(chat_of(request)), self._models, name) as run:
                 await _Answer(request, name, run).give(reply)
-        except InvalidRequest as error:
-            raise InvalidRequest(error.message, _SPELLING.get(error.param or "", error.param), error.code) from error
 
 
 class _Answer:

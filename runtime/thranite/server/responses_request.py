@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thranite.errors import InvalidRequest
+from thranite.server.chat_messages import call_arguments
 from thranite.server.wire.chat import (
     ChatMessage,
     ChatRequest,
@@ -91,6 +92,7 @@ def _add_call(messages: list[ChatMessage], item: InputItem, thoughts: str | None
     function = FunctionCall(
         name=_needed(item.name, path + "name"), arguments=_needed(item.arguments, path + "arguments")
     )
+    call_arguments(function.arguments, path + "arguments")  # again later, where the item is not known any more
     call = ToolCall(id=_needed(item.call_id, path + "call_id"), function=function)
     if not messages or messages[-1].role != "assistant":
         messages.append(ChatMessage(role="assistant", content="", reasoning_content=thoughts or None))

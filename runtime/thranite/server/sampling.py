@@ -7,6 +7,7 @@ from typing import Any
 
 from thranite.errors import InvalidRequest
 from thranite.sampling_params import SamplingParams
+from thranite.server.spelling import spelt
 from thranite.server.structured import structured_outputs
 from thranite.server.wire.request import GenerationRequest
 
@@ -57,11 +58,8 @@ def sampling_params(
     _check_counts(request)
     given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
     own = {"max_tokens": max_tokens, "logprobs": logprobs, "structured_outputs": structured_outputs(request)}
-    try:
+    with spelt(spelling or {}):
         return SamplingParams(**{**defaults, **given, **own})
-    except InvalidRequest as error:
-        param = (spelling or {}).get(error.param or "", error.param)
-        raise InvalidRequest(error.message, param, error.code) from error
 
 
 def _check_counts(request: GenerationRequest) -> None:

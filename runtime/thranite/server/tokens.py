@@ -15,6 +15,8 @@ from thranite.server.wire.plain import DetokenizeAnswer, DetokenizeRequest, Toke
 from thranite.text.prompt import refuse_endless_text
 from thranite.text.tokenizer import Tokenizer
 
+_OF_MESSAGES = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs", "tools")
+
 
 class TokenizeEndpoint(GenerationEndpoint):
     async def answer(self, body: bytes, reply: Reply, caller: Caller) -> None:
@@ -28,6 +30,7 @@ def _tokenize(request: TokenizeRequest, context: ServerContext) -> TokenizeAnswe
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequest("give either prompt or messages", "prompt")
     if request.prompt is not None:
+        _refuse_chat_fields(request)
         text, param, special = request.prompt, "prompt", request.add_special_tokens is not False
     else:
         text, param, special = _rendered(request, tokenizer, context), "messages", bool(request.add_special_tokens)
@@ -37,6 +40,12 @@ def _tokenize(request: TokenizeRequest, context: ServerContext) -> TokenizeAnswe
     if request.return_token_strs:
         strings = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
     return TokenizeAnswer(len(ids), context.client.info.max_model_len, ids, strings)
+
+
+def _refuse_chat_fields(request: TokenizeRequest) -> None:
+    for name in _OF_MESSAGES:
+        if getattr(request, name) is not None:
+            raise InvalidRequest(f"{name} is only allowed with messages", name)
 
 
 def _rendered(request: TokenizeRequest, tokenizer: Tokenizer, context: ServerContext) -> str:

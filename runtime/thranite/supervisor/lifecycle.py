@@ -127,7 +127,7 @@ class Lifecycle:
             return Probe(False, "ending")
         if not self.started:
             return self.startup_probe()
-        if self._drain is not None:
+        if self._drain is not None or self._told.draining:  # an end of it that is still to be told is none
             return Probe(False, "draining")
         if not self._fleet.any_ready:
             return Probe(False, "the server process is being started again")

@@ -140,6 +140,8 @@ def _mark_end(message: Message) -> dict[str, Any]:
         raise InvalidRequest(
             "continue_final_message needs a last message whose content is a string", "continue_final_message"
         )
+    if message.get("tool_calls"):  # templates show them behind the content, so the cut would drop them
+        raise InvalidRequest("a last message that calls tools cannot be continued", "continue_final_message")
     return {**message, "content": content + _CONTINUE_MARK}
 
 

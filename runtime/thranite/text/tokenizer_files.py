@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from thranite.errors import CheckpointError, ModelNotFound, UnsupportedModel
+from thranite.loader.hub import local_directory
 
 _PATTERNS = (
     "tokenizer.json",
@@ -39,9 +40,7 @@ class TokenizerFiles:
 
 def read_tokenizer_files(source: str | Path, revision: str | None = None) -> TokenizerFiles:
     """`source`: a directory, or a hub id whose tokenizer files are fetched (and no others)."""
-    directory = Path(source)
-    if not directory.is_dir():
-        directory = _download(str(source), revision)
+    directory = local_directory(str(source)) or _download(str(source), revision)
     tokenizer_json = directory / "tokenizer.json"
     if not tokenizer_json.is_file():
         raise UnsupportedModel(

@@ -36,6 +36,20 @@ def test_a_part_that_fails_or_hangs_is_a_line_and_the_next_runs(
     assert "quiet" in (tmp_path / "right.log").read_text()
 
 
+def test_a_part_that_hangs_tells_where_all_its_processes_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ranks have sessions of their own. One that outlives its part keeps nobody waiting."""
+    rank = "import time\ndef waits_for_a_peer():\n    time.sleep(15)\nwaits_for_a_peer()"
+    stubborn = rank.replace("import time", "import signal, time; signal.signal(signal.SIGABRT, signal.SIG_IGN)")
+    for child in (rank, stubborn):
+        start = f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True).wait()"
+        result = gpu2.run(part("hangs", f"import subprocess, sys\n{start}"), 3.0)
+        assert "no end after 3 s" in result.verdict
+        assert result.seconds < 10
+    assert capsys.readouterr().out.count("in waits_for_a_peer") == 1
+
+
 def test_only_the_parts_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(gpu2, "tests", lambda: [part("one", "pass"), part("two", "raise SystemExit(1)")])
     assert gpu2.main(["test", "--parts", "one"]) == 0

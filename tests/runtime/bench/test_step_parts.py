@@ -21,7 +21,8 @@ from thranite.bench.step_parts import Interval, kind_of, parts_of
         ("skinny_dot_kernel", "gemm"),
         ("packet_all_reduce_norm_kernel", "sums"),
         ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "sums"),
-        ("chunk_kernel", "sampler"),
+        ("weigh_kernel", "sampler"),
+        ("draw_kernel", "sampler"),
         ("shape_kernel", "sampler"),
         ("peak_kernel", "sampler"),
         ("logprob_row_kernel", "sampler"),
@@ -38,7 +39,7 @@ def test_parts_add_up_to_the_wall() -> None:
         Interval("paged_decode_kernel", 100, 300),
         Interval("skinny_dot_kernel", 250, 600),  # 50 of it beside the first
         Interval("rms_norm_kernel", 400, 500),  # hidden
-        Interval("chunk_kernel", 1000, 1100),
+        Interval("draw_kernel", 1000, 1100),
     ]
     parts = parts_of(intervals, wall_seconds=2e-3, host_seconds=1e-3, steps=2)
     assert (parts.attention, parts.gemm, parts.sampler, parts.other) == pytest.approx((0.1, 0.15, 0.05, 0.0))

@@ -7,11 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from thranite.layers.cublas_lt import CublasLt
-from thranite.layers.tuned_products import milliseconds, tuned_product, tuning
+from thranite.layers.dense import add_dense
+from thranite.layers.tuned_products import milliseconds, product_by_rule, tuned_product, tuning
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 DEVICE = torch.device("cuda", 0)
+
+
+def relative(actual: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((actual.double() - exact).norm() / exact.norm())
 
 
 @pytest.mark.parametrize(("rows", "n", "k"), [(17, 6144, 4096), (100, 4104, 1288), (448, 28672, 4096)])
@@ -23,10 +28,45 @@ def test_every_algorithm_gives_the_product(rows: int, n: int, k: int, dtype: tor
     library = CublasLt(DEVICE)
     products = library.products(rows, n, k, dtype, 10)
     assert products
+    stream = torch.randn(rows, n, device=DEVICE, dtype=dtype, generator=generator) * k**0.5
     for product in products:
         out = torch.full((rows, n), float("nan"), device=DEVICE, dtype=dtype)
         library.run(product, x, weight, out)
-        assert float((out.double() - exact).norm() / exact.norm()) < 4e-3
+        assert relative(out, exact) < 4e-3
+        out = stream.clone()
+        library.run(product, x, weight, out, add=True)
+        assert relative(out, stream.double() + exact) < 4e-3
+
+
+@pytest.mark.parametrize(("rows", "n", "k"), [(1024, 4096, 4096), (1024, 4096, 14336), (2048, 1024, 3072)])
+def test_a_graph_adds_at_each_replay(rows: int, n: int, k: int) -> None:
+    """By the choice where there is one, else by torch's product that adds: in place, once."""
+    x, weight, stream = (
+        torch.randn(size, device=DEVICE, dtype=torch.bfloat16) for size in ((rows, k), (n, k), (rows, n))
+    )
+    stream *= k**0.5
+    before = stream.clone()
+    with tuning():
+        add_dense(x, weight, stream)
+    product = x.double() @ weight.double().T
+    assert relative(stream, before.double() + product) < 4e-3
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        add_dense(x, weight, stream)
+    for count in (1, 2):
+        stream.copy_(before)
+        for _ in range(count):
+            graph.replay()
+        assert relative(stream, before.double() + count * product) < 4e-3 * count
+
+
+def test_torch_s_product_that_adds_makes_no_copy() -> None:
+    x, weight, stream = (torch.randn(2048, 2048, device=DEVICE, dtype=torch.bfloat16) for _ in range(3))
+    product_by_rule(x, weight, stream)  # cuBLAS's workspace
+    torch.cuda.reset_peak_memory_stats(DEVICE)
+    before = torch.cuda.memory_allocated(DEVICE)
+    product_by_rule(x, weight, stream)
+    assert torch.cuda.max_memory_allocated(DEVICE) - before < stream.nbytes
 
 
 def test_the_choice_is_no_slower_than_the_rule_and_is_replayed() -> None:
@@ -37,7 +77,7 @@ def test_the_choice_is_no_slower_than_the_rule_and_is_replayed() -> None:
     rule = F.linear(x, weight)
     if chosen is None:
         pytest.skip("the rule's choice is as fast as any here")
-    assert float((chosen.float() - rule.float()).norm() / rule.float().norm()) < 4e-3
+    assert relative(chosen, rule.double()) < 4e-3
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = tuned_product(x, weight)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.support.paged_decoding import PagedDecoding, uneven_chunks
 from tests.support.tiny_models import TINY_MODELS, build, save
+from thranite.layers import linear
 from thranite.loader.checkpoint import load_model
 from thranite.models.decoder import Decoder
 from thranite.models.registry import load_spec
@@ -72,6 +73,15 @@ def test_logits_equal_the_reference(pair: Pair, block_size: int) -> None:
         assert_same(actual, reference_logits(pair, tokens))
 
 
+def test_logits_equal_the_reference_where_products_add(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the residual stream: as for many rows, but where norms or biases are in the way."""
+    monkeypatch.setattr(linear, "ADDING_ROWS", 1)
+    length = pair.lengths()[0]
+    tokens = random.Random(1).choices(range(3, 199), k=length)
+    (actual,) = PagedDecoding(pair.decoder, 16).run([tokens], [[20, length - 20]])
+    assert_same(actual, reference_logits(pair, tokens))
+
+
 @pytest.mark.parametrize("rows", [[], [24], [59, 24, 24], [*range(40)], [*range(60)]], ids=len)
 def test_rows_that_nobody_reads_are_left_out(pair: Pair, rows: list[int]) -> None:
     """Their keys and values are not: the next step finds all of them."""
@@ -90,7 +100,7 @@ def test_the_last_layer_computes_what_is_read(pair: Pair, monkeypatch: pytest.Mo
     last, counts = pair.decoder._in_order[-1], []
     after_attention = last.after_attention
 
-    def counted(x: Tensor, heads: Tensor) -> Tensor:
+    def counted(x: Tensor, heads: Tensor) -> Tensor | None:
         counts.append(len(heads))
         return after_attention(x, heads)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thranite.layers import tuned_products
 from thranite.layers.cublas_lt import CublasError
-from thranite.layers.tuned_products import tuned_product, tuning
+from thranite.layers.tuned_products import product_by_rule, tuned_product, tuning
 
 RULE = 1.0  # milliseconds
 OTHER = 7.0  # what the test's algorithms write, to be told from the rule
@@ -23,6 +23,7 @@ class Library:
 
     times: tuple[float, ...] = ()
     timed = 0
+    last: float | None = None
 
     def __init__(self, device: torch.device) -> None:
         pass
@@ -30,15 +31,16 @@ class Library:
     def products(self, rows: int, n: int, k: int, dtype: torch.dtype, most: int) -> list[float]:
         return list(self.times[:most])
 
-    def run(self, product: float, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-        return out.fill_(OTHER + product)
+    def run(self, product: float, x: Tensor, weight: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+        Library.last = product
+        return (out if add else out.zero_()).add_(OTHER + product)
 
 
 def clock(run: Callable[[], object], device: torch.device) -> float:
     Library.timed += 1
-    result = run()
-    assert isinstance(result, Tensor)
-    return float(result[0, 0]) - OTHER if result[0, 0] >= OTHER else RULE
+    Library.last = None
+    run()
+    return RULE if Library.last is None else Library.last
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +72,36 @@ def test_the_fastest_is_taken_from_then_on() -> None:
     assert torch.equal(again, taken)
     assert torch.equal(third, taken)
     assert Library.timed == timed
+
+
+def test_products_that_add_are_compared_apart() -> None:
+    """With each other and with torch's own that adds, none of them to the stream."""
+    stream = torch.full((3, 5), 100.0, dtype=torch.bfloat16)
+    Library.times = (0.5,)
+    with tuning():
+        tuned_product(X, WEIGHT)
+        assert Library.timed == 2
+        assert tuned_product(X, WEIGHT, stream) is stream
+    assert Library.timed == 4
+    assert torch.all(stream == 100.0 + OTHER + 0.5)  # once
+    assert tuned_product(X, WEIGHT, stream) is stream
+    plain = tuned_product(X, WEIGHT)
+    assert plain is not None
+    assert torch.all(plain == OTHER + 0.5)
+    assert Library.timed == 4
+
+
+def test_a_stream_that_the_rule_adds_to_as_fast_is_left_alone() -> None:
+    stream = torch.full((3, 5), 100.0, dtype=torch.bfloat16)
+    Library.times = (1.0,)
+    with tuning():
+        assert tuned_product(X, WEIGHT, stream) is None
+    assert torch.all(stream == 100.0)
+    assert torch.all(product_by_rule(X, WEIGHT, stream) == 104.0)
+    Library.times = (0.5,)
+    with tuning():
+        assert tuned_product(X[:2], WEIGHT, stream[:2]) is not None
+        assert tuned_product(X[:2], WEIGHT, torch.ones(2, 10, dtype=torch.bfloat16)[:, ::2]) is None
 
 
 def test_what_is_level_with_the_rule_is_left_to_it() -> None:
@@ -111,10 +143,12 @@ def test_without_the_library_the_rule_has_to_do(monkeypatch: pytest.MonkeyPatch)
 def test_an_algorithm_that_refuses_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Library.run
 
-    def refusing(library: Library, product: float, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    def refusing(
+        library: Library, product: float, x: Tensor, weight: Tensor, out: Tensor, *, add: bool = False
+    ) -> Tensor:
         if product == 0.25:
             raise CublasError("cublasLtMatmul failed with cuBLAS status 15")
-        return run(library, product, x, weight, out)
+        return run(library, product, x, weight, out, add=add)
 
     monkeypatch.setattr(Library, "run", refusing)
     Library.times = (0.25, 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,11 @@ def test_sums_over_two_gpus(tmp_path: Path) -> None:
     """Every kernel and type, odd sizes, eager and in graphs in any order, against the reference bit by bit; NCCL's sums
     agree between ranks; a stop frees kernels that wait."""
     store = rendezvous()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONFAULTHANDLER": "1",
+    }
     logs = [tmp_path / f"rank-{number}.log" for number in range(SIZE)]
     ranks = []
     for number, log in enumerate(logs):
@@ -37,6 +42,9 @@ def test_sums_over_two_gpus(tmp_path: Path) -> None:
                 break
             time.sleep(0.1)
         time.sleep(1.0)  # for the other, which fails too, to say why
+        for rank in ranks:
+            rank.send_signal(signal.SIGABRT)  # or where it hangs
+        time.sleep(0.5)
     finally:
         for rank in ranks:
             rank.kill()

@@ -85,6 +85,17 @@ def test_truncation_beyond_the_cpu_prefix(vocab: int, spread: float) -> None:
     assert drawn == [expected_token(x, row) for x, row in zip(logits, rows, strict=True)]
 
 
+def test_rows_of_several_chunks() -> None:
+    """Likely tokens in every chunk, the last of which is cut short; a row whose first two chunks are ruled out."""
+    options: list[dict[str, object]] = [{}, {"top_k": 9}, {"top_p": 0.7}, {"min_p": 0.02}, {"temperature": 0.0}]
+    rows = [Row(params(seed=i, **option), (1, 2), 2) for i, option in enumerate(options * 4)]
+    rows.append(Row(params(allowed_token_ids=tuple(range(8_500, 8_550))), (1,), 1))
+    logits = np.random.default_rng(4).normal(0, 3, (len(rows), 9_001))
+    drawn = sample_rows(Sampler(9_001, 64, CPU), torch.from_numpy(logits), rows, list(range(len(rows))))
+    assert drawn == [expected_token(x, row) for x, row in zip(logits, rows, strict=True)]
+    assert {token // 4_096 for token in drawn} == {0, 1, 2}
+
+
 def test_greedy_takes_the_lowest_of_equal_tokens() -> None:
     logits = torch.zeros(1, VOCAB)
     logits[0, [5, 9, 40]] = 1.0

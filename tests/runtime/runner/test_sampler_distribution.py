@@ -27,6 +27,21 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("name", ["plain", "top_p", "all truncations", "bias"])
+def test_draws_of_several_chunks_follow_it_too(name: str) -> None:
+    """A chunk that holds half of the likely tokens, one that holds none, and a last one that is cut short."""
+    row = Row(params(seed=78, **CASES[name]), (1, 1, 4, 5, 6, 6, 6, 8), 3)
+    logits = np.full(8_250, -np.inf)
+    logits[[*range(VOCAB // 2), *range(8_200, 8_200 + VOCAB // 2)]] = np.random.default_rng(12).normal(0, 1.5, VOCAB)
+    sampler, counts = Sampler(len(logits), 1, torch.device("cpu")), np.zeros(len(logits))
+    sampler.start([row.start(0)])
+    for first in range(0, 4_000, 1_000):
+        many = torch.from_numpy(logits).float().repeat(1_000, 1)
+        drawn = sampler.sample(many, [0] * 1_000, list(range(first, first + 1_000)), {}).tokens.numpy()
+        counts += np.bincount(drawn, minlength=len(logits))
+    assert chi_square_excess(counts, distribution(logits, row)) < 4.0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", CASES)
 def test_draws_follow_the_exact_distribution(name: str, dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ from thranite.runner.counter_rng import mix64, random_bits, row_keys
 from thranite.runner.sampler import Sampler
 
 pytestmark = pytest.mark.gpu
-VOCAB = 4001
+VOCAB = 9001
 
 
 def make_rows() -> list[Row]:
@@ -33,7 +33,8 @@ def make_rows() -> list[Row]:
 def test_bits_are_the_cpus() -> None:
     keys = row_keys(mix64(np.arange(5, dtype=np.uint64)), np.zeros(5, np.uint64), np.arange(5, dtype=np.uint64))
     words = torch.from_numpy(keys.view(np.int64))
-    assert random_bits(words.cuda(), 151_936).cpu().equal(random_bits(words, 151_936))
+    ids = torch.arange(151_936, dtype=torch.int32)
+    assert random_bits(words.cuda(), ids.cuda()).cpu().equal(random_bits(words, ids))
 
 
 def test_tokens_are_the_cpus() -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support.sampling import bits, chi_square_excess, gumbel
-from thranite.runner.counter_rng import exponential_logs, mix64, random_bits, row_keys
+from thranite.runner.counter_rng import DRAW_CHUNK, FIRST_CHUNK, exponential_logs, mix64, random_bits, row_keys
 from thranite_kernels import rng as kernel_rng
 
 # (seed, sample index, position): key, then the bits of token ids 0, 1 and 151,935
@@ -29,15 +29,19 @@ def keys_of(seeds: list[int], indices: list[int], positions: list[int]) -> torch
     return torch.from_numpy(keys.view(np.int64))
 
 
+def ids(count: int) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.int32)
+
+
 def uniforms(rows: Sequence[list[int]], width: int) -> NDArray[np.float64]:
     """[R, width] in [0, 1); `rows`: seeds, sample indices, positions."""
-    return random_bits(keys_of(*rows), width).numpy().view(np.uint32) / 2.0**32
+    return random_bits(keys_of(*rows), ids(width)).numpy().view(np.uint32) / 2.0**32
 
 
 def test_fixed_vectors() -> None:
     seeds, indices, positions = (list(column) for column in zip(*VECTORS, strict=True))
     keys = keys_of(seeds, indices, positions)
-    drawn = random_bits(keys, 151_936)[:, [0, 1, 151_935]].numpy().view(np.uint32)
+    drawn = random_bits(keys, ids(151_936))[:, [0, 1, 151_935]].numpy().view(np.uint32)
     found = [(int(key) % 2**64, *row) for key, row in zip(keys.tolist(), drawn.tolist(), strict=True)]
     assert found == list(VECTORS.values())
     assert [bits(*row, 151_935) for row in VECTORS] == [vector[3] for vector in VECTORS.values()]
@@ -45,14 +49,16 @@ def test_fixed_vectors() -> None:
 
 def test_equal_to_the_kernels_definition() -> None:
     seeds, indices, positions = (list(column) for column in zip(*VECTORS, strict=True))
-    ours = random_bits(keys_of(seeds, indices, positions), 5000).long() & 0xFFFFFFFF
-    theirs = kernel_rng.random_bits_reference(seeds, indices, positions, torch.arange(5000))
-    assert ours.equal(theirs)
+    first = torch.tensor([FIRST_CHUNK], dtype=torch.int32)
+    ours = random_bits(keys_of(seeds, indices, positions), torch.cat([ids(5000), first + ids(40)])).long() & 0xFFFFFFFF
+    counters = torch.cat([torch.arange(5000), kernel_rng.FIRST_CHUNK + torch.arange(40)])
+    assert ours.equal(kernel_rng.random_bits_reference(seeds, indices, positions, counters))
+    assert DRAW_CHUNK == kernel_rng.DRAW_CHUNK
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.float64, 1e-12)])
 def test_noise_is_finite_and_near_its_definition(dtype: torch.dtype, bound: float) -> None:
-    noise = -exponential_logs(keys_of([3, 4], [0, 1], [9, 10]), 20_000, dtype)
+    noise = -exponential_logs(keys_of([3, 4], [0, 1], [9, 10]), ids(20_000), dtype)
     assert noise.dtype == dtype
     assert noise.isfinite().all()
     expected = [[gumbel(3, 0, 9, token) for token in range(20_000)], [gumbel(4, 1, 10, t) for t in range(20_000)]]
@@ -61,8 +67,8 @@ def test_noise_is_finite_and_near_its_definition(dtype: torch.dtype, bound: floa
 
 def test_extreme_bits_give_finite_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     extremes = torch.tensor([[0, 1, 2**31 - 1, -(2**31), -2, -1]], dtype=torch.int32)
-    monkeypatch.setattr("thranite.runner.counter_rng.random_bits", lambda keys, vocab_size: extremes)
-    noise = -exponential_logs(torch.zeros(1, dtype=torch.int64), 6, torch.float32)[0]
+    monkeypatch.setattr("thranite.runner.counter_rng.random_bits", lambda keys, counters: extremes)
+    noise = -exponential_logs(torch.zeros(1, dtype=torch.int64), ids(6), torch.float32)[0]
     assert noise.isfinite().all()
     assert (noise.diff() <= 0).all()
     assert noise[0] > 22.8

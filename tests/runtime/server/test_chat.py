@@ -149,6 +149,18 @@ def test_logprobs_without_alternatives(server: LiveServer) -> None:
     assert [token.top_logprobs for token in logprobs.content or ()] == [[]] * 5
 
 
+def test_token_ids_of_a_stream(server: LiveServer) -> None:
+    body = {"model": MODEL, "messages": HELLO, "n": 2, "extra_body": {"return_token_ids": True}}
+    server.engine.script = says("one", "two three")
+    whole = server.openai.chat.completions.create(**body)
+    chunks = list(server.openai.chat.completions.create(**body, stream=True))
+    assert [getattr(chunk, "prompt_token_ids", None) for chunk in chunks[:2]] == [whole.prompt_token_ids, None]
+    assert sum(hasattr(chunk, "prompt_token_ids") for chunk in chunks) == 1
+    for index, choice in enumerate(whole.choices):
+        parts = [part for chunk in chunks for part in chunk.choices if part.index == index]
+        assert [token for part in parts for token in getattr(part, "token_ids", ())] == choice.token_ids
+
+
 def test_max_tokens_in_both_spellings(server: LiveServer) -> None:
     for options in ({"max_tokens": 2}, {"max_completion_tokens": 2}, {"max_completion_tokens": 2, "max_tokens": 9}):
         answer = server.openai.chat.completions.create(model=MODEL, messages=HELLO, **options)  # type: ignore[call-overload]

@@ -163,6 +163,13 @@ def test_scoring_a_prompt(server: LiveServer, max_tokens: int, generated: list[s
     assert answer.usage.completion_tokens == len(generated)
 
 
+def test_alternatives_of_an_echoed_prompt_are_as_many_as_of_the_completion(server: LiveServer) -> None:
+    body = {"model": MODEL, "prompt": "hello wor", "echo": True, "logprobs": 0, "max_tokens": 1, "prompt_logprobs": 3}
+    (choice,) = server.http.post("/v1/completions", json=body).json()["choices"]
+    assert [None if top is None else len(top) for top in choice["logprobs"]["top_logprobs"]] == [None, 1, 1]
+    assert len(choice["prompt_logprobs"][1]) == 3
+
+
 def test_vllm_s_fields_reach_the_engine(server: LiveServer) -> None:
     extra = {
         "top_k": 5,

@@ -17,6 +17,7 @@ from thranite.request import FinishReason
 from thranite.server.keys import ApiKey
 
 RESULT = {"type": "tool_result", "tool_use_id": "a"}
+USE = {"type": "tool_use", "id": "a", "name": "weather", "input": {"place": "Paris"}}
 USER: Any = [{"role": "user", "content": "hi"}]
 TOOLS: Any = [{"name": "weather", "description": "the weather", "input_schema": WEATHER["parameters"]}]
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"place": "Paris"}}\n</tool_call>'
@@ -123,6 +124,15 @@ def test_tool_choice(choice: Any, forced: bool, calls: int) -> None:
         assert (server.engine.submitted[-1].grammar is not None) is forced
 
 
+def test_the_count_of_a_forced_call_is_its_prompt_s() -> None:
+    with served(CALL, template=THINKING) as (client, server):
+        asked: Any = {"model": MODEL, "messages": USER, "tools": TOOLS, "tool_choice": {"type": "any"}}
+        client.messages.create(max_tokens=500, **asked)
+        assert prompt_of(server).endswith("</think>\n\n"), "a forced call is not thought about"
+        count = client.messages.count_tokens(**asked)
+        assert count.input_tokens == len(server.engine.submitted[-1].prompt_token_ids)
+
+
 def test_thinking() -> None:
     with served("<think>hm</think>Yes", template=THINKING) as (client, server):
         answer = client.messages.create(model=MODEL, max_tokens=50, messages=USER)
@@ -192,11 +202,15 @@ def test_an_error_within_a_stream() -> None:
             {"messages": [{"role": "assistant", "content": [{"type": "tool_result", "tool_use_id": "a"}]}]},
             "messages[0]",
         ),
+        ({"messages": [*USER, {"role": "assistant", "content": [USE]}], "tools": TOOLS}, "messages: a last message"),
         ({"odd": 1}, "odd"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.type"),
         ({"container": "x"}, "container"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
+        ({"tools": [TOOLS[0], TOOLS[0]]}, "tools[1].name"),
+        ({"stop_sequences": [""]}, "stop_sequences must not"),
+        ({"stop_sequences": ["a"] * 129}, "stop_sequences holds 129"),
         ({"max_tokens": None}, "max_tokens"),
     ],
 )

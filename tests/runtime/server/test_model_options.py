@@ -58,6 +58,8 @@ def test_the_command_line_s_text(tmp_path: Path) -> None:
         ("m=x?kv_cache_memory_bytes=lots", "lots"),
         ("m=x?chat_template=/none", "/none cannot be read"),
         ("m=x?tool_call_parser=guess", "--tool-call-parser must be one of"),
+        ("b=/m?block_size=x&max_num_seqs=2", "in field block_size"),
+        ("b=/m?device=tpu", "in field device"),
     ],
 )
 def test_what_is_refused(text: str, message: str) -> None:

@@ -142,6 +142,9 @@ def test_an_error_within_a_stream() -> None:
         assert [event.sequence_number for event in events] == list(range(len(events)))
 
 
+CALL_ITEM = {"type": "function_call", "name": "f", "call_id": "1"}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -160,6 +163,11 @@ def test_an_error_within_a_stream() -> None:
         ({"truncation": "auto"}, "truncation"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"tools": [{"name": "f"}, {"name": "f"}]}, "tools[1].name"),
+        (
+            {"input": [{"role": "user", "content": "a"}, {**CALL_ITEM, "arguments": "{"}], "instructions": "b"},
+            "input[1].arguments",
+        ),
         ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"not": {}}}}}, "text.format"),
         ({"odd": 1}, "odd"),
     ],
@@ -169,3 +177,12 @@ def test_what_is_refused(fields: dict[str, Any], param: str) -> None:
         answer = server.http.post("/v1/responses", json={"model": MODEL, "input": "hi", **fields})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
         assert not server.engine.submitted
+
+
+def test_errors_are_those_of_chat() -> None:
+    """With this API's names of fields."""
+    with served("x") as server:
+        answer = server.http.post("/v1/responses", json={"model": "nobody", "input": "hi"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        answer = server.http.post("/v1/responses", json={"model": MODEL, "input": "hi", "max_output_tokens": 0})
+        assert answer.json()["error"]["message"] == "max_output_tokens must be at least 1, got 0"

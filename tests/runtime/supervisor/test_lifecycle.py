@@ -144,7 +144,9 @@ def test_drains_are_idempotent_and_can_be_undone_until_a_termination() -> None:
     assert life.lifecycle.start_drain(30.0).deadline_seconds == pytest.approx(26)
     assert life.lifecycle.start_drain(None).deadline_seconds == pytest.approx(26)
     assert life.lifecycle.stop_drain().draining is False
+    assert life.probes() == [True, False, True], "the server processes do not know yet"
     assert life.wait(0.1) == [SERVE]
+    assert life.probes() == [True, True, True]
     assert life.lifecycle.stop_drain().draining is False
     life.lifecycle.start_drain(600.0)
     life.wait(6)

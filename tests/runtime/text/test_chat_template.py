@@ -103,6 +103,12 @@ def test_contradictions(options: dict[str, Any], param: str) -> None:
     assert error.value.param == param
 
 
+def test_a_message_that_calls_tools_is_not_continued_without_them() -> None:
+    message = {"role": "assistant", "content": "a", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    with pytest.raises(InvalidRequest, match="calls tools"):
+        ChatTemplate(CHATML, {}).render([message], add_generation_prompt=False, continue_final_message=True)
+
+
 def test_null_keys_are_as_absent() -> None:
     template = ChatTemplate("{{ 'tool_calls' in messages[0] }}", {})
     assert template.render([{**USER, "tool_calls": None}]) == "False"

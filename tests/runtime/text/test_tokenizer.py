@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from tests.support import tiny_tokenizers
 from tests.support.fake_engine import tiny_tokenizer
 from tests.support.smollm2 import smollm2_dir
-from thranite.errors import CheckpointError, UnsupportedModel
+from thranite.errors import CheckpointError, ModelNotFound, UnsupportedModel
 from thranite.text.detokenizer import Detokenizer
 from thranite.text.tokenizer import Tokenizer
 
@@ -116,11 +116,17 @@ def test_broken_files_are_named(tmp_path: Path, name: str) -> None:
         Tokenizer.load(tmp_path)
 
 
+def test_a_path_is_understood_as_the_model_s_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tiny_tokenizers.save(tiny_tokenizers.byte_level(), tmp_path / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Tokenizer.load("~/model").encode("a")
+    with pytest.raises(ModelNotFound, match="no directory ~/elsewhere"):
+        Tokenizer.load("~/elsewhere")
+
+
 def test_a_missing_hub_id_is_model_not_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    from thranite.errors import ModelNotFound
-
     with pytest.raises(ModelNotFound, match="nobody/nothing"):
         Tokenizer.load("nobody/nothing")
 

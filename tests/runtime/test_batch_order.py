@@ -1,0 +1,81 @@
+"""A batch's order: longest outputs first where all fit at once, and the bound that tells whether they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.null_model import model_directory
+from tests.support.paged_executor import settings
+from tests.support.sampling import params
+from thranite.batch_order import batch_order, most_tokens
+from thranite.llm import LLM
+from thranite.request import EngineRequest
+from thranite.sampling_params import SamplingParams
+
+LIMITS = settings(num_blocks=1000, max_num_seqs=8, max_num_batched_tokens=64)
+BLOCK = LIMITS.layout.block_size
+
+
+def batch(*lengths: tuple[int, int], n: int = 1) -> list[EngineRequest]:
+    """Of prompt and output tokens."""
+    return [
+        EngineRequest(str(i), tuple(range(prompt)), params(max_tokens=output, n=n))
+        for i, (prompt, output) in enumerate(lengths)
+    ]
+
+
+def names(requests: Sequence[EngineRequest]) -> str:
+    return "".join(request.request_id for request in requests)
+
+
+def test_the_longest_come_first_and_equal_ones_stay() -> None:
+    assert names(batch_order(batch((9, 5), (2, 80), (3, 5), (4, 200)), LIMITS)) == "3102"
+
+
+def test_a_batch_that_cannot_run_at_once_stays_as_it_is() -> None:
+    """Too many sequences, or too many tokens for the cache."""
+    assert names(batch_order(batch(*[(2, i + 1) for i in range(9)]), LIMITS)) == "012345678"
+    assert names(batch_order(batch((2, 1), (2, 9), n=5), LIMITS)) == "01"
+    small = settings(num_blocks=2 + 2 * (30 // BLOCK + 1), max_num_seqs=8, max_num_batched_tokens=64)
+    assert names(batch_order(batch((4, 5), (4, 20)), small)) == "10"
+    assert names(batch_order(batch((4, 5), (4, 90)), small)) == "01"
+
+
+@given(st.data(), st.lists(st.tuples(*[st.integers(1, 30)] * 2, st.integers(1, 3)), min_size=1), st.integers(0, 9))
+def test_no_step_holds_more_than_the_bound(
+    data: st.DataObject, requests: list[tuple[int, int, int]], last_start: int
+) -> None:
+    """Whenever each begins; and a batch that begins at once reaches it."""
+    ordered = sorted(requests, key=lambda request: -request[1])
+    prompts, outputs, widths = np.array(ordered, np.int64).T
+    starts = np.array([data.draw(st.integers(0, last_start)) for _ in requests])
+    steps = np.arange(last_start + 31)[:, None]
+    produced = steps - starts
+    held = widths * np.where((produced >= 0) & (produced < outputs), prompts + produced, 0)
+    most = int(held.sum(1).max())
+    assert most <= most_tokens(prompts, outputs, widths, last_start)
+    if not starts.any():
+        assert most == most_tokens(prompts, outputs, widths, 0)
+
+
+def test_results_stay_in_the_callers_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True)
+    added: list[int] = []
+    add = llm.engine.add
+
+    def adding(request: EngineRequest) -> None:
+        added.append(request.params.max_tokens)
+        add(request)
+
+    monkeypatch.setattr(llm.engine, "add", adding)
+    outputs = llm.generate([[1, 2], [3], [4]], [SamplingParams(max_tokens=k, ignore_eos=True) for k in (3, 40, 7)])
+    llm.close()
+    assert added == [40, 7, 3]
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [3, 40, 7]
+    assert [output.prompt_token_ids for output in outputs] == [[1, 2], [3], [4]]
