@@ -32,6 +32,7 @@ from .rope_kv import rope_kv_launch
 from .sampler import SamplerScratch, SamplingState, sample_launches
 from .shaping import RowMasks, ShapingState, shape_launches
 from .skinny_gemm import GemmScratch, skinny_gemm_launch
+from .stream_decode import StreamDecodePlan, stream_decode_launch
 from .stream_gemm import StreamScratch, stream_gemm_launch
 from .target import FUSED_BOUNDS, OVERLAP_CAPABILITY, STREAM_BOUNDS, Target, fused_config, gemm_config, pretended
 
@@ -251,6 +252,15 @@ def attention_entries(target: Target, part: str, quick: bool = False) -> Iterato
             )
             yield Entry(f"decode plan {case.name}", decode.plan_launch(n, n, cu if case.max_q > 1 else None))
             launch = paged_decode_launch(q, kv, table, decode, scale=None, softcap=case.softcap, sinks=sinks, out=q)
+            if case.max_q == 1:
+                stream = StreamDecodePlan.allocate(
+                    8, *shape, window=case.window, itemsize=q.itemsize, device="meta", target=target
+                )
+                yield Entry(f"stream_decode plan {case.name}", stream.plan_launch(n, n))
+                yield Entry(
+                    f"stream_decode {case.name}",
+                    stream_decode_launch(q, kv, table, stream, scale=None, softcap=case.softcap, sinks=sinks, out=q),
+                )
         elif case.max_q > 1:
             continue
         else:

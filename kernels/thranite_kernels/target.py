@@ -98,6 +98,19 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamDecodeConfig:
+    """Tiles of `stream_decode`."""
+
+    tile: int  # keys a step
+    num_stages: int
+    ctas_per_sm: int  # programs a multiprocessor
+    num_warps: int = 4
+    min_tiles: int = 2  # a share is never shorter than this many steps
+    whole_tiles: int = 1  # a row of up to this many tiles is never cut
+    ahead: int = 0  # steps of a share's first row asked of L2 before the kernel before has ended
+
+
+@dataclass(frozen=True, slots=True)
 class PrefillConfig:
     """Tiles of `paged_prefill`."""
 
@@ -171,6 +184,22 @@ _DECODE_SMALL = {
     128: DecodeConfig(32, 4, 3, 2),
     256: DecodeConfig(16, 4, 3, 2),
 }
+
+
+STREAM_DECODE_ROWS = {90: range(17, 1 << 15)}
+"""Rows of batches that engines use `stream_decode` for, by compute capability; `paged_decode` runs all others. Those of
+a captured graph count with its padding. Not measured."""
+
+
+def stream_decode_config(target: Target, head_dim: int, itemsize: int) -> StreamDecodeConfig:
+    """Tiles by padded head size: those of `decode_config`, and as many programs as fit into a multiprocessor: where
+    there is room for more, those that start early would lie unequally. Not measured.
+
+    On sm_90 and later shared memory holds three programs up to 128, registers hold two with the wide tiles for 64.
+    """
+    config = decode_config(target, head_dim, itemsize)
+    programs = 3 if target.shared_limit >= 227 * KIB and 64 < head_dim <= 128 else 2
+    return StreamDecodeConfig(config.tile, config.num_stages, programs, whole_tiles=config.whole_tiles)
 
 
 def prefill_config(target: Target, head_dim: int, itemsize: int) -> PrefillConfig:

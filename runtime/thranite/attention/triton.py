@@ -1,4 +1,5 @@
-"""Attention on the GPU through Triton kernels: rope and the cache write in one, split-KV decode, tiled prefill.
+"""Attention on the GPU through Triton kernels: rope and the cache write in one, decode by one of two kernels, tiled
+prefill.
 
 Which kernel serves a row is the batch's choice: its first rows have one query each and are in the decode kernel's work
 lists, the others in the prefill kernel's. Lists are made once a step, for each kind of layer (`LayerKind`). Tokens that
@@ -17,7 +18,7 @@ from torch import Tensor
 from thranite.attention.base import AttentionBatch, KVCache
 from thranite.layers.rotary import rotary_table
 from thranite.models.spec import ModelSpec
-from thranite_kernels.paged_decode import DecodePlan, paged_decode
+from thranite_kernels.decode import AnyDecodePlan, DecodeScratch, decode, decode_plan
 from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill
 from thranite_kernels.rope_kv import rope_kv
 
@@ -31,46 +32,47 @@ class LayerKind:
     heads: int
     kv_heads: int
     head_dim: int
+    itemsize: int  # bytes of a cache's element
 
 
 @dataclass(frozen=True, slots=True)
 class TritonBatch(AttentionBatch):
     """A batch whose host copies are empty: everything the kernels need is on the device."""
 
-    decode_plans: Mapping[LayerKind, DecodePlan] | None = None
+    decode_plans: Mapping[LayerKind, AnyDecodePlan] | None = None
     prefill_plans: Mapping[LayerKind, PrefillPlan] | None = None
 
 
 class TritonAttention:
-    """An `AttentionBackend` over `cache`, for CUDA devices. `max_positions`: of the rotary tables."""
+    """An `AttentionBackend` over `cache`, for CUDA devices. `max_positions`: of the rotary tables; `slots`: rows of the
+    block tables."""
 
-    def __init__(self, spec: ModelSpec, cache: KVCache, max_positions: int, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, cache: KVCache, max_positions: int, slots: int, device: torch.device) -> None:
         self._spec = spec
+        self._slots = slots
         self._layers = [cache.layer(index) for index in range(len(spec.layers))]
         self._tables = [_table(rope, max_positions, device) for rope in spec.ropes]
         self._descriptors: dict[int, Any] = {}
         self.kinds = [
-            LayerKind(group, layer.window, layer.num_heads, layer.num_kv_heads, layer.head_dim)
-            for layer, (group, _) in zip(spec.layers, self._layers, strict=True)
+            LayerKind(group, layer.window, layer.num_heads, layer.num_kv_heads, layer.head_dim, pages.itemsize)
+            for layer, (group, pages) in zip(spec.layers, self._layers, strict=True)
         ]
 
     def forget_addresses(self) -> None:
         """The cache's memory has moved."""
         self._descriptors.clear()
 
-    def decode_plans(
-        self, rows: int, device: torch.device, like: Mapping[LayerKind, DecodePlan] | None
-    ) -> dict[LayerKind, DecodePlan]:
-        """Work lists for `rows` single-query rows; scratch is that of `like`, which may have other rows."""
+    def decode_plans(self, rows: int, device: torch.device, scratch: DecodeScratch) -> dict[LayerKind, AnyDecodePlan]:
+        """Work lists for `rows` single-query rows, of the kernel that so many rows run through."""
         return {
-            kind: DecodePlan.allocate(
+            kind: decode_plan(
                 rows,
-                kind.heads,
-                kind.kv_heads,
-                kind.head_dim,
+                (kind.heads, kind.kv_heads, kind.head_dim),
                 window=kind.window or 0,
+                itemsize=kind.itemsize,
+                slots=self._slots,
                 device=device,
-                scratch=None if like is None else like[kind],
+                scratch=scratch,
             )
             for kind in dict.fromkeys(self.kinds)
         }
@@ -106,7 +108,7 @@ class TritonAttention:
         cap = spec.softcap or 0.0
         if batch.decode_plans is not None:
             plan = batch.decode_plans[kind]
-            paged_decode(q, pages, table, plan, scale=spec.scale, softcap=cap, out=out)
+            decode(q, pages, table, plan, scale=spec.scale, softcap=cap, out=out)
         if batch.prefill_plans is not None:
             tiles = batch.prefill_plans[kind]
             if layer not in self._descriptors:

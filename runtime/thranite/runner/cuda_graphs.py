@@ -22,7 +22,7 @@ from thranite.runner.cuda_capture import GraphSet, Recording
 from thranite.runner.cuda_inputs import allocate_inputs, decode_rows, prepare, triton_batch
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.sampling_transfer import upload
-from thranite_kernels.paged_decode import DecodePlan
+from thranite_kernels.decode import AnyDecodePlan, DecodeScratch
 
 
 def graph_sizes(max_rows: int) -> list[int]:
@@ -72,7 +72,7 @@ class DecodeGraphs:
         self._present: list[int] = []
         self._sizes = ready_sizes(max_rows)  # ascending: those that have a graph once captured
         self._later = [size for size in graph_sizes(max_rows) if size not in self._sizes]
-        self._scratch: dict[LayerKind, DecodePlan] | None = None
+        self._scratch = DecodeScratch()
         self._graphs = GraphSet(self._record, self._device, model.communicator.size)
 
     def capture(self) -> None:
@@ -104,7 +104,7 @@ class DecodeGraphs:
     def release(self) -> None:
         """Give back the graphs' memory; nothing can be run until they are captured again."""
         self._graphs.release()
-        self._scratch = None
+        self._scratch = DecodeScratch()
         self._clear_rows()
 
     def _clear_rows(self) -> None:
@@ -140,10 +140,9 @@ class DecodeGraphs:
 
     def _record(self, size: int) -> Recording[DecodeOutput]:
         plans = self._attention.decode_plans(size, self._device, self._scratch)
-        self._scratch = self._scratch or plans
         return Recording(partial(self._forward, size, plans), plans)
 
-    def _forward(self, size: int, plans: dict[LayerKind, DecodePlan]) -> DecodeOutput:
+    def _forward(self, size: int, plans: dict[LayerKind, AnyDecodePlan]) -> DecodeOutput:
         slots = self._slots[:size]
         inputs = allocate_inputs(size, size, len(self._state.tables), self._device)
         prepare(decode_rows(slots), self._state, inputs, self._block_size)

@@ -20,7 +20,10 @@ from thranite.runner.cuda_graphs import DecodeGraphs, graph_sizes, ready_sizes
 from thranite.runner.cuda_mixed_graphs import MixedGraphs
 from thranite.runner.mixed_shapes import mixed_shapes, ready_shapes
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
-from thranite_kernels.target import Target
+from thranite.runner.step_shape import StepShape
+from thranite_kernels.paged_decode import DecodePlan
+from thranite_kernels.stream_decode import StreamDecodePlan
+from thranite_kernels.target import STREAM_DECODE_ROWS, Target
 
 
 @pytest.fixture
@@ -76,6 +79,25 @@ def test_rows_of_the_last_step_are_no_part_of_a_later_capture(
     executor.prepare()
     assert filled == [-1, "capture 288"]
     assert graphs._present == []
+
+
+def test_graphs_keep_the_lists_of_the_kernel_for_their_rows(executor: CudaExecutor) -> None:
+    """Padded rows count, and all sizes of a kernel share its scratch."""
+    while executor.prepare():
+        pass
+    graphs, mixed = _decode_graphs(executor), executor._mixed
+    assert mixed is not None
+    decodes: dict[int, Any] = {size: made.lists for size, made in graphs._graphs._captured.items()}
+    beside: dict[StepShape, Any] = {shape: made.lists for shape, made in mixed._graphs._captured.items()}
+    for lists in (decodes, {shape.decodes: kept[0] for shape, kept in beside.items()}):
+        scratch: dict[type, set[int]] = {DecodePlan: set(), StreamDecodePlan: set()}
+        for rows, plans in lists.items():
+            for plan in plans.values():
+                assert isinstance(plan, StreamDecodePlan if rows in STREAM_DECODE_ROWS[90] else DecodePlan)
+                assert plan.rows == rows
+                scratch[type(plan)].add(id(plan.partial))
+        assert all(len(pieces) <= 1 for pieces in scratch.values())
+    assert {1, 16, 24, 300} <= decodes.keys()
 
 
 def test_a_step_with_prompts_runs_in_the_least_shape_that_is_there(executor: CudaExecutor) -> None:
