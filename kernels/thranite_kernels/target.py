@@ -186,9 +186,10 @@ _DECODE_SMALL = {
 }
 
 
-STREAM_DECODE_ROWS = {90: range(17, 1 << 15)}
+STREAM_DECODE_ROWS: dict[int, range] = {}
 """Rows of batches that engines use `stream_decode` for, by compute capability; `paged_decode` runs all others. Those of
-a captured graph count with its padding. Not measured."""
+a captured graph count with its padding. None until it was timed (`dev/bench/stream_decode_gpu.py`); it should gain from
+17 rows on."""
 
 
 def stream_decode_config(target: Target, head_dim: int, itemsize: int) -> StreamDecodeConfig:

@@ -27,7 +27,9 @@ from thranite_kernels.target import STREAM_DECODE_ROWS, Target
 
 
 @pytest.fixture
-def executor() -> Iterator[CudaExecutor]:
+def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaExecutor]:
+    """With both kernels of decode attention."""
+    monkeypatch.setitem(STREAM_DECODE_ROWS, 90, range(17, 1 << 15))
     spec = load_spec(LLAMA, dtype="bfloat16", max_model_len=LENGTH)
     settings = EngineSettings(
         layout=plan_kv_layout(spec, 64, "bfloat16"),

@@ -182,8 +182,11 @@ def test_streaming_products_of_any_number_of_rows(gpu: Variants) -> None:
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(("most", "budget"), [(64, 8192), (17, 17), (16, 8192)])
-def test_decodes_of_any_number_of_rows(capability: int, most: int, budget: int) -> None:
+def test_decodes_of_any_number_of_rows(
+    capability: int, most: int, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As above; beside a prompt and alone, where the table has them run through the other kernel and where not."""
+    monkeypatch.setitem(STREAM_DECODE_ROWS, 90, range(17, 1 << 15))
     limits = {"max_model_len": LENGTH, "max_num_seqs": most, "max_num_batched_tokens": budget}
     with pretended_gpu(Target(capability, 108)) as gpu:
         ready = Ready(gpu, GEMMA3, "bfloat16", eager=True, **limits)
