@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from thranite.errors import InvalidRequest
 from thranite.request import EngineRequest
 from thranite.sampling_params import SamplingParams
-from thranite.server.chat_messages import template_messages
 from thranite.server.context import ServerContext
+from thranite.server.decode import refuse_unsupported
 from thranite.server.sampling import sampling_params
 from thranite.server.structured import naming_its_field
 from thranite.server.tool_plan import ToolPlan, plan_tools
-from thranite.server.wire.chat import ChatRequest
+from thranite.server.wire.chat import ChatMessage, ChatRequest
 from thranite.text.prompt import build_request, refuse_endless_text, refuse_long_text
 from thranite.text.tokenizer import Tokenizer
 from thranite.text.tools.calls import TAGS
@@ -67,20 +69,25 @@ def prepare_chat(
 
 
 def render(request: ChatRequest, tools: ToolPlan, tokenizer: Tokenizer, structured: bool = False) -> str:
-    """The prompt's text. A structured answer begins at once: models that can are told not to think before it."""
-    template = tokenizer.chat_template(tools=tools.shown is not None)
+    """The prompt's text."""
     continues = bool(request.continue_final_message)
-    kwargs = dict(request.chat_template_kwargs or {})
-    if structured and "enable_thinking" in template.source:
-        kwargs.setdefault("enable_thinking", False)
-    return template.render(
-        template_messages(request.messages, knows_developer="developer" in template.source),
+    return tokenizer.chat_template(tools=tools.shown is not None).render(
+        _plain(request.messages),
         # Asked to continue the last message, a client that leaves the other flag out does not want a new one.
         add_generation_prompt=not continues if request.add_generation_prompt is None else request.add_generation_prompt,
         continue_final_message=continues,
         tools=tools.shown,
-        kwargs=kwargs,
+        kwargs=request.chat_template_kwargs,
+        structured=structured,
     )
+
+
+def _plain(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Without the fields that mean nothing here."""
+    for index, message in enumerate(messages):
+        refuse_unsupported(message, message.off_values, f"messages[{index}].")
+    plain = msgspec.to_builtins(messages)
+    return [{name: message[name] for name in message.keys() - ChatMessage.off_values.keys()} for message in plain]
 
 
 def _forcing(params: SamplingParams, tools: ToolPlan) -> SamplingParams:
