@@ -105,6 +105,17 @@ def test_an_idle_connection_ends_after_its_time() -> None:
         assert 0.9 < time.monotonic() - idle_since < 5
 
 
+def test_blank_lines_do_not_keep_a_connection() -> None:
+    with serving(client_timeout=0.5) as url, raw(url) as connection:
+        ask(connection)
+        connection.sendall(b"\r\n")
+        assert ended(connection) == b""
+        with raw(url) as patient:
+            ask(patient)
+            patient.sendall(b"\r\n")
+            assert ask(patient).startswith(b"HTTP/1.1 200")
+
+
 # --- slow and hostile clients
 
 
