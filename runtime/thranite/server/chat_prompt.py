@@ -31,6 +31,7 @@ class PreparedChat:
     params: SamplingParams
     output: OutputFormat
     prompt: str  # the rendered text
+    grammar_field: str | None = None  # of the request, that asks for its grammar; None: the one that always does
 
 
 def chat_params(request: ChatRequest, defaults: Mapping[str, Any]) -> SamplingParams:
@@ -64,8 +65,10 @@ def prepare_chat(
     prompt = render(request, tools, tokenizer, structured=params.structured_outputs is not None)
     output = _output_format(request, tools, params, prompt, context)
     params = _showing_tags(params, request, output, tokenizer)
-    engine = _engine_request(request_id, request, prompt, params, tools, context, tokenizer, seed)
-    return PreparedChat(engine, params, output, prompt)
+    field = "tools" if tools.forced is not None else None
+    with naming_its_field(request, field):
+        engine = _engine_request(request_id, request, prompt, params, context, tokenizer, seed)
+    return PreparedChat(engine, params, output, prompt, field)
 
 
 def render(request: ChatRequest, tools: ToolPlan, tokenizer: Tokenizer, structured: bool = False) -> str:
@@ -129,24 +132,22 @@ def _engine_request(
     request: ChatRequest,
     prompt: str,
     params: SamplingParams,
-    tools: ToolPlan,
     context: ServerContext,
     tokenizer: Tokenizer,
     seed: int,
 ) -> EngineRequest:
     refuse = refuse_long_text if params.truncate_prompt_tokens is None else refuse_endless_text
     refuse(prompt, tokenizer, context.client.info, "messages")
-    with naming_its_field(request, "tools" if tools.forced is not None else None):
-        return build_request(
-            request_id,
-            tokenizer.encode(prompt, add_special_tokens=bool(request.add_special_tokens)),
-            params,
-            context.client.info,
-            tokenizer,
-            seed=seed,
-            param="messages",
-            strict_length=request.max_tokens is not None or request.max_completion_tokens is not None,
-            priority=request.priority or 0,
-            timeout_seconds=request.timeout,
-            cache_salt=request.cache_salt or "",
-        )
+    return build_request(
+        request_id,
+        tokenizer.encode(prompt, add_special_tokens=bool(request.add_special_tokens)),
+        params,
+        context.client.info,
+        tokenizer,
+        seed=seed,
+        param="messages",
+        strict_length=request.max_tokens is not None or request.max_completion_tokens is not None,
+        priority=request.priority or 0,
+        timeout_seconds=request.timeout,
+        cache_salt=request.cache_salt or "",
+    )
