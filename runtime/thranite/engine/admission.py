@@ -73,7 +73,7 @@ def _seconds(waiting: int, left: int, span: float) -> float:
 
 
 def refuse_oversized(limits: QueueLimits, prompts: Sequence[int], priority: int, param: str) -> None:
-    """`prompts`: the tokens of each that one request brings. Raises InvalidRequest where no queue takes them together."""
+    """`prompts`: the tokens of each that one request brings. Raises InvalidRequest where no queue takes them all."""
     most, tokens = limits.open_to(priority), sum(prompts)
     if len(prompts) > most.requests:
         raise InvalidRequest(

@@ -219,6 +219,16 @@ def test_failed_startup(tmp_path: Path, behaviour: str, code: ExitCode, text: st
         assert text in server.termination_log()
 
 
+def test_a_failed_startup_waits_for_no_server_process(tmp_path: Path) -> None:
+    """One that reads a large tokenizer hears nothing meanwhile."""
+    with running_server(tmp_path, "slow-texts") as server:
+        wait_for(lambda: "99 GB" in server.log(), "the engine fails")
+        failed = time.monotonic()
+        assert server.exit_code() == ExitCode.DOES_NOT_FIT
+        assert time.monotonic() - failed < 3
+        assert "does not end" not in server.log()
+
+
 def test_missing_tokenizer_is_a_failed_startup(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     engine = {"model": str(tmp_path / "model"), "skip_tokenizer_init": False}
