@@ -124,7 +124,7 @@ class Engine:
         if request.grammar is not None and limits.grammars is None:
             raise InvalidRequest("this engine runs without a tokenizer, which grammars need", "structured_outputs")
         if self._draining:
-            raise Rejected("the server is shutting down", "draining")
+            raise Rejected("the server is draining: it takes no new requests", "draining")
         if self._sleepy:
             raise Rejected("the model is asleep", "asleep")
         self._observe_queue(self._clock())

@@ -41,7 +41,8 @@ async def run_plain(request: PlainRequest, models: ModelDirectory, stream: bool)
                 tokens += delta.token_ids
                 if delta.finish_reason is not None:
                     stop = UNSET if delta.stop_reason is None else delta.stop_reason
-                    yield Done(shown, "".join(texts), tokens, delta.finish_reason, generation.usage, stop)
+                    prompt = list(engine.prompt_token_ids) if request.return_token_ids else UNSET
+                    yield Done(shown, "".join(texts), tokens, delta.finish_reason, generation.usage, stop, prompt)
                 elif stream:
                     yield Delta(shown, delta.text, list(delta.token_ids))
 

@@ -58,7 +58,7 @@ class Supervisor:
         commands: ChildCommands | None = None,
     ) -> None:
         self._names = config.served_model_name or (engine_config.model,)
-        self.lifecycle = Lifecycle(config, time.monotonic, self._names)
+        self.lifecycle = Lifecycle(config, time.monotonic, self._names, engine_config.model)
         self._engine_config, self._config = engine_config, config
         self._commands = commands or ChildCommands()
         self._listeners = dict(zip(self.lifecycle.servers, listeners, strict=True))

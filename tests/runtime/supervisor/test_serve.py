@@ -91,14 +91,14 @@ def test_deadline_and_second_signal_end_streams_with_a_final_event(tmp_path: Pat
             wait_for(lambda: server.probe("/readyz") == 503, "not ready")
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
-            assert all("shutting down" in future.result()[-1]["error"]["message"] for future in futures)
+            assert all("draining" in future.result()[-1]["error"]["message"] for future in futures)
             assert server.exit_code() == ExitCode.OK
             assert time.monotonic() - began < 5
     with running_server(tmp_path / "deadline", drain_timeout=0.5) as server:
         server.wait_ready()
         with streams(server, 1, max_tokens=2000) as futures:
             server.process.send_signal(signal.SIGTERM)
-            assert "shutting down" in futures[0].result()[-1]["error"]["message"]
+            assert "draining" in futures[0].result()[-1]["error"]["message"]
             assert server.exit_code() == ExitCode.OK
 
 
@@ -178,7 +178,7 @@ def test_drain_by_the_admin_port_and_back(tmp_path: Path) -> None:
         wait_for(lambda: server.api.post("/v1/completions", json=body(2)).status_code == 200, "serving again")
         with streams(server, 1, max_tokens=2000) as futures:
             server.admin.post("/drain", json={"deadline_seconds": 0.2})
-            assert "shutting down" in futures[0].result()[-1]["error"]["message"]
+            assert "draining" in futures[0].result()[-1]["error"]["message"]
         assert server.process.poll() is None
         server.process.send_signal(signal.SIGTERM)
         assert server.exit_code() == ExitCode.OK
