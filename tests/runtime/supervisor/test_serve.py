@@ -174,8 +174,8 @@ def test_drain_by_the_admin_port_and_back(tmp_path: Path) -> None:
         assert server.probe("/readyz") == 503
         assert server.api.post("/v1/completions", json=body(2)).status_code == 503
         assert not server.admin.delete("/drain").json()["draining"]
-        assert server.probe("/readyz") == 200
-        wait_for(lambda: server.api.post("/v1/completions", json=body(2)).status_code == 200, "serving again")
+        wait_for(lambda: server.probe("/readyz") == 200, "ready again, once the server processes know")
+        assert server.api.post("/v1/completions", json=body(2)).status_code == 200
         with streams(server, 1, max_tokens=2000) as futures:
             server.admin.post("/drain", json={"deadline_seconds": 0.2})
             assert "draining" in futures[0].result()[-1]["error"]["message"]
