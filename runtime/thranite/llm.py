@@ -19,11 +19,10 @@ from thranite.packed_logprobs import ScoredPieces
 from thranite.request import EngineRequest, SequenceDelta, TokenLogprobs
 from thranite.sampling_params import Pooling, SamplingParams
 from thranite.text.embedding import embedding_request, unit_length
+from thranite.text.messages import Message
 from thranite.text.output import RequestText, TextDelta
 from thranite.text.prompt import Prompt, build_request, tokenize_prompt
 from thranite.text.tokenizer import Tokenizer
-
-Message = Mapping[str, Any]
 
 
 class LLM:
@@ -76,6 +75,7 @@ class LLM:
             peer_all_reduce=peer_all_reduce,
             overlap=overlap,
             max_waiting_requests=2**31,  # a batch given at once is no overload
+            max_waiting_tokens=2**62,
             seed=seed,
             skip_tokenizer_init=skip_tokenizer_init,
         )
@@ -119,21 +119,23 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or a list of them, through the model's chat template."""
+        """Answer one conversation or a list of them, through the chat template, as /v1/chat/completions does."""
         if not messages:
             raise InvalidRequest("messages must not be empty", "messages")
         many: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
+        params = _spread(sampling_params, len(many))
         encoded = [
             self.get_tokenizer().apply_chat_template(
                 conversation,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,
+                structured=given.structured_outputs is not None,
                 **(chat_template_kwargs or {}),
             )
-            for conversation in many
+            for conversation, given in zip(many, params, strict=True)
         ]
-        return self._run(encoded, [None] * len(encoded), sampling_params)
+        return self._run(encoded, [None] * len(encoded), params)
 
     def embed(self, prompts: Prompt | Sequence[Prompt], *, pooling: Pooling = "last") -> list[list[float]]:
         """Each prompt's final hidden states, pooled and of length 1: the last token's, or the mean of all."""

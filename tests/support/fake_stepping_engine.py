@@ -51,7 +51,7 @@ class FakeEngine:
             raise InvalidRequest("the prompt is empty", "prompt", "empty")
         if self._draining:
             self.rejected["draining"] += 1
-            raise Rejected("the server is shutting down", "draining")
+            raise Rejected("the server is draining: it takes no new requests", "draining")
         if self._sleepy:
             self.rejected["asleep"] += 1
             raise Rejected("the model is asleep", "asleep")

@@ -7,10 +7,11 @@ import dataclasses
 import json
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thranite.cli.flags import add_flags, build
-from thranite.config import EngineConfig
+from thranite.config import EngineConfig, option
 from thranite.errors import ConfigError
 from thranite.sampling_params import SamplingParams
 
@@ -34,47 +35,47 @@ SHARED_ONLY = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateConfig:
+    prompt: tuple[str, ...] = option((), "a prompt; repeatable (default: one a line of standard input)")
+    chat: bool = option(False, "send each prompt as a user's message, with the chat template")
+    json: bool = option(False, "print one JSON object a prompt")
+    n: int = option(1, "samples a prompt")
+    max_tokens: int = option(128, "longest output in tokens")
+    temperature: float = option(0.0, "0 is greedy")
+    top_p: float = option(1.0, "smallest set of likely tokens to draw from")
+    top_k: int = option(0, "tokens to draw from; 0: all")
+    stop: tuple[str, ...] = option((), "end the output before this text; repeatable")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, EngineConfig, "engine", exclude=SHARED_ONLY)
-    group = parser.add_argument_group("what to generate")
-    group.add_argument("--prompt", metavar="TEXT", action="append", help="a prompt; repeatable")
-    group.add_argument(
-        "--chat", action="store_true", help="send each prompt as a user's message, with the chat template"
-    )
-    group.add_argument("--json", action="store_true", help="print one JSON object a prompt")
-    group.add_argument("--n", type=int, default=1, help="samples a prompt (default: 1)")
-    group.add_argument("--max-tokens", type=int, default=128, help="longest output in tokens (default: 128)")
-    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
-    group.add_argument(
-        "--top-p", type=float, default=1.0, help="smallest set of likely tokens to draw from (default: 1)"
-    )
-    group.add_argument("--top-k", type=int, default=0, help="tokens to draw from; 0: all (default: 0)")
-    group.add_argument("--stop", metavar="TEXT", action="append", help="end the output before this text; repeatable")
+    add_flags(parser, GenerateConfig, "what to generate")
 
 
 def run(args: argparse.Namespace) -> int:
-    config = build(EngineConfig, args, os.environ)
+    config, asked = build(EngineConfig, args, os.environ), build(GenerateConfig, args, os.environ)
     sampling = SamplingParams(
-        n=args.n,
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        stop=args.stop,
+        n=asked.n,
+        max_tokens=asked.max_tokens,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        top_k=asked.top_k,
+        stop=list(asked.stop),
     )
-    prompts = args.prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    prompts = asked.prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not prompts:
         raise ConfigError("there is no prompt", "pass --prompt TEXT, or one prompt a line on standard input")
     from thranite.llm import LLM
 
     names = {field.name for field in dataclasses.fields(config)} - SHARED_ONLY
     llm = LLM(**{name: getattr(config, name) for name in names})
-    if args.chat:
+    if asked.chat:
         outputs = llm.chat([[{"role": "user", "content": prompt}] for prompt in prompts], sampling)
     else:
         outputs = llm.generate(prompts, sampling)
     for prompt, output in zip(prompts, outputs, strict=True):
-        print(json.dumps(_record(prompt, output), ensure_ascii=False) if args.json else _text(prompt, output, args))
+        print(json.dumps(_record(prompt, output), ensure_ascii=False) if asked.json else _text(prompt, output, asked))
     return 0
 
 
@@ -86,7 +87,7 @@ def _record(prompt: str, output: RequestOutput) -> dict[str, Any]:
     return {"prompt": prompt, "prompt_tokens": len(output.prompt_token_ids), "outputs": samples}
 
 
-def _text(prompt: str, output: RequestOutput, args: argparse.Namespace) -> str:
+def _text(prompt: str, output: RequestOutput, asked: GenerateConfig) -> str:
     """A completion continues its prompt; a chat answer stands under its question."""
-    join = "\n" if args.chat else ""
+    join = "\n" if asked.chat else ""
     return "\n\n".join(f"{prompt}{join}{sample.text}" for sample in output.outputs)

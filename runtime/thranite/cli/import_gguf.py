@@ -8,27 +8,33 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
+from thranite.cli.flags import add_flags, build
+from thranite.config import option
+from thranite.errors import ConfigError
 from thranite.loader.import_gguf import ImportDType, import_gguf
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportConfig:
+    file: str = field(metadata={"help": "the .gguf file"})
+    to: str | None = option(None, "directory to write; must be given, and new or empty")
+    dtype: ImportDType = option("bfloat16", "type of the unpacked weights")
+
+    def __post_init__(self) -> None:
+        if self.to is None:
+            raise ConfigError("--to is missing", "name the directory to write")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="the .gguf file")
-    parser.add_argument(
-        "--to", metavar="DIR", type=Path, required=True, help="directory to write; must be new or empty"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=get_args(ImportDType),
-        default="bfloat16",
-        help="type of the unpacked weights (default: bfloat16)",
-    )
+    add_flags(parser, ImportConfig, "import")
 
 
 def run(args: argparse.Namespace) -> int:
+    config = build(ImportConfig, args, os.environ)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a bar drawn into a log is noise
-    print(import_gguf(args.file, args.to, args.dtype))
+    print(import_gguf(Path(config.file), Path(config.to or ""), config.dtype))
     return 0

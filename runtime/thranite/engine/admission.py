@@ -7,9 +7,10 @@ the queue was left in the last seconds.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thranite.errors import Rejected
+from thranite.errors import InvalidRequest, Rejected
 
 WINDOW_SECONDS = 10.0
 SAMPLE_SECONDS = 0.25
@@ -69,6 +70,23 @@ def _seconds(waiting: int, left: int, span: float) -> float:
     if waiting == 0:
         return 0.0
     return LONGEST_WAIT if left == 0 else waiting * span / left
+
+
+def refuse_oversized(limits: QueueLimits, prompts: Sequence[int], priority: int, param: str) -> None:
+    """`prompts`: the tokens of each that one request brings. Raises InvalidRequest where no queue takes them all."""
+    most, tokens = limits.open_to(priority), sum(prompts)
+    if len(prompts) > most.requests:
+        raise InvalidRequest(
+            f"{param} holds {len(prompts)} prompts; at most {most.requests} requests of this priority may wait",
+            param,
+            "too_many_prompts",
+        )
+    if len(prompts) > 1 and tokens > most.tokens:
+        raise InvalidRequest(
+            f"the prompts of {param} have {tokens} tokens together; at most {most.tokens} of this priority may wait",
+            param,
+            "too_many_prompts",
+        )
 
 
 def check_room(limits: QueueLimits, waiting: Amount, tokens: int, priority: int, rate: DrainRate) -> None:

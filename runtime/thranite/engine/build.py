@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thranite.config import EngineConfig
+from thranite.engine.admission import QueueLimits
 from thranite.engine.client import EngineInfo
 from thranite.engine.engine import Engine
 from thranite.engine.grammar import Grammars
@@ -186,4 +187,5 @@ def engine_info(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> Engi
         architecture=spec.architecture,
         dtype=plan.dtype,
         seed=config.seed,
+        queue_limits=QueueLimits(config.max_waiting_requests, config.max_waiting_tokens, config.high_priority_share),
     )

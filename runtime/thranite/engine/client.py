@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from thranite.engine.admission import QueueLimits
 from thranite.engine.stats import EngineStats
 from thranite.request import EngineRequest, SequenceDelta
 
@@ -22,6 +23,7 @@ class EngineInfo:
     architecture: str
     dtype: str
     seed: int
+    queue_limits: QueueLimits | None = None  # None: without bounds
 
 
 class DeltaStream(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from functools import partial
 
-from thranite.engine.admission import Amount, DrainRate, QueueLimits, check_room
+from thranite.engine.admission import Amount, DrainRate, check_room
 from thranite.engine.concurrency import ConcurrencyLimit
 from thranite.engine.measurements import Measurements
 from thranite.engine.plan import Executor
@@ -68,9 +68,6 @@ class Engine:
         self._pace = StepPace()
         self._share = PromptShare(settings.prompt_time_ratio) if settings.prompt_time_ratio > 0 else None
         self.scheduler.prompt_share = self._share
-        self._queue_limits = QueueLimits(
-            settings.max_waiting_requests, settings.max_waiting_tokens, settings.high_priority_share
-        )
         self._drain_rate = DrainRate()
         target = settings.target_inter_token_seconds
         self._concurrency = None if target is None else ConcurrencyLimit(target, settings.max_num_seqs)
@@ -127,12 +124,12 @@ class Engine:
         if request.grammar is not None and limits.grammars is None:
             raise InvalidRequest("this engine runs without a tokenizer, which grammars need", "structured_outputs")
         if self._draining:
-            raise Rejected("the server is shutting down", "draining")
+            raise Rejected("the server is draining: it takes no new requests", "draining")
         if self._sleepy:
             raise Rejected("the model is asleep", "asleep")
         self._observe_queue(self._clock())
         queue = self.scheduler.queue
-        check_room(self._queue_limits, Amount(len(queue), queue.tokens), length, request.priority, self._drain_rate)
+        check_room(limits.queue_limits, Amount(len(queue), queue.tokens), length, request.priority, self._drain_rate)
 
     def _observe_queue(self, now: float) -> None:
         queue = self.scheduler.queue

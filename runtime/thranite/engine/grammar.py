@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CONTRADICTED = "no token that the request's other parameters allow fits its grammar"
+_OUTGROWN = "the grammar needs more than its parser has, and cannot be followed to its end"
+
 
 class Grammars:
     """Implements `constraints.GrammarMaker`. Nothing is read or imported before the first grammar or `load`."""
@@ -104,6 +107,7 @@ class GrammarConstraint:
         self._eos = frozenset(eos_token_ids)
         self._min_tokens, self._ends_on_eos = min_tokens, ends_on_eos
         self._tokens = 0
+        self._mask = b""  # the grammar's own for the next token
 
     @property
     def ready(self) -> bool:
@@ -120,22 +124,24 @@ class GrammarConstraint:
         if token in self._eos and (matcher.is_stopped() or matcher.is_accepting()):
             self.complete = True
         elif not matcher.consume_token(token):
-            self.failure = _reason(matcher, "no token that the request's other parameters allow fits its grammar")
+            self.failure = _reason(matcher, _OUTGROWN if self._allows(token) else _CONTRADICTED)
 
     def bitmask(self) -> bytes | None:
         matcher = self._ready()
         if matcher is None:
             return None
-        mask = matcher.compute_bitmask()[
-            : self._mask_bytes
-        ]  # llguidance adds a word where the vocabulary fills the last
+        # llguidance adds a word where the vocabulary fills the last
+        mask = self._mask = matcher.compute_bitmask()[: self._mask_bytes]
         if matcher.is_error():
-            self.failure = _reason(matcher, "the grammar cannot go on")
+            self.failure = _reason(matcher, _OUTGROWN)
             return None
         if self._ends_on_eos and self._tokens >= self._min_tokens:
             return mask
         going_on = self._without_eos(mask)
         return going_on if any(going_on) else mask
+
+    def _allows(self, token: int) -> bool:
+        return len(self._mask) > token >> 3 and bool(self._mask[token >> 3] >> (token & 7) & 1)
 
     def _without_eos(self, mask: bytes) -> bytes:
         cleared = bytearray(mask)
@@ -154,5 +160,5 @@ class GrammarConstraint:
 
 
 def _reason(matcher: Matcher, otherwise: str) -> str:
-    detail = matcher.get_error().strip() if matcher.is_error() else ""
+    detail = matcher.get_error().removesuffix("<non-verbose/>").strip() if matcher.is_error() else ""
     return f"{otherwise}: {detail}" if detail else otherwise

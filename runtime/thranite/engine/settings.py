@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from thranite.engine.admission import QueueLimits
 from thranite.engine.constraints import GrammarMaker
 from thranite.engine.kv_groups import KVLayout
 
@@ -29,6 +30,10 @@ class EngineSettings:
     seed: int = 0
     watermark: float = 0.01  # share of blocks kept free at admission, so that running sequences can grow
     grammars: GrammarMaker | None = None  # None: requests with a grammar are refused
+
+    @property
+    def queue_limits(self) -> QueueLimits:
+        return QueueLimits(self.max_waiting_requests, self.max_waiting_tokens, self.high_priority_share)
 
     @property
     def most_decodes(self) -> int:

@@ -94,11 +94,12 @@ class ModelStates(_Message, tag=9, frozen=True, array_like=True):
 
 
 class EngineUp(_Message, tag=3, frozen=True, array_like=True):
-    """To servers: the engine of `model` (None: the first) listens on `socket_path`."""
+    """To servers: the engine of `model` (None: the first) listens on `socket_path`, since `loaded_at` (Unix time)."""
 
     socket_path: str
     startup_seconds: dict[str, float]
     model: str | None = None
+    loaded_at: int = 0
 
 
 class Draining(_Message, tag=4, frozen=True, array_like=True):

@@ -13,6 +13,7 @@ class HttpOptions:
     ssl_keyfile: str | None = None  # None: the certificate's file holds the key
     allowed_origins: tuple[str, ...] = ()  # of pages elsewhere that may call; "*" is any
     client_timeout: float = 30.0  # seconds
+    keep_alive_seconds: int = 75  # between two requests of a connection
     access_log: bool = False
     access_log_prompts: bool = False
     otlp_traces_endpoint: str | None = None

@@ -7,6 +7,7 @@ the supervisor when requests are answered here. Which models there are is the su
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -113,6 +114,7 @@ class AddedModels:
                 continue
             figures = self._metrics.add(order.name)
             figures.client, figures.startup_seconds = client, up.startup_seconds
+            settings = dataclasses.replace(settings, created=up.loaded_at)
             self._directory.serve(self._wrap(client, order.name), tokenizer, settings)
             model.expected = False
             self._send(control.ModelServed(order.name))

@@ -14,6 +14,7 @@ from thranite.server.decode import decode_request
 from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
+from thranite.server.structured import naming_its_field
 from thranite.server.wire.chat import ChatChunk, ChatChunkChoice, ChatCompletion, ChatRequest
 
 
@@ -26,13 +27,14 @@ class ChatEndpoint(GenerationEndpoint):
         seed = context.next_seed()
         prepared = await context.in_thread(lambda: prepare_chat(frame.response_id, request, params, context, seed))
         client, tokenizer, stream = context.client, context.tokenizer, bool(request.stream)
-        async with Generation(client, [prepared.engine], prepared.params, tokenizer, stream) as generation:
-            await generation.submit()
-            samples = ChatSamples(bool(request.return_token_ids), prepared, tokenizer)
-            if stream:
-                await _stream(reply, generation, samples, frame)
-            else:
-                await _respond(reply, generation, samples, frame)
+        with naming_its_field(request, prepared.grammar_field):
+            async with Generation(client, [prepared.engine], prepared.params, tokenizer, stream) as generation:
+                await generation.submit()
+                samples = ChatSamples(bool(request.return_token_ids), prepared, tokenizer)
+                if stream:
+                    await _stream(reply, generation, samples, frame)
+                else:
+                    await _respond(reply, generation, samples, frame)
 
 
 class _Frame:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from thranite.errors import InvalidRequest
 from thranite.request import EngineRequest
 from thranite.sampling_params import SamplingParams
-from thranite.server.chat_messages import template_messages
 from thranite.server.context import ServerContext
+from thranite.server.decode import refuse_unsupported
 from thranite.server.sampling import sampling_params
 from thranite.server.structured import naming_its_field
 from thranite.server.tool_plan import ToolPlan, plan_tools
-from thranite.server.wire.chat import ChatRequest
+from thranite.server.wire.chat import ChatMessage, ChatRequest
 from thranite.text.prompt import build_request, refuse_endless_text, refuse_long_text
 from thranite.text.tokenizer import Tokenizer
 from thranite.text.tools.calls import TAGS
@@ -29,6 +31,7 @@ class PreparedChat:
     params: SamplingParams
     output: OutputFormat
     prompt: str  # the rendered text
+    grammar_field: str | None = None  # of the request, that asks for its grammar; None: the one that always does
 
 
 def chat_params(request: ChatRequest, defaults: Mapping[str, Any]) -> SamplingParams:
@@ -62,25 +65,32 @@ def prepare_chat(
     prompt = render(request, tools, tokenizer, structured=params.structured_outputs is not None)
     output = _output_format(request, tools, params, prompt, context)
     params = _showing_tags(params, request, output, tokenizer)
-    engine = _engine_request(request_id, request, prompt, params, tools, context, tokenizer, seed)
-    return PreparedChat(engine, params, output, prompt)
+    field = "tools" if tools.forced is not None else None
+    with naming_its_field(request, field):
+        engine = _engine_request(request_id, request, prompt, params, context, tokenizer, seed)
+    return PreparedChat(engine, params, output, prompt, field)
 
 
 def render(request: ChatRequest, tools: ToolPlan, tokenizer: Tokenizer, structured: bool = False) -> str:
-    """The prompt's text. A structured answer begins at once: models that can are told not to think before it."""
-    template = tokenizer.chat_template(tools=tools.shown is not None)
+    """The prompt's text."""
     continues = bool(request.continue_final_message)
-    kwargs = dict(request.chat_template_kwargs or {})
-    if structured and "enable_thinking" in template.source:
-        kwargs.setdefault("enable_thinking", False)
-    return template.render(
-        template_messages(request.messages, knows_developer="developer" in template.source),
+    return tokenizer.chat_template(tools=tools.shown is not None).render(
+        _plain(request.messages),
         # Asked to continue the last message, a client that leaves the other flag out does not want a new one.
         add_generation_prompt=not continues if request.add_generation_prompt is None else request.add_generation_prompt,
         continue_final_message=continues,
         tools=tools.shown,
-        kwargs=kwargs,
+        kwargs=request.chat_template_kwargs,
+        structured=structured,
     )
+
+
+def _plain(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Without the fields that mean nothing here."""
+    for index, message in enumerate(messages):
+        refuse_unsupported(message, message.off_values, f"messages[{index}].")
+    plain = msgspec.to_builtins(messages)
+    return [{name: message[name] for name in message.keys() - ChatMessage.off_values.keys()} for message in plain]
 
 
 def _forcing(params: SamplingParams, tools: ToolPlan) -> SamplingParams:
@@ -122,24 +132,22 @@ def _engine_request(
     request: ChatRequest,
     prompt: str,
     params: SamplingParams,
-    tools: ToolPlan,
     context: ServerContext,
     tokenizer: Tokenizer,
     seed: int,
 ) -> EngineRequest:
     refuse = refuse_long_text if params.truncate_prompt_tokens is None else refuse_endless_text
     refuse(prompt, tokenizer, context.client.info, "messages")
-    with naming_its_field(request, "tools" if tools.forced is not None else None):
-        return build_request(
-            request_id,
-            tokenizer.encode(prompt, add_special_tokens=bool(request.add_special_tokens)),
-            params,
-            context.client.info,
-            tokenizer,
-            seed=seed,
-            param="messages",
-            strict_length=request.max_tokens is not None or request.max_completion_tokens is not None,
-            priority=request.priority or 0,
-            timeout_seconds=request.timeout,
-            cache_salt=request.cache_salt or "",
-        )
+    return build_request(
+        request_id,
+        tokenizer.encode(prompt, add_special_tokens=bool(request.add_special_tokens)),
+        params,
+        context.client.info,
+        tokenizer,
+        seed=seed,
+        param="messages",
+        strict_length=request.max_tokens is not None or request.max_completion_tokens is not None,
+        priority=request.priority or 0,
+        timeout_seconds=request.timeout,
+        cache_salt=request.cache_salt or "",
+    )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from thranite.server.chat_prompt import PreparedChat, chat_params, prepare_chat
 from thranite.server.directory import ModelDirectory
 from thranite.server.generation import Generation
+from thranite.server.structured import naming_its_field
 from thranite.server.wire.chat import ChatRequest
 from thranite.server.wire.usage import Usage
 from thranite.text.output import TextDelta
@@ -44,6 +45,9 @@ async def chat_run(request: ChatRequest, models: ModelDirectory, request_id: str
     seed = context.next_seed()
     prepared = await context.in_thread(lambda: prepare_chat(request_id, request, params, context, seed))
     stream = bool(request.stream)
-    async with Generation(context.client, [prepared.engine], prepared.params, context.tokenizer, stream) as generation:
-        await generation.submit()
-        yield ChatRun(prepared, generation)
+    with naming_its_field(request, prepared.grammar_field):
+        async with Generation(
+            context.client, [prepared.engine], prepared.params, context.tokenizer, stream
+        ) as generation:
+            await generation.submit()
+            yield ChatRun(prepared, generation)

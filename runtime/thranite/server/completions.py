@@ -18,6 +18,7 @@ from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
 from thranite.server.sampling import sampling_params
+from thranite.server.structured import naming_its_field
 from thranite.server.text_request import text_request
 from thranite.server.wire.completion import Completion, CompletionChoice, CompletionRequest
 from thranite.server.wire.usage import Usage
@@ -43,13 +44,14 @@ class CompletionEndpoint(GenerationEndpoint):
             ]
         )
         client, tokenizer, stream = context.client, context.tokenizer, bool(request.stream)
-        async with Generation(client, requests, params, tokenizer, incremental=stream) as generation:
-            await generation.submit()
-            samples = CompletionSamples(request, prompts, requests, params, tokenizer)
-            if stream:
-                await _stream(reply, generation, samples, frame)
-            else:
-                await _respond(reply, generation, samples, frame)
+        with naming_its_field(request):
+            async with Generation(client, requests, params, tokenizer, incremental=stream) as generation:
+                await generation.submit()
+                samples = CompletionSamples(request, prompts, requests, params, tokenizer)
+                if stream:
+                    await _stream(reply, generation, samples, frame)
+                else:
+                    await _respond(reply, generation, samples, frame)
 
 
 class _Frame:

@@ -87,6 +87,10 @@ class ModelDirectory:
         state = self._states.get(name)
         return name if state is None else state.root or name
 
+    def created(self, name: str) -> int:
+        """When it was loaded (Unix time); of one that is not served yet, when the first one was."""
+        return (self._served.get(name) or self.first).settings.created
+
     def max_model_len(self, name: str) -> int | None:
         """None until its engine has said it."""
         return self._served[name].client.info.max_model_len if name in self._served else None

@@ -77,7 +77,7 @@ def _requests(
 async def _vectors(context: ServerContext, requests: Sequence[EngineRequest]) -> list[list[float]]:
     """All of them, or an error and none is left running."""
     try:
-        return [await _vector(stream) for stream in await submit_all(context.client, requests)]
+        return [await _vector(stream) for stream in await submit_all(context.client, requests, FIELD)]
     except BaseException:
         for request in requests:
             context.client.abort(request.request_id)

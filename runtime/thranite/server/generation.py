@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
+from thranite.engine.admission import refuse_oversized
 from thranite.engine.client import DeltaStream, EngineClient
 from thranite.errors import EngineDead
 from thranite.request import EngineRequest, FinishReason, SequenceDelta
@@ -147,11 +148,17 @@ class Generation:
             self._merged.put_nowait(error)
 
 
-async def submit_all(client: EngineClient, requests: Sequence[EngineRequest]) -> list[DeltaStream]:
+async def submit_all(
+    client: EngineClient, requests: Sequence[EngineRequest], param: str = "prompt"
+) -> list[DeltaStream]:
     """At once: the engine answers between two steps, so one after another would take a step each.
 
-    Raises what the first of those refused is refused with; the others are the caller's to abort.
+    Raises InvalidRequest, with `param`, where they are more than can ever wait together; else what the first of those
+    refused is refused with. The others are the caller's to abort.
     """
+    if client.info.queue_limits is not None:
+        sizes = [len(request.prompt_token_ids) for request in requests]
+        refuse_oversized(client.info.queue_limits, sizes, requests[0].priority, param)
     if len(requests) == 1:
         return [await client.submit(requests[0])]
     streams: list[DeltaStream] = []

@@ -54,6 +54,7 @@ def make_http_server(app: ASGIApp, options: HttpOptions, max_message_bytes: int 
         log_level="warning",
         lifespan="off",
         server_header=False,
+        timeout_keep_alive=options.keep_alive_seconds,
         ssl_certfile=options.ssl_certfile,
         ssl_keyfile=options.ssl_keyfile,
         timeout_graceful_shutdown=CLOSE_SECONDS,

@@ -77,10 +77,12 @@ class GuardedHttp(HttpToolsProtocol):
             return
         heads = self._heads
         super().data_received(data)
-        if self._refused or self.transport.is_closing():
+        if self._refused or self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
         if self._in_body:
             self._await_body()
+        elif self.timeout_keep_alive_task is None and self.cycle is not None and self.cycle.response_complete:
+            self._begin_head()  # blank lines begin no message, and ended the time of an idle connection
         if self._head_timer is not None:
             # Where a head begins, `data` may hold the end of an earlier body, too.
             self._head_bytes = self._parsed_bytes() if heads != self._heads else self._head_bytes + len(data)

@@ -41,7 +41,7 @@ class ModelEndpoints:
     def _card(self, name: str) -> ModelCard:
         models, state = self._models, self._models.state(name)
         status = ModelStatus(state.phase, state.stage, state.progress, state.cause, state.retry_seconds)
-        return ModelCard(name, models.settings.created, models.root(name), models.max_model_len(name), status)
+        return ModelCard(name, models.created(name), models.root(name), models.max_model_len(name), status)
 
 
 def respond(answer: ErrorAnswer, path: str = "") -> Response:

@@ -28,6 +28,12 @@ _FAILURES = {
     "503": "loading, draining, or the engine has ended",
     "504": "the request's timeout passed before its answer began",
 }
+_DEADLINE: dict[str, Any] = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "Seconds from admission within which the answer must be complete; the field timeout may say fewer.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
 
 
 class OpenApiEndpoint:
@@ -95,6 +101,8 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schemas["request"]}}}
     if "{model}" in operation.path:
         described["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if operation.deadline:
+        described["parameters"] = [_DEADLINE]
     return described
 
 

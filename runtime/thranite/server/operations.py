@@ -13,7 +13,7 @@ from thranite.server.wire.error import ErrorBody
 class Operation:
     """`request` and `answer` are JSON bodies; None: there is none, or it is no JSON. `events`: of a stream, if it can.
 
-    `media`: of an answer that is no JSON.
+    `media`: of an answer that is no JSON. `deadline`: whether X-Request-Timeout bounds it.
     """
 
     method: str
@@ -24,6 +24,7 @@ class Operation:
     events: Any = None
     error: Any = ErrorBody
     media: str = "application/json"
+    deadline: bool = False
 
 
 OPERATIONS = (
@@ -34,6 +35,7 @@ OPERATIONS = (
         chat.ChatRequest,
         chat.ChatCompletion,
         chat.ChatChunk,
+        deadline=True,
     ),
     Operation(
         "post",
@@ -42,6 +44,7 @@ OPERATIONS = (
         completion.CompletionRequest,
         completion.Completion,
         completion.Completion,
+        deadline=True,
     ),
     Operation(
         "post",
@@ -50,6 +53,7 @@ OPERATIONS = (
         responses.ResponseRequest,
         responses.Response,
         dict[str, Any],
+        deadline=True,
     ),
     Operation(
         "post",
@@ -59,6 +63,7 @@ OPERATIONS = (
         anthropic.OutputMessage,
         dict[str, Any],
         anthropic.MessageError,
+        deadline=True,
     ),
     Operation(
         "post",
@@ -75,8 +80,16 @@ OPERATIONS = (
         plain.GenerateRequest,
         plain.Done,
         plain.Delta | plain.Done,
+        deadline=True,
     ),
-    Operation("post", "/v1/embeddings", "Prompts as vectors", embedding.EmbeddingRequest, embedding.EmbeddingList),
+    Operation(
+        "post",
+        "/v1/embeddings",
+        "Prompts as vectors",
+        embedding.EmbeddingRequest,
+        embedding.EmbeddingList,
+        deadline=True,
+    ),
     Operation("post", "/tokenize", "Text or messages to tokens", plain.TokenizeRequest, plain.TokenizeAnswer),
     Operation("post", "/detokenize", "Tokens to text", plain.DetokenizeRequest, plain.DetokenizeAnswer),
     Operation("get", "/v1/models", "List what is served", answer=model.ModelList),

@@ -17,6 +17,7 @@ from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
 from thranite.server.sampling import sampling_params
+from thranite.server.structured import naming_its_field
 from thranite.server.text_request import text_request
 from thranite.server.wire.plain import Delta, Done, GenerateRequest, SocketGenerate
 
@@ -30,18 +31,20 @@ async def run_plain(request: PlainRequest, models: ModelDirectory, stream: bool)
     name, seed = new_id("gen"), context.next_seed()
     engine = await context.in_thread(lambda: text_request(name, request, request.prompt, params, context, seed))
     shown = name if request.id is None else request.id
-    async with Generation(context.client, [engine], params, context.tokenizer, stream) as generation:
-        await generation.submit()
-        texts: list[str] = []
-        tokens: list[int] = []
-        async for _, delta in generation.deltas():
-            texts.append(delta.text)
-            tokens += delta.token_ids
-            if delta.finish_reason is not None:
-                stop = UNSET if delta.stop_reason is None else delta.stop_reason
-                yield Done(shown, "".join(texts), tokens, delta.finish_reason, generation.usage, stop)
-            elif stream:
-                yield Delta(shown, delta.text, list(delta.token_ids))
+    with naming_its_field(request):
+        async with Generation(context.client, [engine], params, context.tokenizer, stream) as generation:
+            await generation.submit()
+            texts: list[str] = []
+            tokens: list[int] = []
+            async for _, delta in generation.deltas():
+                texts.append(delta.text)
+                tokens += delta.token_ids
+                if delta.finish_reason is not None:
+                    stop = UNSET if delta.stop_reason is None else delta.stop_reason
+                    prompt = list(engine.prompt_token_ids) if request.return_token_ids else UNSET
+                    yield Done(shown, "".join(texts), tokens, delta.finish_reason, generation.usage, stop, prompt)
+                elif stream:
+                    yield Delta(shown, delta.text, list(delta.token_ids))
 
 
 def _params(request: PlainRequest, context: ServerContext) -> SamplingParams:

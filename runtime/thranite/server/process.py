@@ -7,6 +7,7 @@ supervisor says so, or at once when the supervisor is gone.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import socket
@@ -65,7 +66,7 @@ class ServerProcess:
         self._refusing = False
         self._quit = asyncio.Event()
         self._resources = AsyncExitStack()  # the application's, from the moment it exists
-        self._engine_path: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._engine_up: asyncio.Future[control.EngineUp] = asyncio.get_running_loop().create_future()
 
     async def run(self, listener: socket.socket) -> ExitCode:
         self._tracing = self._start_tracing()
@@ -118,7 +119,9 @@ class ServerProcess:
     async def _bring_up(self) -> None:
         """Read the tokenizer while the engine loads, then connect, open the API, and watch over the connection."""
         tokenizer, settings = await asyncio.to_thread(self._read_texts, asyncio.get_running_loop())
-        self._client = await SocketEngineClient.connect(await self._engine_path)
+        up = await self._engine_up
+        self._client = await SocketEngineClient.connect(up.socket_path)
+        settings = dataclasses.replace(settings, created=up.loaded_at)
         self._metrics.first.client = self._client
         routes = [Route("/metrics", self._metrics.endpoint)]
         client = self._traced(self._client)
@@ -170,9 +173,9 @@ class ServerProcess:
 
     def _take(self, order: control.ToChild) -> None:
         match order:
-            case control.EngineUp(path, startup_seconds, None):
-                self._metrics.first.startup_seconds = startup_seconds
-                self._engine_path.set_result(path)
+            case control.EngineUp(model=None):
+                self._metrics.first.startup_seconds = order.startup_seconds
+                self._engine_up.set_result(order)
             case control.EngineUp():
                 self._added.engine_up(order)
             case control.AddModel():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thranite.errors import InvalidRequest
-from thranite.server.chat_messages import call_arguments
 from thranite.server.wire.chat import (
     ChatMessage,
     ChatRequest,
@@ -19,6 +18,7 @@ from thranite.server.wire.chat import (
 )
 from thranite.server.wire.request import JsonSchema, JsonSchemaFormat, ResponseFormat
 from thranite.server.wire.responses import ContentPart, FunctionChoice, InputItem, ResponseRequest, SchemaFormat
+from thranite.text.messages import call_arguments
 
 
 def chat_of(request: ResponseRequest) -> ChatRequest:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from thranite.errors import InvalidRequest
+from thranite.request import FinishReason
 from thranite.sampling_params import StructuredOutputsParams
+from thranite.server.errors import GenerationFailed
 from thranite.server.wire.request import (
     GenerationRequest,
     JsonObjectFormat,
@@ -42,12 +44,21 @@ def structured_outputs(request: GenerationRequest) -> StructuredOutputsParams | 
 
 @contextmanager
 def naming_its_field(request: GenerationRequest, field: str | None = None) -> Iterator[None]:
-    """Errors about structured output name the field that asked for it: `field`, or the request's own."""
+    """Errors about structured output name the field that asked for it: `field`, or the request's own.
+
+    Those of an answer under way, too: nothing but its grammar fails a request alone.
+    """
     try:
         yield
-    except InvalidRequest as error:
+    except (InvalidRequest, GenerationFailed) as error:
         named = field or next(iter(_fields(request)), None)
-        if error.param != "structured_outputs" or named is None:
+        if named is None:
+            raise
+        if isinstance(error, GenerationFailed):
+            if error.reason != FinishReason.ERROR:
+                raise
+            raise InvalidRequest(error.message, named, "generation_failed") from error
+        if error.param != "structured_outputs":
             raise
         raise InvalidRequest(error.message, named, error.code) from error
 

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from thranite.errors import InvalidRequest
 from thranite.sampling_params import StructuredOutputsParams
-from thranite.server.wire.chat import ChatRequest, FunctionSpec, NamedTool
+from thranite.server.wire.chat import ChatRequest, NamedTool
+from thranite.text.messages import described, template_tool
 from thranite.text.tokenizer import Tokenizer
 from thranite.text.tools.calls import parser_for
 from thranite.text.tools.forced import forced_calls
@@ -42,7 +45,7 @@ def plan_tools(request: ChatRequest, tokenizer: Tokenizer, parser: str) -> ToolP
         raise InvalidRequest(f"this model takes no tools: {why}", "tools", "unsupported_parameter")
     notation = parser_for(source) if parser == "auto" else parser
     one = request.parallel_tool_calls is False or isinstance(choice, NamedTool)
-    shown = [{"type": "function", "function": _described(tool.function)} for tool in request.tools]
+    shown = [template_tool(tool, "tools") for tool in msgspec.to_builtins(request.tools)]
     if choice is None or choice == "auto":
         if notation is None:
             raise InvalidRequest(
@@ -73,9 +76,4 @@ def _callable(request: ChatRequest, choice: Any) -> list[dict[str, Any]]:
     specs = [tool.function for tool in request.tools or ()]
     if isinstance(choice, NamedTool):
         specs = [spec for spec in specs if spec.name == choice.function.name]
-    return [_described(spec) for spec in specs]
-
-
-def _described(spec: FunctionSpec) -> dict[str, Any]:
-    fields = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
-    return {name: value for name, value in fields.items() if value is not None}
+    return [described(spec) for spec in msgspec.to_builtins(specs)]

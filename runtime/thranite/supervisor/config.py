@@ -69,6 +69,9 @@ class ServeConfig:
         (), "origin of web pages that may call the API, repeatable; * is any (default: none but the server's own)"
     )
     client_timeout: float = option(30.0, "a client that reads nothing, or sends no whole request, is dropped after it")
+    keep_alive_seconds: int = option(
+        75, "a connection between two requests is kept for so long; proxies before the server must keep it for less"
+    )
     otlp_traces_endpoint: str | None = option(
         None, "OTLP/HTTP collector that spans go to, such as http://otel:4318/v1/traces"
     )
@@ -97,7 +100,7 @@ class ServeConfig:
         _check_choice("tool_call_parser", self.tool_call_parser, get_args(ToolCallParser))
         _check_choice("pooling", self.pooling, get_args(Pooling))
         _check_choice("reasoning_parser", self.reasoning_parser, get_args(ReasoningParser))
-        for name, least in (("tokenizer_threads", 1), ("max_body_bytes", 1024)):
+        for name, least in (("tokenizer_threads", 1), ("keep_alive_seconds", 1), ("max_body_bytes", 1024)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{flag(name)} must be at least {least}, got {getattr(self, name)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from thranite.config import EngineConfig
@@ -46,7 +47,7 @@ class EngineLink:
             return
         self._client = self._figures.client = client
         self._figures.startup_seconds = self.stages.seconds
-        self.up = control.EngineUp(self._path, self.stages.seconds, self._model)
+        self.up = control.EngineUp(self._path, self.stages.seconds, self._model, int(time.time()))
         tell(self.up)
 
     def ended(self) -> None:

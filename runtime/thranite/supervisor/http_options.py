@@ -27,6 +27,7 @@ def http_options(config: ServeConfig) -> HttpOptions:
         ssl_keyfile=config.ssl_keyfile,
         allowed_origins=config.allowed_origins,
         client_timeout=config.client_timeout,
+        keep_alive_seconds=config.keep_alive_seconds,
         access_log=config.access_log,
         access_log_prompts=config.access_log_prompts,
         otlp_traces_endpoint=config.otlp_traces_endpoint,

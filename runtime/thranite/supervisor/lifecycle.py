@@ -26,22 +26,24 @@ from thranite.supervisor.termination import Outcome, describe_exit
 
 logger = logging.getLogger("thranite")
 
-CUT_OFF = "the server is shutting down and this request did not finish in time"
+CUT_OFF = "the server is draining and this request did not finish in time"
 
 ENGINE = "engine"  # the first model's; the other children are the Fleet's and the AddedModels'
 
 
 class Lifecycle:
-    """Implements `thranite.server.admin.AdminTarget`. `names`: the first model's, in the API."""
+    """Implements `thranite.server.admin.AdminTarget`. `names`: the first model's, in the API; `root`: where it is."""
 
-    def __init__(self, config: ServeConfig, clock: Callable[[], float], names: Sequence[str] = ("model",)) -> None:
+    def __init__(
+        self, config: ServeConfig, clock: Callable[[], float], names: Sequence[str] = ("model",), root: str = ""
+    ) -> None:
         self.outcome: Outcome | None = None
         self.started = False  # every child was ready; stays true
         self.hung: str | None = None  # why the engine must be killed
         self._config, self._clock = config, clock
         self._began = clock()
         self._stage = "start"
-        self._names = tuple(names)
+        self._names, self._root = tuple(names), root
         self._engine = EngineLife(config.stall_timeout)
         self._failures: dict[str, control.StartupFailed | control.ChildFatal] = {}
         self._fleet = Fleet(config.server_count(), self._began)
@@ -142,7 +144,7 @@ class Lifecycle:
 
     def model_states(self) -> tuple[ModelState, ...]:
         """How every model fares, the first one first."""
-        return (ModelState(self._names[0], self._engine.phase), *self.added.states())
+        return (ModelState(self._names[0], self._engine.phase, self._root), *self.added.states())
 
     def sleeper(self, name: str | None) -> Sleeper:
         """Of a model whose engine is up; None: of the first. Raises Rejected or ModelUnknown."""

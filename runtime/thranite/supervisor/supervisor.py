@@ -58,7 +58,7 @@ class Supervisor:
         commands: ChildCommands | None = None,
     ) -> None:
         self._names = config.served_model_name or (engine_config.model,)
-        self.lifecycle = Lifecycle(config, time.monotonic, self._names)
+        self.lifecycle = Lifecycle(config, time.monotonic, self._names, engine_config.model)
         self._engine_config, self._config = engine_config, config
         self._commands = commands or ChildCommands()
         self._listeners = dict(zip(self.lifecycle.servers, listeners, strict=True))
@@ -219,13 +219,17 @@ class Supervisor:
             self._children[name].send(message)
 
     async def _end_children(self) -> None:
-        """The servers first: they still have to tell clients. Children that do not end in time are killed."""
+        """The servers first: they still have to tell clients, unless nothing was served yet, when what they are at is
+        not waited for. Children that do not end in time are killed."""
         for link in self._links.values():
             await link.close()
         for listener in self._listeners.values():
             listener.close()
         if self.lifecycle.hung is not None:
             await self._end_hung(self._children[ENGINE])
+        if not self.lifecycle.started:
+            unheard = [self._children[name] for name in self.lifecycle.servers if name in self._children]
+            await asyncio.gather(*(child.kill() for child in unheard))
         await asyncio.gather(*(self._end_child(name) for name in self.lifecycle.servers))
         await asyncio.gather(*(self._end_child(name) for name in self._links), *self._endings)
 

@@ -18,8 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from thranite.errors import InvalidRequest, UnsupportedModel
-
-Message = Mapping[str, Any]
+from thranite.text.messages import Message, template_messages, template_tool
 
 # Marks where the message to be continued ends. Private-use characters, so that no real text holds it; its last space
 # is gone where a template trims messages.
@@ -91,10 +90,12 @@ class ChatTemplate:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        structured: bool = False,
     ) -> str:
         """The prompt's text. `kwargs`: further variables that the template reads.
 
-        Raises InvalidRequest where the template refuses the messages, with its own words.
+        `structured`: the answer keeps to a grammar, so it begins at once, and models that can are told not to think
+        before it. Raises InvalidRequest where the template refuses the messages, with its own words.
         """
         if not messages:
             raise InvalidRequest("messages must hold at least one message", "messages")
@@ -104,11 +105,14 @@ class ChatTemplate:
                 "set only one of them",
                 "continue_final_message",
             )
-        # A missing key is what templates expect where an API's client sends null.
-        shown = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        shown = template_messages(messages, knows_developer="developer" in self.source)
         if continue_final_message:
             shown[-1] = _mark_end(shown[-1])
-        text = self._render(shown, add_generation_prompt, tools, kwargs or {})
+        described = None if tools is None else [template_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+        variables = dict(kwargs or {})
+        if structured and "enable_thinking" in self.source:
+            variables.setdefault("enable_thinking", False)
+        text = self._render(shown, add_generation_prompt, described, variables)
         return _cut_at_mark(text) if continue_final_message else text
 
     def _render(
@@ -135,14 +139,9 @@ class ChatTemplate:
 
 
 def _mark_end(message: Message) -> dict[str, Any]:
-    content = message.get("content")
-    if not isinstance(content, str):
-        raise InvalidRequest(
-            "continue_final_message needs a last message whose content is a string", "continue_final_message"
-        )
     if message.get("tool_calls"):  # templates show them behind the content, so the cut would drop them
         raise InvalidRequest("a last message that calls tools cannot be continued", "continue_final_message")
-    return {**message, "content": content + _CONTINUE_MARK}
+    return {**message, "content": message["content"] + _CONTINUE_MARK}
 
 
 def _cut_at_mark(text: str) -> str:

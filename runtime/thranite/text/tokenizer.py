@@ -16,7 +16,8 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
 from thranite.errors import CheckpointError, InvalidRequest
-from thranite.text.chat_template import ChatTemplate, Message
+from thranite.text.chat_template import ChatTemplate
+from thranite.text.messages import Message
 from thranite.text.token_bytes import TokenBytes
 from thranite.text.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
@@ -124,6 +125,7 @@ class Tokenizer:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_special_tokens: bool = False,
+        structured: bool = False,
         **chat_template_kwargs: Any,
     ) -> list[int]:
         """The prompt's token ids. Templates write their own BOS, hence `add_special_tokens` is off."""
@@ -133,6 +135,7 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             tools=tools,
             kwargs=chat_template_kwargs,
+            structured=structured,
         )
         return self.encode(text, add_special_tokens=add_special_tokens)
 

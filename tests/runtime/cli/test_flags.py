@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import pytest
 
 from thranite.cli.flags import add_flags, build, variable
+from thranite.cli.generate import GenerateConfig
 from thranite.config import EngineConfig, flag, option
 from thranite.errors import ConfigError
 from thranite.supervisor.config import ServeConfig
@@ -125,7 +126,7 @@ def example(name: str, hint: Any) -> tuple[str, Any]:
     return ("7.5", 7.5) if "float" in text else ("text", "text")
 
 
-@pytest.mark.parametrize("cls", [EngineConfig, ServeConfig])
+@pytest.mark.parametrize("cls", [EngineConfig, ServeConfig, GenerateConfig])
 def test_every_field_is_set_by_its_flag_and_by_its_variable(cls: type) -> None:
     hints = get_type_hints(cls)
     for item in fields(cls):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -97,6 +98,16 @@ def test_serve_without_a_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     serve.add_arguments(parser)
     with pytest.raises(ConfigError, match="MODEL"):
         serve.run(parser.parse_args([]), {})
+
+
+@pytest.mark.parametrize("command", [name for name in main.COMMANDS if name != "bench"])
+def test_every_option_is_also_a_variable(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main([command, "--help"])
+    text = capsys.readouterr().out
+    flags = re.findall(r"^  --([a-z0-9-]+)", text, re.MULTILINE)
+    assert len(flags) > 1
+    assert [name for name in flags if f"[THRANITE_{name.upper().replace('-', '_')}]" not in text] == []
 
 
 def test_generate_offers_exactly_the_options_of_llm() -> None:

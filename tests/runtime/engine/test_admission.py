@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.support.null_model import model_directory
 from tests.support.paged_executor import PagedExecutor, settings
+from thranite import LLM
 from thranite.engine.admission import (
     LEAST_WAIT,
     LONGEST_WAIT,
@@ -13,9 +17,10 @@ from thranite.engine.admission import (
     DrainRate,
     QueueLimits,
     check_room,
+    refuse_oversized,
 )
 from thranite.engine.engine import Engine
-from thranite.errors import Rejected
+from thranite.errors import InvalidRequest, Rejected
 from thranite.request import EngineRequest
 from thranite.sampling_params import TokenParams
 
@@ -44,6 +49,34 @@ def test_room(waiting: Amount, tokens: int, priority: int, room: bool) -> None:
             check_room(limits, waiting, tokens, priority, DrainRate())
         assert refused.value.reason == "queue_full"
         assert refused.value.retry_after_seconds == LEAST_WAIT
+
+
+@pytest.mark.parametrize(
+    ("prompts", "priority", "says"),
+    [
+        ([5000], 0, None),  # an empty queue takes any single one
+        ([10] * 9, 0, None),
+        ([10] * 10, 0, "10 prompts; at most 9"),
+        ([10] * 10, -1, None),
+        ([300] * 3, 0, None),
+        ([301, 300, 300], 0, "901 tokens together; at most 900"),
+        ([301, 300, 300], -1, None),
+    ],
+)
+def test_what_no_queue_takes_is_refused_for_good(prompts: list[int], priority: int, says: str | None) -> None:
+    limits = QueueLimits(requests=10, tokens=1000, reserved_share=0.1)
+    if says is None:
+        refuse_oversized(limits, prompts, priority, "prompt")
+        return
+    with pytest.raises(InvalidRequest, match=says) as refused:
+        refuse_oversized(limits, prompts, priority, "prompt")
+    assert refused.value.param == "prompt"
+
+
+def test_a_batch_given_to_an_llm_is_no_overload(tmp_path: Path) -> None:
+    llm = LLM(model=model_directory(tmp_path), device="null")
+    check_room(llm.engine.settings.queue_limits, Amount(10**6, 10**9), 10**6, 0, DrainRate())
+    llm.close()
 
 
 def drained(

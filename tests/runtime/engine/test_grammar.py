@@ -226,6 +226,14 @@ def test_whitespace_is_free_unless_disabled() -> None:
     assert run(grammar_engine(), asks(json={"const": [1, 2]}))[0][0][0] == "[1,2]"
 
 
+def test_a_grammar_that_outgrows_its_parser_is_blamed_itself() -> None:
+    [[(_, last)]] = run(grammar_engine(), asks(regex="(a|aa){500}b"))
+    assert last.finish_reason is FinishReason.ERROR
+    assert "cannot be followed to its end: lexer error: too many expressions constructed" in str(last.error)
+    assert "other parameters" not in str(last.error)
+    assert not str(last.error).endswith(">")
+
+
 def test_a_vocabulary_that_cannot_be_read_is_told_and_refused(caplog: pytest.LogCaptureFixture) -> None:
     broken = Grammars(str(DIRECTORY), None, 5, (EOS_ID,))
     broken.load()

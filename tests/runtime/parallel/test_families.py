@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,67 +14,22 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.families import CPU, SIZES, generate, load
 from tests.support.thread_ranks import ThreadCommunicator, run_ranks
 from tests.support.tiny_models import TINY_MODELS, TinyModel, build, save
-from tests.support.torch_engine import finish, tokens
-from thranite.engine.engine import Engine
-from thranite.engine.kv_groups import plan_kv_layout
-from thranite.engine.settings import EngineSettings
 from thranite.layers.communicator import ALONE, Communicator
 from thranite.loader.checkpoint import load_model
 from thranite.models.decoder import Decoder
 from thranite.models.partition import rank_parameters
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
-from thranite.request import EngineRequest
-from thranite.runner.executor import TorchExecutor
-from thranite.sampling_params import TokenParams
 
-CPU = torch.device("cpu")
 FAMILIES = ["llama", "llama-biased-tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3-long"]
 WIDE: Mapping[str, Any] = {"num_attention_heads": 8, "hidden_size": 128, "intermediate_size": 96}
-OUTPUT = 8
 
 
 def wide(model: TinyModel, kv_heads: int) -> TinyModel:
     return replace(model, options={**model.options, **WIDE, "num_key_value_heads": kv_heads})
-
-
-def load(directory: Path, communicator: Communicator = ALONE) -> Decoder:
-    spec = load_spec(json.loads((directory / "config.json").read_text()), max_model_len=96)
-    return load_model(spec, directory, dtype=torch.float32, device=CPU, communicator=communicator)
-
-
-def engine_over(model: Decoder) -> Engine:
-    settings = EngineSettings(
-        layout=plan_kv_layout(model.rank_spec, 8, "float32"),
-        num_blocks=200,
-        vocab_size=model.spec.vocab_size,
-        max_model_len=96,
-        max_num_seqs=8,
-        max_num_batched_tokens=40,
-        overlap=True,
-    )
-    return Engine(settings, TorchExecutor(model, model.rank_spec, settings, CPU))
-
-
-def requests() -> list[EngineRequest]:
-    prompts = [tuple((7 * i * i + 3 * i + salt) % 190 + 3 for i in range(count)) for salt, count in ((1, 50), (5, 9))]
-    greedy = TokenParams(OUTPUT, seed=0, temperature=0.0, logprobs=1, prompt_logprobs=1)
-    sampled = TokenParams(OUTPUT, seed=3, temperature=1.0, n=2)
-    return [
-        EngineRequest("long", prompts[0], greedy),
-        EngineRequest("short", prompts[1], greedy),
-        EngineRequest("sampled", prompts[0], sampled),
-    ]
-
-
-def generate(model: Decoder) -> tuple[dict[tuple[str, int], list[int]], list[float]]:
-    """Tokens, and the logprobs of the greedy requests' prompts and outputs."""
-    deltas = finish(engine_over(model), requests())
-    scores = [score for rows in deltas.values() for delta in rows for score in delta.prompt_logprobs or ()]
-    scores += [score for rows in deltas.values() for delta in rows for score in delta.logprobs or ()]
-    return {key: tokens(rows) for key, rows in deltas.items()}, [score.logprob for score in scores if score is not None]
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 8])
@@ -81,7 +39,7 @@ def test_ranks_agree_with_one(family: str, kv_heads: int, tmp_path: Path) -> Non
     directory = save(model, build(model), tmp_path)
     alone, want_scores = generate(load(directory))
     assert len(set(alone["sampled", 0])) > 2, "a model that repeats one token proves little"
-    for size in (2, 4):
+    for size in SIZES:
 
         def on_rank(ranks: ThreadCommunicator) -> Any:
             decoder = load(directory, ranks)
@@ -91,6 +49,30 @@ def test_ranks_agree_with_one(family: str, kv_heads: int, tmp_path: Path) -> Non
         for got, scores in run_ranks(size, on_rank):
             assert got == alone
             assert scores == pytest.approx(want_scores, abs=1e-4)
+
+
+def test_processes_over_gloo_agree_with_one(tmp_path: Path) -> None:
+    """The same processes run every family in turn: most of the time is torch's import."""
+    models = [wide(TINY_MODELS[family], 2) for family in FAMILIES]
+    directories = [save(model, build(model), tmp_path / family) for model, family in zip(models, FAMILIES, strict=True)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "tests.support.families"]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path), *map(str, directories)], env=environment)
+        for rank in range(max(SIZES))
+    ]
+    try:
+        alone = [generate(load(directory)) for directory in directories]
+        assert [process.wait(120) for process in processes] == [0] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for size, rank in [(count, rank) for count in SIZES for rank in range(count)]:
+        found = json.loads((tmp_path / f"{size}-{rank}.json").read_text())
+        for family, (want, want_scores), (texts, scores) in zip(FAMILIES, alone, found, strict=True):
+            assert {(name, index): text for name, index, text in texts} == want, (family, size, rank)
+            assert scores == pytest.approx(want_scores, abs=1e-4), (family, size, rank)
 
 
 def dummy(spec: ModelSpec, communicator: Communicator = ALONE) -> Decoder:

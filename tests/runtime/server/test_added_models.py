@@ -29,7 +29,7 @@ class Models:
 
     def __init__(self, engine: EngineThread) -> None:
         self.told: list[control.FromChild] = []
-        self.up = control.EngineUp(str(engine.path), {}, "late")
+        self.up = control.EngineUp(str(engine.path), {}, "late", loaded_at=1234)
         self.directory = ModelDirectory(("tiny",), 1)
         metrics = MetricsSource("tiny")
         self.added = AddedModels(START, self.directory, metrics, self.told.append, lambda client, _: client)
@@ -54,6 +54,7 @@ async def leaving(engine: EngineThread) -> AsyncIterator[Models]:
     models.added.add(LATE)
     models.added.engine_up(models.up)
     await until(models.served)
+    assert models.directory.created("late") == 1234
     client = models.directory.get("late").client
     await client.submit(EngineRequest("open", (5, 6), TokenParams(100_000, 0)))
     models.added.remove("late")

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from starlette.routing import Route
 
 from tests.support.fake_engine import TOKENIZER, FakeEngine, says
 from tests.support.live_server import MODEL, LiveServer, live_server, serve
+from thranite.engine.admission import QueueLimits
 from thranite.errors import ConfigError, EngineDead, InvalidRequest, Rejected, ThraniteError
 from thranite.request import FinishReason
 from thranite.server.app import build_app
@@ -163,6 +165,19 @@ def test_a_later_prompt_s_refusal_takes_the_earlier_ones_back() -> None:
         answer = server.http.post("/v1/completions", json={**COMPLETION, "prompt": ["a", "b", "c", "d"]})
     assert answer.status_code == 429
     assert {request.request_id for request in engine.submitted} <= set(engine.aborted)
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/completions", "prompt"), ("/v1/embeddings", "input")])
+def test_more_prompts_than_may_ever_wait_are_no_reason_to_come_back(path: str, field: str) -> None:
+    engine = FakeEngine()
+    engine.info = replace(engine.info, queue_limits=QueueLimits(requests=2, tokens=100))
+    with live_server(engine) as server:
+        answer = server.http.post(path, json={"model": MODEL, field: ["a", "b", "c"]})
+    assert answer.status_code == 400
+    assert "retry-after" not in answer.headers
+    assert answer.json()["error"]["param"] == field
+    assert "at most 2" in answer.json()["error"]["message"]
+    assert engine.submitted == []
 
 
 def test_prompts_of_one_request_wait_for_the_engine_together() -> None:

@@ -75,6 +75,47 @@ def ended(connection: socket.socket) -> bytes:
     return data
 
 
+def ask(connection: socket.socket) -> bytes:
+    """One answer of a connection that stays open."""
+    connection.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+    return connection.recv(65536)
+
+
+# --- idle connections
+
+
+def test_an_idle_connection_is_kept_longer_than_proxies_pause() -> None:
+    """By default; uvicorn's own 5 s are less than what proxies and clients keep connections for."""
+    with serving() as url:
+        connection = raw(url)
+        assert ask(connection).startswith(b"HTTP/1.1 200")
+        time.sleep(5.5)
+        assert ask(connection).startswith(b"HTTP/1.1 200")
+        ending = time.monotonic()
+    with connection:  # at the server's end it is closed at once
+        assert connection.recv(1) == b""
+        assert time.monotonic() - ending < 1
+
+
+def test_an_idle_connection_ends_after_its_time() -> None:
+    with serving(keep_alive_seconds=1) as url, raw(url) as connection:
+        ask(connection)
+        idle_since = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 0.9 < time.monotonic() - idle_since < 5
+
+
+def test_blank_lines_do_not_keep_a_connection() -> None:
+    with serving(client_timeout=0.5) as url, raw(url) as connection:
+        ask(connection)
+        connection.sendall(b"\r\n")
+        assert ended(connection) == b""
+        with raw(url) as patient:
+            ask(patient)
+            patient.sendall(b"\r\n")
+            assert ask(patient).startswith(b"HTTP/1.1 200")
+
+
 # --- slow and hostile clients
 
 

@@ -115,6 +115,18 @@ def test_fields_without_support_are_described_as_such() -> None:
     assert values == [None, "auto", "default"]
 
 
+def test_deadlines_are_described_where_they_are_kept() -> None:
+    engine = FakeEngine(says("<tool_call>{}", "hello world"), max_model_len=4096)
+    calls = AppCalls(build_app(engine, TOKENIZER.with_chat_template(HERMES), SETTINGS))
+    for path, body in GOOD:
+        engine.submitted.clear()
+        assert calls.post(path, json=body, headers={"x-request-timeout": "7"}).status_code == 200
+        kept = [request.timeout_seconds for request in engine.submitted]
+        described = [item["name"] for item in DOCUMENT["paths"][path]["post"].get("parameters", ())]
+        assert set(kept) == ({7.0} if described == ["X-Request-Timeout"] else set()), path
+    assert DOCUMENT["paths"]["/v1/embeddings"]["post"]["parameters"][0]["in"] == "header"
+
+
 def test_keys_are_described_where_they_are_needed() -> None:
     locked = build_app(FakeEngine(), TOKENIZER, ServerSettings(served_model_names=(MODEL,), api_keys=(ApiKey("k"),)))
     calls = AppCalls(locked)

@@ -54,6 +54,14 @@ def test_generate(server: LiveServer) -> None:
     assert (named["id"], named["text"], named["stop_reason"]) == ("mine", "hell", "o w")
 
 
+def test_generate_tells_the_prompt_s_tokens_if_asked(server: LiveServer) -> None:
+    for stream in (False, True):
+        body = {"prompt": "hi", "return_token_ids": True, "stream": stream}
+        text = server.http.post("/generate", json=body).text.removesuffix("\n\ndata: [DONE]\n\n")
+        done = json.loads(text.rsplit("data: ", 1)[-1])
+        assert done["prompt_token_ids"] == TOKENIZER.encode("hi")
+
+
 def test_generate_streams(server: LiveServer) -> None:
     text = server.http.post("/generate", json={"prompt": "hi", "stream": True}).text
     *events, done, end = text.strip().split("\n\n")
@@ -76,6 +84,7 @@ def test_generate_streams(server: LiveServer) -> None:
         ({"prompt": "a", "n": 2}, 400, "n"),
         ({"prompt": "a", "prompt_logprobs": 1}, 400, "prompt_logprobs"),
         ({"prompt": "a", "odd": 1}, 400, "odd"),
+        ({"prompt": "a", "stream": True, "stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"prompt": "a", "guided_regex": "("}, 400, "guided_regex"),
         ({"prompt": "a", "model": "other"}, 404, "model"),
     ],

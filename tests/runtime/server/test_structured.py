@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tests.support.fake_engine import says
+from tests.support.fake_engine import TOKENIZER, FakeEngine, says
 from tests.support.live_server import MODEL, LiveServer, live_server
-from thranite.request import Grammar
+from tests.support.tool_chats import HERMES
+from thranite.request import FinishReason, Grammar
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -94,6 +95,38 @@ def test_a_schema_that_cannot_compile_says_why(server: LiveServer) -> None:
     assert (answer.status_code, error["param"], error["code"]) == (400, "response_format", "invalid_grammar")
     assert "uniqueItems" in error["message"]
     assert not server.engine.submitted
+
+
+FUNCTION = {"name": "f", "parameters": SCHEMA}
+FORMAT = {"type": "json_schema", "name": "a", "schema": SCHEMA}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/completions", {"prompt": "a", "guided_json": SCHEMA}, "guided_json"),
+        ("/v1/chat/completions", {"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
+        ("/generate", {"prompt": "a", "structured_outputs": {"regex": "a+"}}, "structured_outputs"),
+        ("/v1/responses", {"input": "a", "text": {"format": FORMAT}}, "text.format"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grammar_that_fails_under_way_is_named(
+    server: LiveServer, path: str, body: dict[str, Any], field: str, stream: bool
+) -> None:
+    server.engine.script = says("abc", finish=FinishReason.ERROR)
+    answer = server.http.post(path, json={"model": MODEL, **body, "stream": stream})
+    assert answer.status_code == (200 if stream else 400)
+    assert f'"param":"{field}"' in answer.text
+    assert "generation_failed" in answer.text
+
+
+def test_forced_tools_that_fail_under_way_are_named() -> None:
+    engine = FakeEngine(says("abc", finish=FinishReason.ERROR), max_model_len=4096)
+    tools = {"tools": [{"type": "function", "function": FUNCTION}], "tool_choice": "required"}
+    with live_server(engine, TOKENIZER.with_chat_template(HERMES)) as server:
+        answer = server.http.post("/v1/chat/completions", json={"model": MODEL, "messages": HELLO, **tools})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools")
 
 
 def test_openai_s_parse_helper(server: LiveServer) -> None:

@@ -25,7 +25,7 @@ class Life:
     def __init__(self, *, ready: bool = True, **config: Any) -> None:
         self.now = 1000.0
         options = {"drain_delay": 5.0, "drain_timeout": 25.0, "server_processes": 1, **config}
-        self.lifecycle = Lifecycle(ServeConfig(**options), lambda: self.now)
+        self.lifecycle = Lifecycle(ServeConfig(**options), lambda: self.now, root="models/first")
         self.refusing = False
         self.actions: list[Action] = []  # but orders
         if ready:
@@ -56,6 +56,10 @@ class Life:
     def probes(self) -> list[bool]:
         life = self.lifecycle
         return [probe.ok for probe in (life.startup_probe(), life.ready_probe(), life.live_probe())]
+
+
+def test_the_first_model_s_root_is_told() -> None:
+    assert [state.root for state in Life().lifecycle.model_states()] == ["models/first"]
 
 
 def test_probes_while_loading_serving_draining_and_ending() -> None:
@@ -130,7 +134,7 @@ def test_a_drain_that_no_termination_follows_ends_itself() -> None:
     assert life.lifecycle.start_drain(10.0).deadline_seconds == 10.0
     life.wait(8)
     assert life.lifecycle.drain_status().drained
-    assert life.wait(61) == [control.CutOff("the server is shutting down and this request did not finish in time")]
+    assert life.wait(61) == [control.CutOff("the server is draining and this request did not finish in time")]
     assert life.wait(2) == [SERVE]
     assert life.probes() == [True, True, True]
     life.lifecycle.start_drain(None)

@@ -81,6 +81,8 @@ def test_a_model_of_the_command_line_and_one_that_comes_and_goes(tmp_path: Path)
         assert [card["id"] for card in listed] == ["tiny", "small", "late"]
         assert {card["status"]["phase"] for card in listed} == {"ready"}
         assert [card["root"] for card in listed] == ["tiny", "models/small", "models/late"]
+        told = server.admin.get("/models").json()["models"]
+        assert [model["root"] for model in told] == ["tiny", "models/small", "models/late"]
         _check_metrics(server)
         _check_unloading(server)
         assert len(server.pids_of("engine_process")) == 2

@@ -91,14 +91,14 @@ def test_deadline_and_second_signal_end_streams_with_a_final_event(tmp_path: Pat
             wait_for(lambda: server.probe("/readyz") == 503, "not ready")
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
-            assert all("shutting down" in future.result()[-1]["error"]["message"] for future in futures)
+            assert all("draining" in future.result()[-1]["error"]["message"] for future in futures)
             assert server.exit_code() == ExitCode.OK
             assert time.monotonic() - began < 5
     with running_server(tmp_path / "deadline", drain_timeout=0.5) as server:
         server.wait_ready()
         with streams(server, 1, max_tokens=2000) as futures:
             server.process.send_signal(signal.SIGTERM)
-            assert "shutting down" in futures[0].result()[-1]["error"]["message"]
+            assert "draining" in futures[0].result()[-1]["error"]["message"]
             assert server.exit_code() == ExitCode.OK
 
 
@@ -174,11 +174,11 @@ def test_drain_by_the_admin_port_and_back(tmp_path: Path) -> None:
         assert server.probe("/readyz") == 503
         assert server.api.post("/v1/completions", json=body(2)).status_code == 503
         assert not server.admin.delete("/drain").json()["draining"]
-        assert server.probe("/readyz") == 200
-        wait_for(lambda: server.api.post("/v1/completions", json=body(2)).status_code == 200, "serving again")
+        wait_for(lambda: server.probe("/readyz") == 200, "ready again, once the server processes know")
+        assert server.api.post("/v1/completions", json=body(2)).status_code == 200
         with streams(server, 1, max_tokens=2000) as futures:
             server.admin.post("/drain", json={"deadline_seconds": 0.2})
-            assert "shutting down" in futures[0].result()[-1]["error"]["message"]
+            assert "draining" in futures[0].result()[-1]["error"]["message"]
         assert server.process.poll() is None
         server.process.send_signal(signal.SIGTERM)
         assert server.exit_code() == ExitCode.OK
@@ -217,6 +217,16 @@ def test_failed_startup(tmp_path: Path, behaviour: str, code: ExitCode, text: st
         assert server.exit_code() == code
         assert "stage: load weights" in server.termination_log()
         assert text in server.termination_log()
+
+
+def test_a_failed_startup_waits_for_no_server_process(tmp_path: Path) -> None:
+    """One that reads a large tokenizer hears nothing meanwhile."""
+    with running_server(tmp_path, "slow-texts") as server:
+        wait_for(lambda: "99 GB" in server.log(), "the engine fails")
+        failed = time.monotonic()
+        assert server.exit_code() == ExitCode.DOES_NOT_FIT
+        assert time.monotonic() - failed < 3
+        assert "does not end" not in server.log()
 
 
 def test_missing_tokenizer_is_a_failed_startup(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -12,6 +13,9 @@ from thranite.server.wire.error import ErrorDetail
 from thranite.server.wire.request import GenerationRequest
 from thranite.server.wire.usage import Usage
 
+# `done` always says the usage.
+_OFF_VALUES = {**GenerationRequest.off_values, "stream_options": ()}
+
 
 class GenerateRequest(GenerationRequest, kw_only=True):
     """`prompt`: text or token ids. `id` comes back with the answer."""
@@ -20,6 +24,8 @@ class GenerateRequest(GenerationRequest, kw_only=True):
     model: str | None = None  # type: ignore[assignment]  # a server has one; it need not be named here
     id: str | None = None
 
+    off_values: ClassVar[Mapping[str, tuple[Any, ...]]] = _OFF_VALUES
+
 
 class SocketGenerate(GenerationRequest, kw_only=True, tag_field="type", tag="generate"):
     """Begin a request. `id` is unique among the socket's open requests. `stream` false: only `done` comes."""
@@ -27,6 +33,8 @@ class SocketGenerate(GenerationRequest, kw_only=True, tag_field="type", tag="gen
     id: str
     prompt: str | list[int]
     model: str | None = None  # type: ignore[assignment]
+
+    off_values: ClassVar[Mapping[str, tuple[Any, ...]]] = _OFF_VALUES
 
 
 class SocketCancel(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="cancel"):
@@ -47,7 +55,7 @@ class Delta(msgspec.Struct, tag_field="type", tag="delta"):
 
 
 class Done(msgspec.Struct, tag_field="type", tag="done"):
-    """The end of a request, with its whole text."""
+    """The end of a request, with its whole text; with the prompt's tokens if `return_token_ids` asks for them."""
 
     id: str
     text: str
@@ -55,6 +63,7 @@ class Done(msgspec.Struct, tag_field="type", tag="done"):
     finish_reason: str | None
     usage: Usage
     stop_reason: str | int | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class SocketError(msgspec.Struct, tag_field="type", tag="error"):
