@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.runtime.parallel.test_families import load, wide
+from tests.runtime.parallel.test_families import wide
+from tests.support.families import load
 from tests.support.paged_decoding import Chunk, PagedDecoding
 from tests.support.thread_ranks import FEW_ROWS, ThreadCommunicator, run_ranks
 from tests.support.tiny_models import TINY_MODELS, build, save
