@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_finish() -> None:
-    """What importing all tests made stays: else each full collection during the tests looks at it, for half a second."""
+    """What importing the tests made stays: else each full collection looks at it, which takes half a second."""
     gc.collect()
     gc.freeze()
 
