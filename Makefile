@@ -52,9 +52,11 @@ format: $(STAMP)  ## rewrite files in the project's format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# Tests on the cluster mostly wait, so they run beside the others; what they say comes when those have ended.
 .PHONY: test
-test: test-layout $(filter cluster-tools,$(CLUSTER_PARTS)) $(addprefix test-,$(PARTS)) \
-	$(filter-out cluster-tools,$(CLUSTER_PARTS))  ## all tests that need no GPU
+test: test-layout $(filter cluster-tools,$(CLUSTER_PARTS)) model  ## all tests that need no GPU
+	@$(BIN)/python -m dev.side_by_side $(MAKE) --no-print-directory $(filter-out cluster-tools,$(CLUSTER_PARTS)) \
+		-- $(MAKE) --no-print-directory $(addprefix test-,$(PARTS))
 
 .PHONY: test-no-cluster
 test-no-cluster:
