@@ -71,9 +71,9 @@ def test_a_model_that_cannot_be_served_is_refused_before_any_gpu(
     if "gpuProduct" in wanted["resources"]:
         label_nodes(namespace, wanted["resources"]["gpuProduct"])
     services.apply(**wanted)
-    eventually(lambda: services.condition("ModelCached")[:2] == ("False", reason), what=f"ModelCached=False {reason}")
+    for kind in ("ModelCached", "Ready"):
+        eventually(lambda kind=kind: services.condition(kind)[:2] == ("False", reason), what=f"{kind}=False {reason}")
     assert text in services.condition("ModelCached")[2]
-    assert services.condition("Ready")[:2] == ("False", reason)
     assert services.pods() == []
 
 

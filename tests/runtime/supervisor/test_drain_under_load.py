@@ -16,7 +16,7 @@ from thranite.errors import ExitCode
 
 STREAMS = 100
 TOKENS = 350  # seven seconds, of which a busy machine may need most for the ten that are refused
-DRAIN_DELAY = 1.0
+DRAIN_DELAY = 2.0
 TIMEOUT = 30.0
 
 
