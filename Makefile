@@ -1,6 +1,9 @@
 # Everything a contributor runs. `make help` lists it. Needs Python 3.11 or newer (with venv), git and make; all else
 # is installed into .venv by `make setup`, which every other target calls by itself.
 
+# Containers' images often set it, and then each of the hundreds of processes that the tests start compiles all its modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -34,7 +37,7 @@ $(STAMP): pyproject.toml
 		echo "make: need Python 3.11 or newer with its venv module; $(PYTHON) is not. Set PYTHON=…" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python --editable '.[$(EXTRAS)]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable '.[$(EXTRAS)]'
 	@touch $@
 
 .PHONY: check
@@ -49,9 +52,11 @@ format: $(STAMP)  ## rewrite files in the project's format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# Tests on the cluster mostly wait, so they run beside the others; what they say comes when those have ended.
 .PHONY: test
-test: test-layout $(filter cluster-tools,$(CLUSTER_PARTS)) $(addprefix test-,$(PARTS)) \
-	$(filter-out cluster-tools,$(CLUSTER_PARTS))  ## all tests that need no GPU
+test: test-layout $(filter cluster-tools,$(CLUSTER_PARTS)) model  ## all tests that need no GPU
+	@$(BIN)/python -m dev.side_by_side $(MAKE) --no-print-directory $(filter-out cluster-tools,$(CLUSTER_PARTS)) \
+		-- $(MAKE) --no-print-directory $(addprefix test-,$(PARTS))
 
 .PHONY: test-no-cluster
 test-no-cluster:

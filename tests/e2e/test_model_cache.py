@@ -71,9 +71,10 @@ def test_a_model_that_cannot_be_served_is_refused_before_any_gpu(
     if "gpuProduct" in wanted["resources"]:
         label_nodes(namespace, wanted["resources"]["gpuProduct"])
     services.apply(**wanted)
-    eventually(lambda: services.condition("ModelCached")[:2] == ("False", reason), what=f"ModelCached=False {reason}")
+    wanted_words = ("False", reason)
+    eventually(lambda: services.condition("ModelCached")[:2] == wanted_words, what=f"ModelCached=False {reason}")
+    eventually(lambda: services.condition("Ready")[:2] == wanted_words, what=f"Ready=False {reason}")
     assert text in services.condition("ModelCached")[2]
-    assert services.condition("Ready")[:2] == ("False", reason)
     assert services.pods() == []
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.cluster.access import LocalCluster, Namespace, eventually
 from tests.cluster.manifests import pod, pod_spec
 from tests.e2e.conftest import SYSTEM, Operator, Services
+from tests.e2e.load import TOLD
 
 pytestmark = pytest.mark.cluster
 
@@ -26,12 +27,12 @@ answer = client.completions.create(model="{model}", **options)
 print(answer.usage.completion_tokens)
 """
 ASK_ON = """
-import openai, time
+import openai, os
 client = openai.OpenAI(base_url="{url}", api_key="none", max_retries=0, timeout=30)
 print("asking", flush=True)
 options = dict(prompt=[1, 2, 3], max_tokens=40, stream=True, extra_body=dict(ignore_eos=True))
-end, good = time.monotonic() + {seconds}, 0
-while time.monotonic() < end:
+good = 0
+while not os.path.exists("{told}/stop"):
     stream = client.completions.create(model="{model}", **options)
     reasons = [choice.finish_reason for chunk in stream for choice in chunk.choices]
     assert "length" in reasons, reasons
@@ -89,12 +90,16 @@ def test_a_rollout_fails_no_request(services: Services, namespace: Namespace) ->
     services.wait("Progressing=False")
     before = set(services.pods())
     url = f"http://x.{namespace.name}.svc/v1"
-    script = ASK_ON.format(url=url, model="x", seconds=30)
-    namespace.apply(pod("client", pod_spec(namespace.cluster.image, script)))
+    script = ASK_ON.format(url=url, model="x", told=TOLD)
+    mounts = [{"name": "told", "mountPath": TOLD}]
+    volumes = {"volumes": [{"name": "told", "emptyDir": {}}]}
+    namespace.apply(pod("client", pod_spec(namespace.cluster.image, script, volumeMounts=mounts, pod=volumes)))
     eventually(lambda: "asking" in namespace.kubectl("logs", "client"), what="the client's first word")
     services.patch({"engine": {"maxModelLen": 1024}})
     eventually(lambda: not before & set(services.pods()), what="new pods")
-    services.wait("Ready")
+    services.wait("Progressing=False")
+    time.sleep(3)  # with the new pods alone
+    namespace.python("client", f"open('{TOLD}/stop', 'w').close()")
     last = eventually(
         lambda: re.search(r"^good (\d+)$", namespace.kubectl("logs", "client"), re.MULTILINE),
         what="the client's last word",
@@ -151,7 +156,7 @@ def test_an_api_server_that_was_away_ends_no_operator(
     services.wait("Ready")
     before = restarts(operator)
     local.command("kill", "kube-apiserver")
-    time.sleep(15)
+    time.sleep(6)  # several calls fail; each further one would come later
     local.command("start", "kube-apiserver")
     eventually(lambda: namespace.get("infs", "x"), what="an API server")
     services.patch({"replicas": 2})

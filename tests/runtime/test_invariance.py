@@ -64,7 +64,7 @@ def alone(model: str, requests: list[EngineRequest]) -> Outputs:
 @hypothesis_settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_tokens_are_the_same_under_any_setting(model: str, data: st.DataObject) -> None:
-    seed = data.draw(st.integers(0, 9))
+    seed = data.draw(st.integers(0, 4))
     requests, want = workload(seed), workload_alone(model, seed)
     size = data.draw(st.sampled_from([1, 4, 8, 32]))
     budget = data.draw(st.sampled_from([2, 5, 17, 64]))

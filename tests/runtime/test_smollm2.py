@@ -17,7 +17,7 @@ from thranite.outputs import RequestOutput
 pytestmark = pytest.mark.model
 
 # The whole measure is 64 prompts of 128 tokens (`make test-long`); every run of the tests does a part of it.
-PROMPTS, OUTPUT = (64, 128) if os.environ.get("THRANITE_TEST_LONG") else (16, 48)
+PROMPTS, OUTPUT = (64, 128) if os.environ.get("THRANITE_TEST_LONG") else (8, 48)
 TIE = 1e-4  # a mismatch is excused only if the reference's two best logits are this close
 MAX_EXCUSED = 2
 SUBJECTS = ["the sea", "a trireme", "copper wire", "winter in Oslo", "prime numbers", "tea", "the moon", "old maps"]

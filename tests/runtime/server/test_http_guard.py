@@ -134,7 +134,9 @@ def test_a_socket_that_stops_reading_is_dropped_and_its_requests_aborted() -> No
     with (
         serving(engine, client_timeout=0.5) as url,
         raw(url, receive_buffer=4096) as connection,
-        connect(url.replace("http", "ws") + "/ws/generate", sock=connection, max_queue=1) as websocket,
+        connect(
+            url.replace("http", "ws") + "/ws/generate", sock=connection, max_queue=1, close_timeout=0.1
+        ) as websocket,
     ):
         websocket.send(json.dumps({"type": "generate", "id": "a", "prompt": "x", "max_tokens": 10**8}))
         until(lambda: engine.aborted == [request.request_id for request in engine.submitted] != [])
@@ -183,21 +185,21 @@ def test_the_end_of_a_large_body_is_no_part_of_the_next_head() -> None:
 def test_a_body_that_stops_coming_is_dropped_and_one_that_comes_slowly_is_not() -> None:
     body = json.dumps(COMPLETION).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-    with serving(client_timeout=2) as url:
+    with serving(client_timeout=1) as url:
         with raw(url) as connection:
             connection.sendall(head + body[:5])
             assert ended(connection) == b""
         with raw(url) as connection:
             connection.sendall(head)
             for part in (body[:5], body[5:10], body[10:15], body[15:]):
-                time.sleep(0.7)
+                time.sleep(0.35)
                 connection.sendall(part)
             assert ended(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_idle_socket_outlives_the_time_of_heads_and_bodies() -> None:
-    with serving(client_timeout=2) as url, connect(url.replace("http", "ws") + "/ws/generate") as websocket:
-        time.sleep(2.5)
+    with serving(client_timeout=1) as url, connect(url.replace("http", "ws") + "/ws/generate") as websocket:
+        time.sleep(1.4)
         websocket.send(json.dumps({"type": "generate", "id": "a", "prompt": "x", "stream": False}))
         assert json.loads(websocket.recv(timeout=10))["type"] == "done"
 
