@@ -60,6 +60,8 @@ def _loading(loaders: Sequence[Pod]) -> ModelState:
     if (cause := worst(cause for pod in alive if (cause := cause_of(pod)))) is not None:
         return ModelState("False", cause.reason, cause.message, blocking=True)
     before = _ends(loaders)
+    if before is not None and not alive:  # the Job has not told yet whether it makes another pod
+        return ModelState("False", *before, blocking=True)
     suffix = f"; before: {before[1]}" if before else ""
     phase = "the loader runs" if any(pod.phase == "Running" for pod in alive) else "the loader is being started"
     return ModelState("False", "Loading", phase + suffix, blocking=True)
