@@ -76,6 +76,7 @@ class LLM:
             peer_all_reduce=peer_all_reduce,
             overlap=overlap,
             max_waiting_requests=2**31,  # a batch given at once is no overload
+            max_waiting_tokens=2**48,
             seed=seed,
             skip_tokenizer_init=skip_tokenizer_init,
         )
