@@ -30,8 +30,8 @@ ENVIRONMENT = {
 }
 RANKS = "tests/runtime/parallel/test_llm_ranks.py"
 ROWS = "llama-8b/decode1,llama-8b/decode64,llama-8b/prefill,llama-8b/mixed"
-TAIL_LINES = 60
-STACKS_SECONDS = 1.0
+TAIL_LINES, STACK_LINES = 60, 240  # shown of a part that fails, and of one that hangs
+STACKS_SECONDS, STACK_SECONDS = 1.0, 0.2  # for all processes to say where they are, and for each before the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,9 @@ def tests() -> list[Part]:
     """In the order in which a failure explains those that follow."""
 
     def part(name: str, seconds: int, path: str, chosen: str) -> Part:
-        command = [sys.executable, "-m", "pytest", "-m", "gpu2", "-x", "-q", "-rs", "-p", "no:cacheprovider", path]
-        return Part(name, [*command, "-k", chosen, "--durations=5"], seconds)
+        # What ranks say must not end with pytest, which is ended where it hangs: it captures its own output alone.
+        options = ["-m", "gpu2", "-x", "-q", "-rs", "-p", "no:cacheprovider", "--capture=sys", "--durations=5"]
+        return Part(name, [sys.executable, "-m", "pytest", *options, path, "-k", chosen], seconds)
 
     return [
         part("sums", 180, "tests/runtime/parallel/test_gpu_sums.py", "sums"),
@@ -100,19 +101,36 @@ def run(part: Part, seconds: float) -> Result:
             code = process.wait(seconds)
             verdict = "ok" if code == 0 else f"FAILED ({code})"
         except subprocess.TimeoutExpired:
-            for pid in [*descendants(process.pid), process.pid]:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGABRT)
-            time.sleep(STACKS_SECONDS)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
             verdict = f"FAILED (no end after {seconds:.0f} s)"
         log.seek(0)
         lines = log.read().decode(errors="replace").strip().splitlines()
     if part.shown or verdict != "ok":
-        print(f"\n=== {part.name}: {verdict}\n" + "\n".join(lines if part.shown else lines[-TAIL_LINES:]), flush=True)
+        tail = TAIL_LINES if "no end" not in verdict else STACK_LINES
+        print(f"\n=== {part.name}: {verdict}\n" + "\n".join(lines if part.shown else lines[-tail:]), flush=True)
     return Result(part, verdict, time.monotonic() - began, lines[-1] if lines else "")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """It and what it has started, after each has said where it is. One that lived on would hold its GPU."""
+    pids = [*descendants(process.pid), process.pid]
+    for pid in reversed(pids):  # or the others' ends would move it on before it is asked
+        send(pid, signal.SIGSTOP)
+    for pid in pids:
+        send(pid, signal.SIGABRT)
+        send(pid, signal.SIGCONT)
+        time.sleep(STACK_SECONDS)
+    time.sleep(STACKS_SECONDS)
+    for pid in pids:
+        send(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, number)
 
 
 def log_of(part: Part) -> IO[bytes]:

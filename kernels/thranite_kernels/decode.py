@@ -44,7 +44,8 @@ def decode_plan(
         stream = StreamDecodePlan.allocate(rows, *shape, window=window, device=device, scratch=first)
         scratch.stream.setdefault(shape, stream)
         return stream
-    paged = DecodePlan.allocate(rows, *shape, window=window, device=device, scratch=scratch.paged.get(shape))
+    first_paged = scratch.paged.get(shape)
+    paged = DecodePlan.allocate(rows, *shape, window=window, itemsize=itemsize, device=device, scratch=first_paged)
     scratch.paged.setdefault(shape, paged)
     return paged
 

@@ -11,6 +11,7 @@ from thranite.errors import InvalidRequest
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**64 - 1
+HOTTEST = 1e30  # temperature: all tokens are level long before, and as an infinite fp32 it would make NaN of bans
 
 
 Pooling = Literal["mean", "last"]  # of a prompt's final hidden states
@@ -145,7 +146,7 @@ class SamplingParams:
         _check_ids("logit_bias", self.logit_bias or (), vocab_size)
         return TokenParams(
             n=self.n,
-            temperature=self.temperature,
+            temperature=min(self.temperature, HOTTEST),
             top_p=self.top_p,
             top_k=max(self.top_k, 0) if self.top_k < vocab_size else 0,
             min_p=self.min_p,

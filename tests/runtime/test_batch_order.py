@@ -14,6 +14,7 @@ from tests.support.null_model import model_directory
 from tests.support.paged_executor import settings
 from tests.support.sampling import params
 from thranite.batch_order import batch_order, most_tokens
+from thranite.config import EngineConfig
 from thranite.llm import LLM
 from thranite.request import EngineRequest
 from thranite.sampling_params import SamplingParams
@@ -66,16 +67,24 @@ def test_no_step_holds_more_than_the_bound(
 
 def test_results_stay_in_the_callers_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True)
-    added: list[int] = []
+    added: list[tuple[int, int]] = []
     add = llm.engine.add
 
     def adding(request: EngineRequest) -> None:
-        added.append(request.params.max_tokens)
+        added.append((request.params.max_tokens, request.params.seed))
         add(request)
 
     monkeypatch.setattr(llm.engine, "add", adding)
     outputs = llm.generate([[1, 2], [3], [4]], [SamplingParams(max_tokens=k, ignore_eos=True) for k in (3, 40, 7)])
     llm.close()
-    assert added == [40, 7, 3]
+    assert added == [(40, 1), (7, 2), (3, 0)], "seeds follow the caller's order"
     assert [len(output.outputs[0].token_ids) for output in outputs] == [3, 40, 7]
     assert [output.prompt_token_ids for output in outputs] == [[1, 2], [3], [4]]
+
+
+def test_a_batch_may_hold_more_tokens_than_a_server_s_queue(tmp_path: Path) -> None:
+    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True)
+    prompt = [7] * (llm.info.max_model_len - 1)
+    count = EngineConfig(model="served").max_waiting_tokens // len(prompt) + 1
+    assert len(llm.generate([prompt] * count, SamplingParams(max_tokens=1))) == count
+    llm.close()

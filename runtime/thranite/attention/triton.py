@@ -80,7 +80,9 @@ class TritonAttention:
     def prefill_plans(self, rows: int, tokens: int, device: torch.device) -> dict[LayerKind, PrefillPlan]:
         """Work lists for `rows` rows of `tokens` tokens in all."""
         return {
-            kind: PrefillPlan.allocate(rows, tokens, kind.heads, kind.kv_heads, kind.head_dim, device=device)
+            kind: PrefillPlan.allocate(
+                rows, tokens, kind.heads, kind.kv_heads, kind.head_dim, itemsize=kind.itemsize, device=device
+            )
             for kind in dict.fromkeys(self.kinds)
         }
 

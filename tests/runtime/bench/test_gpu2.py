@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,17 +38,40 @@ def test_a_part_that_fails_or_hangs_is_a_line_and_the_next_runs(
 
 
 def test_a_part_that_hangs_tells_where_all_its_processes_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Ranks have sessions of their own. One that outlives its part keeps nobody waiting."""
-    rank = "import time\ndef waits_for_a_peer():\n    time.sleep(15)\nwaits_for_a_peer()"
+    """Ranks have sessions of their own. One that ignores the question ends with its part, too: it holds a GPU."""
+    rank = "import time\ndef waits_for_a_peer():\n    time.sleep(60)\nwaits_for_a_peer()"
     stubborn = rank.replace("import time", "import signal, time; signal.signal(signal.SIGABRT, signal.SIG_IGN)")
     for child in (rank, stubborn):
-        start = f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True).wait()"
-        result = gpu2.run(part("hangs", f"import subprocess, sys\n{start}"), 3.0)
+        start = f"rank = subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)"
+        say = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(rank.pid)); rank.wait()"
+        result = gpu2.run(part("hangs", f"import subprocess, sys\n{start}\n{say}"), 3.0)
         assert "no end after 3 s" in result.verdict
         assert result.seconds < 10
+        stat, deadline = Path("/proc", (tmp_path / "pid").read_text(), "stat"), time.monotonic() + 10
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline, "it lives on"
+            time.sleep(0.1)
     assert capsys.readouterr().out.count("in waits_for_a_peer") == 1
+
+
+def test_pytest_keeps_nothing_of_what_ranks_say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It captures the output of a test, and what it holds is lost with it where a test hangs."""
+    hangs = tmp_path / "test_hangs.py"
+    hangs.write_text(
+        "import subprocess, sys\ndef test_sums():\n"
+        "    code = 'import time\\ndef waits_for_a_peer(): time.sleep(60)\\nwaits_for_a_peer()'\n"
+        "    subprocess.Popen([sys.executable, '-c', code], start_new_session=True).wait()\n"
+    )
+    (sums,) = (part for part in gpu2.tests() if part.name == "sums")
+    command = [
+        {"gpu2": "not gpu2", "tests/runtime/parallel/test_gpu_sums.py": str(hangs)}.get(c, c) for c in sums.command
+    ]
+    assert "no end" in gpu2.run(gpu2.Part("sums", command, 10), 10.0).verdict
+    shown = capsys.readouterr().out
+    assert "in waits_for_a_peer" in shown
+    assert "in test_sums" in shown
 
 
 def test_only_the_parts_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

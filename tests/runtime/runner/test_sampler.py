@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.sampling import Row, expected_token, pack_mask, params, sample_rows
 from thranite.runner.sampler import Sampler
+from thranite.sampling_params import SamplingParams
 
 CPU = torch.device("cpu")
 VOCAB, SLOTS = 70, 8  # a vocabulary that ends inside a bitmask's word
@@ -94,6 +95,18 @@ def test_rows_of_several_chunks() -> None:
     drawn = sample_rows(Sampler(9_001, 64, CPU), torch.from_numpy(logits), rows, list(range(len(rows))))
     assert drawn == [expected_token(x, row) for x, row in zip(logits, rows, strict=True)]
     assert {token // 4_096 for token in drawn} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_hottest_row_draws_what_is_allowed(dtype: torch.dtype) -> None:
+    """Of a temperature that fp32 does not hold."""
+    asked = SamplingParams(temperature=1e300, seed=1, allowed_token_ids=[5, 9, 40])
+    resolved = asked.resolve(
+        prompt_len=1, max_model_len=99, vocab_size=VOCAB, eos_token_ids=(), bad_words=(), seed=0
+    )  # fmt: skip
+    sampler = Sampler(VOCAB, SLOTS, CPU)
+    rows = [Row(resolved, (1, *[2] * length), 1) for length in range(SLOTS)]
+    assert set(sample_rows(sampler, torch.randn(SLOTS, VOCAB, dtype=dtype), rows, range(SLOTS))) <= {5, 9, 40}
 
 
 def test_greedy_takes_the_lowest_of_equal_tokens() -> None:
