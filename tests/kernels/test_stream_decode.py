@@ -162,16 +162,18 @@ def test_it_gives_what_paged_decode_gives(
 ) -> None:
     """The table's tiles for 16-bit caches; padding between rows, at the end, and alone."""
     dtype = low_precision(device)
-    lengths = [130, 1, 64, 65, 300, 9, 257, 2]
-    for padded in ((2, 7), (), tuple(range(8))):
-        batch = Batch([1] * 8, lengths, heads, kv_heads, head_dim, block_size, padded, dtype, device)
+    lengths = [130, 1, 64, 9, 257, 2] if device == "cuda" else [66, 64, 130, 2]  # the interpreter takes its time
+    rows = len(lengths)
+    target = None if device == "cuda" else Target(90, 5)
+    for padded in ((1, rows - 1), tuple(range(rows))):
+        batch = Batch([1] * rows, lengths, heads, kv_heads, head_dim, block_size, padded, dtype, device)
         q, kv, table, slots, _, contexts = batch.tensors
         sinks = torch.randn(heads, device=device) if sink else None
         expected, got = torch.full_like(q, 7.0), torch.full_like(q, 7.0)
-        paged = DecodePlan.allocate(8, heads, kv_heads, head_dim, window=window, device=device)
+        paged = DecodePlan.allocate(rows, heads, kv_heads, head_dim, window=window, device=device, target=target)
         paged.plan(slots, contexts)
         paged_decode(q, kv, table, paged, softcap=softcap, sinks=sinks, out=expected)
-        stream = StreamDecodePlan.allocate(8, heads, kv_heads, head_dim, window=window, device=device)
+        stream = StreamDecodePlan.allocate(rows, heads, kv_heads, head_dim, window=window, device=device, target=target)
         stream.plan(slots, contexts)
         stream_decode(q, kv, table, stream, softcap=softcap, sinks=sinks, out=got)
         assert_close(got, expected.double())
@@ -224,7 +226,7 @@ def test_programs_of_a_run_know_each_other(device: str, seed: int) -> None:
     assert all(after == before + 1 for programs in runs.values() for before, after in pairwise(programs))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_whoever_arrives_last(device: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter runs programs in order, so the last one of a run would always be the one that combines."""
     if device == "cuda":
@@ -245,7 +247,7 @@ def test_whoever_arrives_last(device: str, seed: int, monkeypatch: pytest.Monkey
 
 def test_more_rows_than_a_block_of_the_plan(device: str) -> None:
     """The plan reads lengths in blocks of rows: of 4 instead of 1,024, the lists are the same."""
-    batch = Batch([1] * 19, [31 * i % 100 for i in range(19)], padded=(0, 3, 4, 18), head_dim=16, device=device)
+    batch = Batch([1] * 11, [31 * i % 100 for i in range(11)], padded=(0, 3, 4, 10), head_dim=16, device=device)
     plan, again = planned(batch, WHOLE), planned(batch, WHOLE)
     again.row_list.fill_(-7)
     again.shares.fill_(-7)
