@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ._paged import LOG2E, NO_SCORE, add_sink, shape_scores, tile_offsets, tile_pages
-from ._paged_decode import _fetch_ahead, _row_tiles
+from ._paged import LOG2E, NO_SCORE, add_parts, add_sink, add_tile, shape_scores, tile_offsets, tile_pages
+from ._paged_decode import _fetch_ahead, _row_tiles, _tiles_of_rows
 
 ROW: tl.constexpr = tl.constexpr(8)
 """int32 fields of a row that has keys, in the batch's order: slot and 65536 times the row of the batch, context, first
@@ -31,12 +31,9 @@ def _find(
     before = 0
     for start in range(0, rows, BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
-        inside = r < rows
-        context = tl.load(context_ptr + r, mask=inside, other=0)
-        slot = tl.load(slots_ptr + r, mask=inside, other=-1)
-        _, tiles = _row_tiles(slot, context, 1, window, TILE, WINDOW)
+        tiles = _tiles_of_rows(slots_ptr, context_ptr, None, r, rows, window, TILE, WINDOW, False)
         end = tl.cumsum(tiles, 0) + before
-        past = inside & (end <= at)
+        past = (r < rows) & (end <= at)
         passed += tl.sum(past.to(tl.int32) + (past & (tiles > 0)).to(tl.int32) * 65536)
         begin = tl.maximum(begin, tl.max(tl.where(past, end, 0)))
         before = tl.max(end)
@@ -97,10 +94,7 @@ def stream_plan_kernel(
     index = 0
     for start in range(0, rows, BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
-        inside = r < rows
-        context = tl.load(context_ptr + r, mask=inside, other=0)
-        slot = tl.load(slots_ptr + r, mask=inside, other=-1)
-        _, tiles = _row_tiles(slot, context, 1, window, TILE, WINDOW)
+        tiles = _tiles_of_rows(slots_ptr, context_ptr, None, r, rows, window, TILE, WINDOW, False)
         tiles_in_all += tl.sum(tiles)
         index += tl.sum(((tiles > 0) & (r < program)).to(tl.int32))
     if program < rows:
@@ -247,12 +241,7 @@ def stream_decode_kernel(
         scores = tl.dot(q, tl.trans(k).to(q.dtype), input_precision="ieee")
         scores = shape_scores(scores, score_scale, cap_scale, SOFTCAP)
         scores = tl.where(seen[None, :], scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - new_top[:, None])
-        keep = tl.exp2(top - new_top)
-        total = total * keep + tl.sum(weights, axis=1)
-        acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * keep[:, None], input_precision="ieee")
-        top = new_top
+        acc, top, total = add_tile(acc, top, total, scores, v, q.dtype)
         if (left == 0) | (step + 1 == steps):
             if (left > 0) | (earlier > 0):  # the run goes on after the share, or began before it
                 part = 2 * program + (earlier <= 0).to(tl.int32)
@@ -361,16 +350,7 @@ def _combine(
                 s = start + tl.arange(0, BLOCK_S)
                 inside = s <= last
                 part = (2 * s + (s == first).to(tl.int32))[:, None] * BLOCK_R + r[None, :]
-                lse = tl.load(lse_ptr + part, mask=inside[:, None], other=float("-inf"), cache_modifier=".cg")
-                at = part_ptr + part[:, :, None] * HEAD_DIM + d[None, None, :]
-                mask = inside[:, None, None] & (d < HEAD_DIM)[None, None, :]
-                o = tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
-                new_top = tl.maximum(top, tl.max(lse, axis=0))
-                weights = tl.exp2(lse - new_top[None, :])
-                keep = tl.exp2(top - new_top)
-                acc = acc * keep[:, None] + tl.sum(o * weights[:, :, None], axis=0)
-                total = total * keep + tl.sum(weights, axis=0)
-                top = new_top
+                acc, top, total = add_parts(acc, top, total, part_ptr, lse_ptr, part, inside, HEAD_DIM, BLOCK_D)
             if SINKS:
                 sink = tl.load(sink_ptr + head * GROUP + r, mask=r < GROUP, other=0.0).to(tl.float32)
                 acc, total = add_sink(acc, top, total, sink * LOG2E)

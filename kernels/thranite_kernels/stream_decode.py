@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from ._stream_decode import stream_decode_kernel, stream_plan_kernel
-from .attention import check_attention, padded_head, score_scales
+from .attention import check_attention, decode_tensors, padded_head, score_scales
 from .launch import Launch, require
 from .paged_decode import MAX_BLOCK_M, query_blocks
 from .target import STREAM_DECODE_ROWS, StreamDecodeConfig, Target, overlaps, stream_decode_config, target_of
@@ -163,15 +163,7 @@ def stream_decode_launch(
         stream_decode_kernel,
         (plan.shares.shape[0],),
         {
-            "q_ptr": q,
-            "stride_q": q.stride(0),
-            "kv_ptr": kv,
-            "stride_page": kv.stride(0),
-            "table_ptr": block_table,
-            "stride_table": block_table.stride(0),
-            "sink_ptr": sinks,
-            "out_ptr": out,
-            "stride_out": out.stride(0),
+            **decode_tensors(q, kv, block_table, sinks, out),
             "row_ptr": plan.row_list,
             "share_ptr": plan.shares,
             "part_ptr": plan.partial,
