@@ -23,7 +23,7 @@ compute_callees_first()
 
 @dataclass(slots=True)  # to freeze it would make it twice as slow to make
 class Launch:
-    """`kernel[grid](**args, **constants)`; `args` in the kernel's order, `constants` its constexpr parameters."""
+    """`kernel[grid](**args, **constants)`; `args` by name, in any order, `constants` its constexpr parameters."""
 
     kernel: Any
     grid: tuple[int, ...]
