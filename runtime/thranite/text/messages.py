@@ -66,9 +66,7 @@ def _part(part: Any, path: str) -> str:
 
 def _call(call: Any, path: str) -> dict[str, Any]:
     """Templates write arguments as JSON themselves, so they get them as objects."""
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise InvalidRequest("a call needs a function with a name", path + "function")
+    function = _function(call, "call", path + "function")
     arguments = function.get("arguments")
     if not isinstance(arguments, Mapping):
         arguments = call_arguments(arguments, path + "function.arguments")
@@ -89,10 +87,15 @@ def call_arguments(text: str | None, path: str) -> dict[str, Any]:
 
 def template_tool(tool: Any, path: str) -> dict[str, Any]:
     """A tool with what of its function templates show."""
-    function = tool.get("function") if isinstance(tool, Mapping) else None
+    return {"type": "function", "function": described(_function(tool, "tool", path + ".function"))}
+
+
+def _function(owner: Any, noun: str, path: str) -> Mapping[str, Any]:
+    """What a call calls, or a tool offers."""
+    function = owner.get("function") if isinstance(owner, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise InvalidRequest("a tool needs a function with a name", path + ".function")
-    return {"type": "function", "function": described(function)}
+        raise InvalidRequest(f"a {noun} needs a function with a name", path)
+    return function
 
 
 def described(function: Mapping[str, Any]) -> dict[str, Any]:
