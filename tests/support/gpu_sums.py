@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -27,6 +27,7 @@ STOP_SECONDS = 1.0
 EPS = 1e-5
 
 Case = Callable[[], object]  # refills its inputs, which every rank can compute, or checks what became of them
+Parts = list[torch.Tensor]  # what each rank brings to one sum
 
 
 class Sums:
@@ -104,6 +105,27 @@ class Sums:
 
         return fill, lambda: packet_all_reduce_norm(x, residual, weight, EPS, memory, out=out), check
 
+    def layer(
+        self, inputs: Sequence[torch.Tensor], residual: torch.Tensor
+    ) -> tuple[Case, Callable[[], tuple[torch.Tensor, list[Parts]]]]:
+        """Fills what a layer's sums read; and tells what that was: the stream, and of each sum the ranks' parts."""
+        number, drawn = [0], (residual.shape, residual.dtype)
+
+        def fill() -> None:
+            self.calls += len(inputs)
+            number[0] = self.calls
+            residual.copy_(self.draw(98, number[0], *drawn))
+            for half, x in enumerate(inputs):
+                x.copy_(self.draw(self.memory.rank, number[0] + half, *drawn))
+
+        def filled() -> tuple[torch.Tensor, list[Parts]]:
+            return self.draw(98, number[0], *drawn), [
+                [self.draw(rank, number[0] + half, *drawn) for rank in range(self.memory.size)]
+                for half in range(len(inputs))
+            ]
+
+        return fill, filled
+
     def own_norm_case(self) -> tuple[Case, Case, Case]:
         """Twice, as in a layer: the second call finds the residual stream where the first left it."""
         memory, (dtype, shape) = self.memory, (self.rng.choice(DTYPES), self.rng.choice(LARGE_SHAPES))
@@ -112,23 +134,15 @@ class Sums:
         inputs, outs = ([torch.empty(shape, dtype=dtype, device=self.device) for _ in range(2)] for _ in range(2))
         residual, weight = torch.empty_like(inputs[0]), self.draw(99, 0, shape[1:], dtype)
         own = own_rows(memory, shape[0])
-        number = [0]
-
-        def fill() -> None:
-            self.calls += 2
-            number[0] = self.calls
-            residual.copy_(self.draw(98, number[0], shape, dtype))
-            for half, x in enumerate(inputs):
-                x.copy_(self.draw(memory.rank, number[0] + half, shape, dtype))
+        fill, filled = self.layer(inputs, residual)
 
         def run() -> None:
             for x, out in zip(inputs, outs, strict=True):
                 two_shot_all_reduce_norm(x, residual, weight, EPS, memory, out=out)
 
         def check() -> None:
-            stream = self.draw(98, number[0], shape, dtype)
-            for half, out in enumerate(outs):
-                parts = [self.draw(rank, number[0] + half, shape, dtype) for rank in range(memory.size)]
+            stream, sums = filled()
+            for parts, out in zip(sums, outs, strict=True):
                 want, stream = all_reduce_norm_reference(parts, stream, weight, EPS)
                 assert_close(out, want, name=f"norm of own rows of {shape}, {dtype}")
             assert torch.equal(residual[own], stream[own]), f"norm of own rows of {shape}, {dtype}: residual stream"
@@ -137,19 +151,12 @@ class Sums:
 
     def rows_case(self) -> tuple[Case, Case, Case]:
         """Some rows of a stream after a layer's two sums, whichever way those went."""
-        memory, (dtype, shape) = self.memory, (self.rng.choice(DTYPES), self.rng.choice(LARGEST_SHAPES))
+        dtype, shape = self.rng.choice(DTYPES), self.rng.choice(LARGEST_SHAPES)
         inputs = [torch.empty(shape, dtype=dtype, device=self.device) for _ in range(2)]
         residual, weight = torch.empty_like(inputs[0]), self.draw(99, 0, shape[1:], dtype)
         rows = torch.tensor([self.rng.randrange(shape[0]) for _ in range(min(shape[0], 40))], device=self.device)
         read = torch.empty(len(rows), shape[1], dtype=dtype, device=self.device)
-        number = [0]
-
-        def fill() -> None:
-            self.calls += 2
-            number[0] = self.calls
-            residual.copy_(self.draw(98, number[0], shape, dtype))
-            for half, x in enumerate(inputs):
-                x.copy_(self.draw(memory.rank, number[0] + half, shape, dtype))
+        fill, filled = self.layer(inputs, residual)
 
         def run() -> None:
             for x in inputs:
@@ -157,9 +164,8 @@ class Sums:
             read.copy_(self.communicator.whole_rows(residual, rows))
 
         def check() -> None:
-            stream = self.draw(98, number[0], shape, dtype)
-            for half in range(2):
-                parts = [self.draw(rank, number[0] + half, shape, dtype) for rank in range(memory.size)]
+            stream, sums = filled()
+            for parts in sums:
                 _, stream = all_reduce_norm_reference(parts, stream, weight, EPS)
             assert torch.equal(read, stream[rows]), f"rows of a stream of {shape}, {dtype}"
 
