@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from thranite.layers.communicator import Alone
-from thranite.parallel.peer_sums import KERNELS, PROOF_DTYPE, PROOF_ELEMENTS, PROOF_EPS, PROOF_WIDTH, PeerSums
-from thranite_kernels.all_reduce_norm import two_shot_all_reduce_norm
-from thranite_kernels.packet_sum import packet_all_reduce_norm
+from thranite.parallel.peer_sums import (
+    KERNELS,
+    NORM_KERNELS,
+    PROOF_DTYPE,
+    PROOF_ELEMENTS,
+    PROOF_EPS,
+    PROOF_WIDTH,
+    PeerSums,
+)
 from thranite_kernels.peer_memory import PROGRAMS, PeerMemory
 
 
@@ -53,5 +59,5 @@ def _prove(memory: PeerMemory) -> None:
     for kernel in KERNELS.values():
         kernel(x, memory)
     rows = x.view(-1, PROOF_WIDTH)
-    for norm in (packet_all_reduce_norm, two_shot_all_reduce_norm):
+    for norm in NORM_KERNELS.values():
         norm(rows, rows, rows[0], PROOF_EPS, memory, out=rows)

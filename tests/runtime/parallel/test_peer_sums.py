@@ -177,8 +177,8 @@ def test_a_wrong_sum_is_found_in_step_with_the_other_ranks(monkeypatch: pytest.M
 
     kernels = {way: partial(kernel, way, 3.0 if way != "packets" else 2.0) for way in peer_sums.KERNELS}
     monkeypatch.setattr(peer_sums, "KERNELS", kernels)
-    for name in ("packet_all_reduce_norm", "two_shot_all_reduce_norm"):
-        monkeypatch.setattr(peer_sums, name, partial(kernel, name, 1.0))
+    norms = {way: partial(kernel, way, 1.0) for way in peer_sums.NORM_KERNELS}
+    monkeypatch.setattr(peer_sums, "NORM_KERNELS", norms)
     monkeypatch.setattr(peer_sums, "_wait", lambda pieces: None)
     pieces = PeerPieces.__new__(PeerPieces)
     pieces._stop, pieces._driver, pieces._opened = torch.zeros(1, dtype=torch.int32), None, []
@@ -190,7 +190,29 @@ def test_a_wrong_sum_is_found_in_step_with_the_other_ranks(monkeypatch: pytest.M
 
     assert peer_sums.prove(pieces, memory(), least) is None
     assert agreed == [0]
-    assert calls == [name for name in (*kernels, "packet_all_reduce_norm", "two_shot_all_reduce_norm") for _ in "abc"]
+    assert calls == [name for name in (*kernels, *norms) for _ in "abc"]
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_sums_that_are_right_are_not_refused(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernels give in bf16: the sum is rounded, then the stream, then the normalised rows."""
+
+    def total_of(x: torch.Tensor) -> torch.Tensor:  # rank 0 brings x, rank r brings r + 1 times x
+        return sum(((x * (rank + 1)).float() for rank in range(size)), torch.zeros_like(x, dtype=torch.float32))
+
+    def summed(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return total_of(x).to(x.dtype)
+
+    def normed(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        stream = (summed(x).float() + residual.float()).to(x.dtype).double()
+        scale = 1.0 / (stream.square().mean(1, keepdim=True) + peer_sums.PROOF_EPS).sqrt()
+        return (stream * scale * weight.double()).to(x.dtype)
+
+    monkeypatch.setattr(peer_sums, "KERNELS", dict.fromkeys(peer_sums.KERNELS, summed))
+    monkeypatch.setattr(peer_sums, "NORM_KERNELS", dict.fromkeys(peer_sums.NORM_KERNELS, normed))
+    monkeypatch.setattr(peer_sums, "_wait", lambda pieces: None)
+    pieces = PeerPieces.__new__(PeerPieces)
+    assert isinstance(peer_sums.prove(pieces, memory(size), list), PeerSums)
 
 
 class FakeDriver:
