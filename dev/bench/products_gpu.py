@@ -5,7 +5,7 @@
 Each product alone first, over copies of the weight that L2 does not hold, in a CUDA graph: microseconds, floor (the
 weight's bytes at the measured bandwidth of a copy) ÷ measured, and its relative RMS error against fp32. Then the
 chain o, norm, gate_up, glu, down, norm, qkv of all layers, microseconds a layer: there alone early starts show. Tiles
-of `stream_gemm` for up to 64 rows are `CANDIDATES` beside the table's, or those of `--stream`. `--device cpu` with
+of `stream_gemm`, for up to 16 rows, are `CANDIDATES` beside `STREAM`, or those of `--stream`. `--device cpu` with
 TRITON_INTERPRET=1 runs tiny shapes once, to try the script itself.
 """
 
@@ -31,28 +31,10 @@ from thranite_kernels.glu import glu
 from thranite_kernels.launch import recording
 from thranite_kernels.rms_norm import rms_norm
 from thranite_kernels.stream_gemm import MAX_ROWS, StreamScratch, stream_gemm
-from thranite_kernels.target import StreamConfig, stream_bound, stream_config, target_of
+from thranite_kernels.target import STREAM, StreamConfig, target_of
 from thranite_kernels.variant import Variant, compile_variant
 
-CANDIDATES = {
-    16: [StreamConfig(64, 128, 8), StreamConfig(64, 256, 4, programs=128)],
-    32: [
-        StreamConfig(64, 256, 5),
-        StreamConfig(64, 256, 4, programs=128),
-        StreamConfig(64, 128, 8),
-        StreamConfig(128, 128, 4, num_warps=8),
-        StreamConfig(128, 128, 5, num_warps=8),
-    ],
-    64: [
-        StreamConfig(128, 128, 4, num_warps=8),
-        StreamConfig(128, 128, 6, num_warps=8),
-        StreamConfig(128, 128, 5, programs=128, num_warps=8),
-        StreamConfig(64, 256, 4, num_warps=8),
-        StreamConfig(64, 256, 4, programs=128, num_warps=8),
-        StreamConfig(64, 128, 8),
-        StreamConfig(256, 64, 5, num_warps=8),
-    ],
-}
+CANDIDATES = [StreamConfig(64, 128, 8), StreamConfig(64, 256, 4, programs=128)]
 KINDS = ("rule", "Lt", "stream")
 ALGORITHMS = 10
 PRODUCT_BOUND, CHAIN_BOUND = 4e-3, 3e-2  # relative RMS errors in bf16, of a product and of all layers
@@ -151,17 +133,11 @@ class Bench:
         self.run, self.layers, self.failed = run, Layers(run, model, max(rows)), 0
         self.library = CublasLt(torch.device("cuda", torch.cuda.current_device())) if run.cuda else None
         width = max(n for n, _ in model.linears.values())
-        self.streams = {
-            bound: {
-                config: streaming(config, width, run.device) for config in [stream_config(bound), *(configs or more)]
-            }
-            for bound, more in CANDIDATES.items()
-            if any(count <= MAX_ROWS and stream_bound(count) == bound for count in rows)
-        }
+        self.streams = {config: streaming(config, width, run.device) for config in [STREAM, *(configs or CANDIDATES)]}
 
     def streams_for(self, rows: int) -> dict[StreamConfig, Way]:
-        """Candidates, the table's entry first."""
-        return self.streams[stream_bound(rows)] if rows <= MAX_ROWS else {}
+        """Candidates, `STREAM` first."""
+        return self.streams if rows <= MAX_ROWS else {}
 
     def to_compile(self, rows: list[int]) -> list[Callable[[], object]]:
         """A call of every variant: chains of each number of rows have the norms' and activations'."""
@@ -271,7 +247,7 @@ def main() -> int:
     parser.add_argument("--rows", default="1,8,16,32,48,64,96,128,192,256,448,512", help="comma-separated")
     parser.add_argument(
         "--stream", action="append", default=[], metavar="N,K,STAGES[,AHEAD[,PROGRAMS[,WARPS]]]",
-        help="these tiles beside the table's, instead of the candidates (may be given again)",
+        help="these tiles beside STREAM, instead of the candidates (may be given again)",
     )  # fmt: skip
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args()

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
-"""Device code that the attention kernels share: where a tile of keys lies, how scores are shaped, what adds up."""
+"""Device code that both attention kernels share: where a tile of keys lies, and how scores are shaped."""
 
 import triton
 import triton.language as tl
@@ -41,34 +41,6 @@ def shape_scores(scores, score_scale, cap_scale, SOFTCAP: tl.constexpr):
     if SOFTCAP:
         scores = cap_scale * (1.0 - 2.0 / (tl.exp2(scores * (2.0 * LOG2E)) + 1.0))
     return scores
-
-
-@triton.jit
-def add_tile(acc, top, total, scores, v, dtype: tl.constexpr):
-    """Online softmax: a tile's scores (log2 units, -inf: unseen) and values join the rows' sums; they are multiplied in
-    `dtype`."""
-    new_top = tl.maximum(top, tl.max(scores, axis=1))
-    weights = tl.exp2(scores - new_top[:, None])
-    keep = tl.exp2(top - new_top)
-    total = total * keep + tl.sum(weights, axis=1)
-    acc = tl.dot(weights.to(dtype), v.to(dtype), acc * keep[:, None], input_precision="ieee")
-    return acc, new_top, total
-
-
-@triton.jit
-def add_parts(acc, top, total, part_ptr, lse_ptr, part_row, inside, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Normalised partial results join the rows' sums by their shares, 2^(lse - max); `part_row` int32 or int64 [S, R],
-    of the parts `inside` [S]. Past L1: other programs stored them."""
-    d = tl.arange(0, BLOCK_D)
-    lse = tl.load(lse_ptr + part_row, mask=inside[:, None], other=float("-inf"), cache_modifier=".cg")
-    mask = inside[:, None, None] & (d < HEAD_DIM)[None, None, :]
-    at = part_ptr + part_row[:, :, None] * HEAD_DIM + d[None, None, :]
-    o = tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
-    new_top = tl.maximum(top, tl.max(lse, axis=0))
-    weights = tl.exp2(lse - new_top[None, :])
-    keep = tl.exp2(top - new_top)
-    acc = acc * keep[:, None] + tl.sum(o * weights[:, :, None], axis=0)
-    return acc, new_top, total * keep + tl.sum(weights, axis=0)
 
 
 @triton.jit

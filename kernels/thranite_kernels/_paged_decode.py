@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ._paged import LOG2E, NO_SCORE, add_parts, add_sink, add_tile, shape_scores, tile_offsets, tile_pages
+from ._paged import LOG2E, NO_SCORE, add_sink, shape_scores, tile_offsets, tile_pages
 
 RECORD: tl.constexpr = tl.constexpr(8)
 """int32 fields of one work item: splits of its row (0: no work), this split, slot, first key, end key, context, first
@@ -247,7 +247,12 @@ def paged_decode_kernel(
         if WINDOW:
             visible = visible & (key[None, :] > position[:, None] - window)
         scores = tl.where(visible, scores, float("-inf"))
-        acc, top, total = add_tile(acc, top, total, scores, v, q.dtype)
+        new_top = tl.maximum(top, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - new_top[:, None])
+        keep = tl.exp2(top - new_top)
+        total = total * keep + tl.sum(weights, axis=1)
+        acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * keep[:, None], input_precision="ieee")
+        top = new_top
 
     out_at = (q_begin + token).to(tl.int64) * stride_out + q_head * HEAD_DIM
     if splits == 1:
@@ -326,7 +331,16 @@ def _combine(
         s = start + tl.arange(0, BLOCK_S)
         inside = s < splits
         row = ((first_part + s) * blocks + block).to(tl.int64)[:, None] * BLOCK_R + r[None, :]
-        acc, top, total = add_parts(acc, top, total, part_ptr, lse_ptr, row, inside, HEAD_DIM, BLOCK_D)
+        lse = tl.load(lse_ptr + row, mask=inside[:, None], other=float("-inf"), cache_modifier=".cg")
+        mask = inside[:, None, None] & (d < HEAD_DIM)[None, None, :]
+        at = part_ptr + row[:, :, None] * HEAD_DIM + d[None, None, :]
+        o = tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
+        new_top = tl.maximum(top, tl.max(lse, axis=0))
+        weights = tl.exp2(lse - new_top[None, :])
+        keep = tl.exp2(top - new_top)
+        acc = acc * keep[:, None] + tl.sum(o * weights[:, :, None], axis=0)
+        total = total * keep + tl.sum(weights, axis=0)
+        top = new_top
     m = first_m + r
     token = m // GROUP
     q_head = head * GROUP + m % GROUP

@@ -29,23 +29,6 @@ def check_attention(q: torch.Tensor, kv: torch.Tensor, block_table: torch.Tensor
     _check_layouts(heads, head_dim, q.stride(), kv.shape, kv.stride(), block_table.stride(), out.stride())
 
 
-def decode_tensors(
-    q: torch.Tensor, kv: torch.Tensor, block_table: torch.Tensor, sinks: torch.Tensor | None, out: torch.Tensor
-) -> dict[str, torch.Tensor | int | None]:
-    """The first arguments of both decode kernels."""
-    return {
-        "q_ptr": q,
-        "stride_q": q.stride(0),
-        "kv_ptr": kv,
-        "stride_page": kv.stride(0),
-        "table_ptr": block_table,
-        "stride_table": block_table.stride(0),
-        "sink_ptr": sinks,
-        "out_ptr": out,
-        "stride_out": out.stride(0),
-    }
-
-
 @lru_cache(maxsize=1024)
 def _check_layouts(
     heads: int,

@@ -32,9 +32,8 @@ from .rope_kv import rope_kv_launch
 from .sampler import SamplerScratch, SamplingState, sample_launches
 from .shaping import RowMasks, ShapingState, shape_launches
 from .skinny_gemm import GemmScratch, skinny_gemm_launch
-from .stream_decode import StreamDecodePlan, stream_decode_launch
 from .stream_gemm import StreamScratch, stream_gemm_launch
-from .target import FUSED_BOUNDS, OVERLAP_CAPABILITY, STREAM_BOUNDS, Target, fused_config, gemm_config, pretended
+from .target import FUSED_BOUNDS, OVERLAP_CAPABILITY, Target, fused_config, gemm_config, pretended
 
 NUM_SMS = {80: 108, 89: 58, 90: 132, 100: 148}
 """Multiprocessors of a common device of each capability: A100, L4, H100, B200."""
@@ -151,11 +150,10 @@ def gemm_entries(target: Target) -> Iterator[Entry]:
         return  # cuBLAS takes large weights there
     for width, depth in ((28672, 4096), (4096, 14336)):
         partial = StreamScratch.allocate(width, "meta", target=target)
-        for rows in STREAM_BOUNDS:
-            launch = stream_gemm_launch(
-                _meta(rows, depth), _meta(width, depth), partial, bias=None, out=_meta(rows, width), target=target
-            )
-            yield Entry(f"stream_gemm M{rows} N{width} K{depth}", launch)
+        launch = stream_gemm_launch(
+            _meta(8, depth), _meta(width, depth), partial, bias=None, out=_meta(8, width), target=target
+        )
+        yield Entry(f"stream_gemm N{width} K{depth}", launch)
 
 
 def fused_entries() -> Iterator[Entry]:
@@ -252,15 +250,6 @@ def attention_entries(target: Target, part: str, quick: bool = False) -> Iterato
             )
             yield Entry(f"decode plan {case.name}", decode.plan_launch(n, n, cu if case.max_q > 1 else None))
             launch = paged_decode_launch(q, kv, table, decode, scale=None, softcap=case.softcap, sinks=sinks, out=q)
-            if case.max_q == 1:
-                stream = StreamDecodePlan.allocate(
-                    8, *shape, window=case.window, itemsize=q.itemsize, device="meta", target=target
-                )
-                yield Entry(f"stream_decode plan {case.name}", stream.plan_launch(n, n))
-                yield Entry(
-                    f"stream_decode {case.name}",
-                    stream_decode_launch(q, kv, table, stream, scale=None, softcap=case.softcap, sinks=sinks, out=q),
-                )
         elif case.max_q > 1:
             continue
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ._paged_decode import decode_plan_kernel, paged_decode_kernel
-from .attention import check_attention, decode_tensors, padded_head, score_scales
+from .attention import check_attention, padded_head, score_scales
 from .launch import Launch, cdiv, next_power_of_2, require
 from .target import DecodeConfig, Target, decode_config, overlaps, target_of
 
@@ -161,7 +161,15 @@ def paged_decode_launch(
         paged_decode_kernel,
         (plan.items.shape[0] * kv_heads * m_blocks,),
         {
-            **decode_tensors(q, kv, block_table, sinks, out),
+            "q_ptr": q,
+            "stride_q": q.stride(0),
+            "kv_ptr": kv,
+            "stride_page": kv.stride(0),
+            "table_ptr": block_table,
+            "stride_table": block_table.stride(0),
+            "sink_ptr": sinks,
+            "out_ptr": out,
+            "stride_out": out.stride(0),
             "item_ptr": plan.items,
             "part_ptr": plan.partial,
             "lse_ptr": plan.lse,

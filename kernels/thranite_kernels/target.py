@@ -98,19 +98,6 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamDecodeConfig:
-    """Tiles of `stream_decode`."""
-
-    tile: int  # keys a step
-    num_stages: int
-    ctas_per_sm: int  # programs a multiprocessor
-    num_warps: int = 4
-    min_tiles: int = 2  # a share is never shorter than this many steps
-    whole_tiles: int = 1  # a row of up to this many tiles is never cut
-    ahead: int = 0  # steps of a share's first row asked of L2 before the kernel before has ended
-
-
-@dataclass(frozen=True, slots=True)
 class PrefillConfig:
     """Tiles of `paged_prefill`."""
 
@@ -186,23 +173,6 @@ _DECODE_SMALL = {
 }
 
 
-STREAM_DECODE_ROWS: dict[int, range] = {}
-"""Rows of batches that engines use `stream_decode` for, by compute capability; `paged_decode` runs all others. Those of
-a captured graph count with its padding. None until it was timed (`dev/bench/stream_decode_gpu.py`); it should gain from
-17 rows on."""
-
-
-def stream_decode_config(target: Target, head_dim: int, itemsize: int) -> StreamDecodeConfig:
-    """Tiles by padded head size: those of `decode_config`, and as many programs as fit into a multiprocessor: where
-    there is room for more, those that start early would lie unequally. Not measured.
-
-    On sm_90 and later shared memory holds three programs up to 128, registers hold two with the wide tiles for 64.
-    """
-    config = decode_config(target, head_dim, itemsize)
-    programs = 3 if target.shared_limit >= 227 * KIB and 64 < head_dim <= 128 else 2
-    return StreamDecodeConfig(config.tile, config.num_stages, programs, whole_tiles=config.whole_tiles)
-
-
 def prefill_config(target: Target, head_dim: int, itemsize: int) -> PrefillConfig:
     """Tiles by padded head size; tensor-map copies on Hopper, where they free registers for the softmax."""
     if itemsize == 4:
@@ -231,31 +201,13 @@ _PREFILL_SMALL = {
 }
 
 
-def stream_config(rows: int) -> StreamConfig:
-    """Tiles of `stream_gemm` by number of rows, whatever the shape."""
-    return _STREAM[stream_bound(rows)]
+STREAM = StreamConfig(block_n=64, block_k=256, num_stages=4)
+"""Tiles of `stream_gemm`, whatever the shape: 32 KiB of weights a step, 96 KiB of them on their way.
 
-
-def stream_bound(rows: int) -> int:
-    """Rows of the tile of x that `rows` rows are padded to."""
-    return next(bound for bound in STREAM_BOUNDS if rows <= bound)
-
-
-STREAM_BOUNDS = (16, 32, 64)
-"""Most rows of each variant."""
-
-STREAM_ROWS = 16
-"""Most rows that engines use `stream_gemm` for: more were not measured against cuBLAS yet. Up to any of the bounds."""
-
-# 32 KiB of weights a step, 96 or 128 KiB of them on their way. Measured on an H200, the step of llama-8b's 32 layers at
-# contexts of 256, 1 and 16 rows: 3.97 and 4.30 ms, against 4.27 and 4.63 with 64 x 128 and 8 stages; 4.16 for 1 row
-# with 6 stages, 4.06 with 64 x 128 and two programs an SM. Those for more rows are not measured: every block of the
-# weight's rows reads all of x from L2, half as many bytes as of weights with 64 x 256 and 32 rows, or 128 x 128 and 64.
-_STREAM = {
-    16: StreamConfig(block_n=64, block_k=256, num_stages=4),
-    32: StreamConfig(block_n=64, block_k=256, num_stages=4),
-    64: StreamConfig(block_n=128, block_k=128, num_stages=5, num_warps=8),
-}
+Measured on an H200, the step of llama-8b's 32 layers at contexts of 256, 1 and 16 rows: 3.97 and 4.30 ms, against 4.27
+and 4.63 with 64 x 128 and 8 stages; 4.16 for 1 row with 6 stages, 4.06 with 64 x 128 and two programs an SM. With 128
+programs, a layer's products, norms and activation take 115.9 instead of 118.2 µs for 1 row, but 128 instead of 121 for
+8."""
 
 
 def gemm_config(target: Target, rows: int, width: int, depth: int) -> GemmConfig:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 
 from thranite_kernels.skinny_gemm import skinny_gemm_reference
-from thranite_kernels.stream_gemm import MAX_ROWS, StreamScratch, stream_gemm, stream_gemm_launch, streams
-from thranite_kernels.target import STREAM_BOUNDS, STREAM_ROWS, StreamConfig, Target, pretended, stream_config
+from thranite_kernels.stream_gemm import MAX_ROWS, StreamScratch, stream_gemm, streams
+from thranite_kernels.target import STREAM, StreamConfig, Target, pretended
 from thranite_kernels.testing import assert_close
 
 
@@ -21,13 +19,10 @@ from thranite_kernels.testing import assert_close
         (16, 64, 2048, StreamConfig(64, 64, 3, ahead=1)),  # one block shared by every program
         (3, 40, 64, StreamConfig(64, 64, 3)),  # one step in all
         (2, 128, 512, StreamConfig(32, 64, 3, programs=4)),  # whole blocks, none shared
-        (16, 520, 1032, stream_config(16)),
-        (17, 257, 328, StreamConfig(64, 64, 3, ahead=2)),
-        (32, 300, 1032, stream_config(32)),
-        (33, 40, 64, StreamConfig(64, 64, 3)),  # one step in all
-        (33, 264, 520, StreamConfig(64, 64, 3, programs=20)),  # shares shorter than a block
-        (64, 395, 1032, stream_config(64)),
-        (64, 64, 2048, StreamConfig(128, 128, 3, num_warps=8)),  # one block, wider than the weight has rows
+        (16, 520, 1032, STREAM),
+        (9, 40, 64, StreamConfig(64, 64, 3)),  # one step in all
+        (13, 264, 520, StreamConfig(64, 64, 3, programs=20)),  # shares shorter than a block
+        (16, 64, 2048, StreamConfig(128, 128, 3, num_warps=8)),  # one block, wider than the weight has rows
     ],
 )
 @pytest.mark.parametrize("low", [False, True])
@@ -51,42 +46,19 @@ def test_matches_reference(device: str, low: bool, rows: int, width: int, depth:
     assert not bool(scratch.count.any())
 
 
-def test_one_scratch_serves_every_number_of_rows(device: str) -> None:
-    """As an engine's does: by the tables, one after another."""
-    width, depth = 328, 520
-    weight = torch.randn(width, depth, device=device).to(torch.float16) / depth**0.5
-    scratch = StreamScratch.allocate(width, device)
-    for rows in (64, 1, 33, 16, 17, 32):
-        x = torch.randn(rows, depth, device=device).to(torch.float16)
-        assert_close(stream_gemm(x, weight, scratch), skinny_gemm_reference(x, weight, None))
-        assert not bool(scratch.count.any())
-
-
-def test_scratch_for_few_rows_is_refused_for_more() -> None:
-    """Each bound's own is enough, that of the bound before is not."""
-    target = Target(90, 132)
-    weight, x, y = (torch.empty(shape, device="meta") for shape in ((4096, 4096), (64, 4096), (64, 4096)))
-    scratch = {rows: StreamScratch.allocate(4096, "meta", rows=rows, target=target) for rows in STREAM_BOUNDS}
-    for before, rows in pairwise(STREAM_BOUNDS):
-        stream_gemm_launch(x[:rows], weight, scratch[rows], bias=None, out=y[:rows], target=target)
-        with pytest.raises(ValueError, match="scratch too small"):
-            stream_gemm_launch(x[: before + 1], weight, scratch[before], bias=None, out=y[: before + 1], target=target)
-
-
 def test_refuses_more_rows_than_it_takes(device: str) -> None:
-    """65 rows are cuBLAS's."""
+    """17 rows are cuBLAS's."""
     weight = torch.zeros(64, 64, device=device)
-    with pytest.raises(ValueError, match="1 to 64 rows"):
-        stream_gemm(torch.zeros(65, 64, device=device), weight, StreamScratch.allocate(64, device))
+    with pytest.raises(ValueError, match="1 to 16 rows"):
+        stream_gemm(torch.zeros(17, 64, device=device), weight, StreamScratch.allocate(64, device))
 
 
-def test_engines_use_it_for_fewer_rows_than_it_takes() -> None:
-    """`STREAM_ROWS` alone says for how many, and no more than it takes."""
+def test_engines_use_it_for_all_rows_that_it_takes() -> None:
+    """Where kernels begin early."""
     weight = torch.empty(64, 64, dtype=torch.bfloat16, device="meta")
     x = torch.empty(MAX_ROWS + 1, 64, dtype=torch.bfloat16, device="meta")
-    assert STREAM_ROWS in STREAM_BOUNDS
     with pretended(Target(90, 132)):
-        assert streams(x[:STREAM_ROWS], weight)
-        assert not streams(x[: STREAM_ROWS + 1], weight)
+        assert streams(x[:MAX_ROWS], weight)
+        assert not streams(x, weight)
     with pretended(Target(80, 108)):
         assert not streams(x[:1], weight)

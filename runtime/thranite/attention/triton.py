@@ -1,5 +1,4 @@
-"""Attention on the GPU through Triton kernels: rope and the cache write in one, decode by one of two kernels, tiled
-prefill.
+"""Attention on the GPU through Triton kernels: rope and the cache write in one, split-KV decode, tiled prefill.
 
 Which kernel serves a row is the batch's choice: its first rows have one query each and are in the decode kernel's work
 lists, the others in the prefill kernel's. Lists are made once a step, for each kind of layer (`LayerKind`). Tokens that
@@ -18,9 +17,13 @@ from torch import Tensor
 from thranite.attention.base import AttentionBatch, KVCache
 from thranite.layers.rotary import rotary_table
 from thranite.models.spec import ModelSpec
-from thranite_kernels.decode import AnyDecodePlan, DecodeScratch, decode, decode_plan
+from thranite_kernels.paged_decode import DecodePlan, paged_decode
 from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill
 from thranite_kernels.rope_kv import rope_kv
+
+DecodeScratch = dict[tuple[int, int, int], DecodePlan]
+"""The first plan of each number of heads, of kv heads and head size: its partial results and counters are those of all
+later ones, whatever their rows and windows, as launches of one stream never overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +42,15 @@ class LayerKind:
 class TritonBatch(AttentionBatch):
     """A batch whose host copies are empty: everything the kernels need is on the device."""
 
-    decode_plans: Mapping[LayerKind, AnyDecodePlan] | None = None
+    decode_plans: Mapping[LayerKind, DecodePlan] | None = None
     prefill_plans: Mapping[LayerKind, PrefillPlan] | None = None
 
 
 class TritonAttention:
-    """An `AttentionBackend` over `cache`, for CUDA devices. `max_positions`: of the rotary tables; `slots`: rows of the
-    block tables."""
+    """An `AttentionBackend` over `cache`, for CUDA devices. `max_positions`: of the rotary tables."""
 
-    def __init__(self, spec: ModelSpec, cache: KVCache, max_positions: int, slots: int, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, cache: KVCache, max_positions: int, device: torch.device) -> None:
         self._spec = spec
-        self._slots = slots
         self._layers = [cache.layer(index) for index in range(len(spec.layers))]
         self._tables = [_table(rope, max_positions, device) for rope in spec.ropes]
         self._descriptors: dict[int, Any] = {}
@@ -62,20 +63,21 @@ class TritonAttention:
         """The cache's memory has moved."""
         self._descriptors.clear()
 
-    def decode_plans(self, rows: int, device: torch.device, scratch: DecodeScratch) -> dict[LayerKind, AnyDecodePlan]:
-        """Work lists for `rows` single-query rows, of the kernel that so many rows run through."""
-        return {
-            kind: decode_plan(
+    def decode_plans(self, rows: int, device: torch.device, scratch: DecodeScratch) -> dict[LayerKind, DecodePlan]:
+        """Work lists for `rows` single-query rows."""
+        plans = {}
+        for kind in dict.fromkeys(self.kinds):
+            shape = (kind.heads, kind.kv_heads, kind.head_dim)
+            plans[kind] = DecodePlan.allocate(
                 rows,
-                (kind.heads, kind.kv_heads, kind.head_dim),
+                *shape,
                 window=kind.window or 0,
                 itemsize=kind.itemsize,
-                slots=self._slots,
                 device=device,
-                scratch=scratch,
+                scratch=scratch.get(shape),
             )
-            for kind in dict.fromkeys(self.kinds)
-        }
+            scratch.setdefault(shape, plans[kind])
+        return plans
 
     def prefill_plans(self, rows: int, tokens: int, device: torch.device) -> dict[LayerKind, PrefillPlan]:
         """Work lists for `rows` rows of `tokens` tokens in all."""
@@ -110,7 +112,7 @@ class TritonAttention:
         cap = spec.softcap or 0.0
         if batch.decode_plans is not None:
             plan = batch.decode_plans[kind]
-            decode(q, pages, table, plan, scale=spec.scale, softcap=cap, out=out)
+            paged_decode(q, pages, table, plan, scale=spec.scale, softcap=cap, out=out)
         if batch.prefill_plans is not None:
             tiles = batch.prefill_plans[kind]
             if layer not in self._descriptors:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thranite.layers.tuned_products import product_by_rule, tuned_product
-from thranite_kernels.target import STREAM_ROWS
 
 if TYPE_CHECKING:
     from thranite_kernels.skinny_gemm import GemmScratch
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 SKINNY_ROWS = 8
 # On a GPU, up to this many elements of weight, `skinny_gemm` is level with cuBLAS or ahead (H200, bf16, Qwen3-0.6B's
 # layer: 17.5 against 30.9 µs for 1 row, 21.4 against 24.0 µs for 8). Beyond it `stream_gemm` is, as it begins early
-# (H100, a layer of llama-8b: 215 against 222 µs for 1 row, 220 against 227 µs for 16), for up to `STREAM_ROWS` rows.
+# (H100, a layer of llama-8b: 215 against 222 µs for 1 row, 220 against 227 µs for 16); for 32 rows cuBLAS leads
+# (H200: 128 against 134 µs, and 129 against 150 for 64).
 SKINNY_GPU_ELEMENTS = 10_000_000
 SKINNY_GPU_ROWS = 16
 STREAM_WIDTH = 1 << 20  # most rows of a weight: no vocabulary is larger
@@ -51,13 +51,12 @@ def add_dense(x: Tensor, weight: Tensor, stream: Tensor) -> None:
 
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """A GPU's product for few rows, in a 16-bit type; None: cuBLAS is to take it."""
-    small = weight.numel() <= SKINNY_GPU_ELEMENTS
-    if x.shape[0] > (SKINNY_GPU_ROWS if small else STREAM_ROWS) or weight.dtype not in HALF_TYPES:
+    if x.shape[0] > SKINNY_GPU_ROWS or weight.dtype not in HALF_TYPES:
         return None
     from thranite_kernels.skinny_gemm import skinny_gemm
     from thranite_kernels.stream_gemm import stream_gemm, streams
 
-    if small:
+    if weight.numel() <= SKINNY_GPU_ELEMENTS:
         return skinny_gemm(x, weight, gemm_scratch(weight.device), bias=bias)
     return stream_gemm(x, weight, stream_scratch(weight.device), bias=bias) if streams(x, weight) else None
 
@@ -86,7 +85,7 @@ def stream_scratch(device: torch.device) -> StreamScratch:
     """One a device, as above, for every weight that `stream_gemm` takes."""
     from thranite_kernels.stream_gemm import StreamScratch
 
-    return StreamScratch.allocate(STREAM_WIDTH, device, rows=STREAM_ROWS)
+    return StreamScratch.allocate(STREAM_WIDTH, device)
 
 
 @cache

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thranite.attention.triton import LayerKind, TritonAttention
+from thranite.attention.triton import DecodeScratch, LayerKind, TritonAttention
 from thranite.layers.tuned_products import tuning
 from thranite.models.decoder import Decoder
 from thranite.runner.cuda_capture import GraphSet, Recording
 from thranite.runner.cuda_inputs import allocate_inputs, decode_rows, prepare, triton_batch
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.sampling_transfer import upload
-from thranite_kernels.decode import AnyDecodePlan, DecodeScratch
+from thranite_kernels.paged_decode import DecodePlan
 
 
 def graph_sizes(max_rows: int) -> list[int]:
@@ -72,7 +72,7 @@ class DecodeGraphs:
         self._present: list[int] = []
         self._sizes = ready_sizes(max_rows)  # ascending: those that have a graph once captured
         self._later = [size for size in graph_sizes(max_rows) if size not in self._sizes]
-        self._scratch = DecodeScratch()
+        self._scratch: DecodeScratch = {}
         self._graphs = GraphSet(self._record, self._device, model.communicator.size)
 
     def capture(self) -> None:
@@ -104,7 +104,7 @@ class DecodeGraphs:
     def release(self) -> None:
         """Give back the graphs' memory; nothing can be run until they are captured again."""
         self._graphs.release()
-        self._scratch = DecodeScratch()
+        self._scratch = {}
         self._clear_rows()
 
     def _clear_rows(self) -> None:
@@ -142,7 +142,7 @@ class DecodeGraphs:
         plans = self._attention.decode_plans(size, self._device, self._scratch)
         return Recording(partial(self._forward, size, plans), plans)
 
-    def _forward(self, size: int, plans: dict[LayerKind, AnyDecodePlan]) -> DecodeOutput:
+    def _forward(self, size: int, plans: dict[LayerKind, DecodePlan]) -> DecodeOutput:
         slots = self._slots[:size]
         inputs = allocate_inputs(size, size, len(self._state.tables), self._device)
         prepare(decode_rows(slots), self._state, inputs, self._block_size)

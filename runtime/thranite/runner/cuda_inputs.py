@@ -16,7 +16,7 @@ from thranite.engine.plan import StepPlan
 from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.sampling_transfer import upload
 from thranite.runner.step_shape import StepShape, shape_of
-from thranite_kernels.decode import AnyDecodePlan, DecodeScratch
+from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
 from thranite_kernels.prepare_inputs import RowPlan, StepInputs, prepare_inputs
 
@@ -91,7 +91,7 @@ def device_step(
     shape: StepShape,
     state: CudaSlots,
     block_size: int,
-    decode_plans: Mapping[LayerKind, AnyDecodePlan] | None,
+    decode_plans: Mapping[LayerKind, DecodePlan] | None,
     prefill_plans: Mapping[LayerKind, PrefillPlan],
 ) -> DeviceStep:
     """Lay out a step from what `pack` put together, int32 on the device, and fill the work lists."""
@@ -117,7 +117,7 @@ def device_step(
 def eager_step(plan: StepPlan, state: CudaSlots, attention: TritonAttention, block_size: int) -> DeviceStep:
     """Lay out a step as it is."""
     device, shape = state.lengths.device, shape_of(plan)
-    decode_plans = attention.decode_plans(shape.decodes, device, DecodeScratch()) if shape.decodes else None
+    decode_plans = attention.decode_plans(shape.decodes, device, {}) if shape.decodes else None
     prefill_plans = attention.prefill_plans(shape.prompts, shape.tokens - shape.decodes, device)
     packed = upload(pack(plan, shape), device)
     return device_step(packed, shape, state, block_size, decode_plans, prefill_plans)
@@ -127,7 +127,7 @@ def triton_batch(
     inputs: list[StepInputs],
     state: CudaSlots,
     slots: Tensor,
-    decode_plans: Mapping[LayerKind, AnyDecodePlan] | None,
+    decode_plans: Mapping[LayerKind, DecodePlan] | None,
     prefill_plans: Mapping[LayerKind, PrefillPlan] | None,
 ) -> TritonBatch:
     """The batch that the attention layers read; its host copies are empty."""

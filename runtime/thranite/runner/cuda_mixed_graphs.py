@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from thranite.attention.triton import LayerKind, TritonAttention
+from thranite.attention.triton import DecodeScratch, LayerKind, TritonAttention
 from thranite.engine.plan import StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.models.decoder import Decoder
@@ -26,7 +26,7 @@ from thranite.runner.cuda_state import CudaSlots
 from thranite.runner.mixed_shapes import layer_seconds, mixed_shapes, pays, ready_shapes
 from thranite.runner.sampling_transfer import upload
 from thranite.runner.step_shape import StepShape, shape_of
-from thranite_kernels.decode import AnyDecodePlan, DecodeScratch
+from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
 
 
@@ -50,7 +50,7 @@ class MixedGraphs:
         every = mixed_shapes(settings, model.rank_spec)
         self._shapes = ready_shapes(every)  # least tokens first: those that have a graph once captured
         self._later = [shape for shape in every if shape not in self._shapes]
-        self._scratch = DecodeScratch()
+        self._scratch: DecodeScratch = {}
         self._packed = torch.zeros(sum(every[-1].parts), dtype=torch.int32, device=self._device)
         # One for all graphs: each would keep its own otherwise.
         self._hidden = torch.zeros(every[-1].samples, model.spec.hidden_size, dtype=model.dtype, device=self._device)
@@ -89,7 +89,7 @@ class MixedGraphs:
     def release(self) -> None:
         """Give back the graphs' memory; no step has a shape until they are captured again."""
         self._graphs.release()
-        self._scratch = DecodeScratch()
+        self._scratch = {}
 
     def _record(self, shape: StepShape) -> Recording[MixedOutput]:
         plans = self._attention.decode_plans(shape.decodes, self._device, self._scratch)
@@ -103,7 +103,7 @@ class MixedGraphs:
         self._packed[: len(nothing)].copy_(torch.from_numpy(nothing))
 
     def _forward(
-        self, shape: StepShape, plans: Mapping[LayerKind, AnyDecodePlan], tiles: Mapping[LayerKind, PrefillPlan]
+        self, shape: StepShape, plans: Mapping[LayerKind, DecodePlan], tiles: Mapping[LayerKind, PrefillPlan]
     ) -> MixedOutput:
         packed = self._packed[: sum(shape.parts)]
         step = device_step(packed, shape, self._state, self._block_size, plans, tiles)

@@ -4,9 +4,8 @@ Triton compiles a kernel anew for a new type, for an integer of 1 or a multiple 
 multiple of 16 bytes and for each constant. What of it varies from step to step: the logits' type (as the head gives
 them, or fp32 once a row is biased or penalised), whether a row is truncated, the room for alternatives
 (`cuda_rows.TOP_WIDTHS`), and the tiles of the kernels that choose them by the number of tokens (1, up to 16, up to 512,
-more; of fused products by `FUSED_BOUNDS`, of streaming ones by `STREAM_BOUNDS`), or by the number of rows that decode
-(`STREAM_DECODE_ROWS`).
-`tests/runtime/runner/test_cuda_specialisations.py` holds these steps to that, for every launch that an engine makes.
+more; of fused products by `FUSED_BOUNDS`). `tests/runtime/runner/test_cuda_specialisations.py` holds these steps to
+that, for every launch that an engine makes.
 
 The steps' block tables are empty, so all they write goes to the null page, and the slots are void until a sequence
 starts.
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from thranite.engine.plan import Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.sampling_params import TokenParams
-from thranite_kernels.target import FUSED_BOUNDS, STREAM_BOUNDS, STREAM_DECODE_ROWS, STREAM_ROWS
+from thranite_kernels.target import FUSED_BOUNDS
 
 PLAIN = TokenParams(max_tokens=1, seed=0, temperature=0.7)
 TRUNCATED = TokenParams(max_tokens=1, seed=0, temperature=0.7, top_p=0.9, top_k=50, min_p=0.05, logprobs=0)
@@ -33,19 +32,15 @@ PROMPT_TOKENS = (1, 16, 1000)
 
 
 def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
-    """Prompts of few tokens and of many, and decodes beside a prompt, under every kind of sampling; many decodes."""
+    """Prompts of few tokens and of many, and decodes beside a prompt, under every kind of sampling."""
     most = _most(settings)
     for params in (PLAIN, TRUNCATED, SHAPED, EVERY):
         for count in sorted({min(count, most) for count in PROMPT_TOKENS}):
             yield _prompts(count, params, settings)
             if settings.max_num_seqs > 1 and min(_longest(settings), settings.max_num_batched_tokens) > 4:
                 yield _beside_a_prompt(params, settings)
-    streamed = {min(bound, STREAM_ROWS) for bound in STREAM_BOUNDS}
-    for count in sorted({min(count, most) for count in {*FUSED_BOUNDS, *streamed}.difference(PROMPT_TOKENS)}):
+    for count in sorted({min(count, most) for count in FUSED_BOUNDS}):
         yield _prompts(count, PLAIN, settings)
-    for rows in sorted({rows.start for rows in STREAM_DECODE_ROWS.values()}):
-        if 0 < rows <= settings.most_decodes:
-            yield StepPlan(step=0, decodes=range(rows))
 
 
 def full_step(settings: EngineSettings) -> StepPlan:

@@ -10,7 +10,6 @@ from thranite.attention.triton import TritonAttention
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.models.registry import load_spec
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
-from thranite_kernels.decode import DecodeScratch
 from thranite_kernels.target import Target, decode_config, prefill_config
 
 
@@ -20,8 +19,8 @@ def test_tiles_by_the_size_of_an_element(capability: int, dtype: str, itemsize: 
     spec = load_spec({**GEMMA3, "head_dim": 256}, dtype=dtype, max_model_len=LENGTH)
     with pretended_gpu(target := Target(capability, 108)):
         cache = KVCache(plan_kv_layout(spec, 64, dtype), 4, DEVICE)
-        attention = TritonAttention(spec, cache, LENGTH, 8, DEVICE)
-        decodes = attention.decode_plans(8, DEVICE, DecodeScratch())
+        attention = TritonAttention(spec, cache, LENGTH, DEVICE)
+        decodes = attention.decode_plans(8, DEVICE, {})
         prefills = attention.prefill_plans(2, 64, DEVICE)
     assert {plan.config for plan in decodes.values()} == {decode_config(target, 256, itemsize)}
     assert {plan.config for plan in prefills.values()} == {prefill_config(target, 256, itemsize)}

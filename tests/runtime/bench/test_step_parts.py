@@ -12,8 +12,6 @@ from thranite.bench.step_parts import Interval, kind_of, parts_of
     [
         ("paged_decode_kernel", "attention"),
         ("prefill_plan_kernel", "attention"),
-        ("stream_decode_kernel", "attention"),
-        ("stream_plan_kernel", "attention"),
         ("stream_gemm_kernel", "gemm"),
         ("nvjet_tst_128x64_64x7_1x2_h_bz_TNT", "gemm"),
         ("void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm>", "gemm"),

@@ -76,7 +76,6 @@ SHARERS = (  # of functions that name constants
     "packet_sum:packet_all_reduce_kernel",
     "paged_decode:paged_decode_kernel",
     "paged_prefill:paged_prefill_kernel",
-    "stream_decode:stream_decode_kernel",
 )
 KEYS = """
 import sys

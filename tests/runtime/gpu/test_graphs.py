@@ -18,8 +18,6 @@ from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_inputs import pack
 from thranite.runner.step_shape import StepShape
 from thranite.sampling_params import TokenParams
-from thranite_kernels.decode import DecodeScratch
-from thranite_kernels.target import STREAM_DECODE_ROWS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -74,7 +72,7 @@ def eager(executor: CudaExecutor, rows: int) -> torch.Tensor:
     padded = [*range(rows), *[-1] * (size - rows)]
     graphs._slots[:size].copy_(torch.from_numpy(np.asarray(padded, np.int32)))
     graphs._present = padded
-    plans = graphs._attention.decode_plans(size, torch.device("cuda", 0), DecodeScratch())
+    plans = graphs._attention.decode_plans(size, torch.device("cuda", 0), {})
     return graphs._forward(size, plans).hidden[:rows].clone()
 
 
@@ -89,13 +87,6 @@ def poison(executor: CudaExecutor, byte: int, used: int = len(LENGTHS)) -> None:
         table[used:] = byte
 
 
-@pytest.fixture(params=["paged", "streamed"])
-def decoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All decodes by one kernel, where it takes them."""
-    monkeypatch.setitem(STREAM_DECODE_ROWS, 90, range(1, 1 << 15) if request.param == "streamed" else range(0))
-
-
-@pytest.mark.usefixtures("decoding")
 @pytest.mark.parametrize(("name", "dtype"), [("qwen3", "bfloat16"), ("gemma3", "float32"), ("gemma3", "bfloat16")])
 def test_a_replay_equals_the_eager_run(name: str, dtype: str) -> None:
     executor = executor_with_prompts(MODELS[name], dtype)
@@ -146,12 +137,11 @@ def eager_mixed(executor: CudaExecutor, plan: StepPlan, shape: StepShape) -> tor
     assert graphs is not None
     packed = torch.from_numpy(pack(plan, shape))
     graphs._packed[: len(packed)].copy_(packed)
-    plans = graphs._attention.decode_plans(shape.decodes, device, DecodeScratch())
+    plans = graphs._attention.decode_plans(shape.decodes, device, {})
     tiles = graphs._attention.prefill_plans(shape.prompts, shape.tokens, device)
     return graphs._forward(shape, plans, tiles).hidden[: len(plan.sample_slots)].clone()
 
 
-@pytest.mark.usefixtures("decoding")
 @pytest.mark.parametrize(("name", "dtype"), [("qwen3", "bfloat16"), ("gemma3", "float32"), ("gemma3", "bfloat16")])
 def test_a_replay_with_prompts_equals_the_eager_run(name: str, dtype: str) -> None:
     executor = executor_with_prompts(MODELS[name], dtype)

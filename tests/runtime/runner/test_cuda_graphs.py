@@ -21,15 +21,11 @@ from thranite.runner.cuda_mixed_graphs import MixedGraphs
 from thranite.runner.mixed_shapes import mixed_shapes, ready_shapes
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite.runner.step_shape import StepShape
-from thranite_kernels.paged_decode import DecodePlan
-from thranite_kernels.stream_decode import StreamDecodePlan
-from thranite_kernels.target import STREAM_DECODE_ROWS, Target
+from thranite_kernels.target import Target
 
 
 @pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaExecutor]:
-    """With both kernels of decode attention."""
-    monkeypatch.setitem(STREAM_DECODE_ROWS, 90, range(17, 1 << 15))
+def executor() -> Iterator[CudaExecutor]:
     spec = load_spec(LLAMA, dtype="bfloat16", max_model_len=LENGTH)
     settings = EngineSettings(
         layout=plan_kv_layout(spec, 64, "bfloat16"),
@@ -83,8 +79,8 @@ def test_rows_of_the_last_step_are_no_part_of_a_later_capture(
     assert graphs._present == []
 
 
-def test_graphs_keep_the_lists_of_the_kernel_for_their_rows(executor: CudaExecutor) -> None:
-    """Padded rows count, and all sizes of a kernel share its scratch."""
+def test_graphs_keep_the_lists_for_their_rows(executor: CudaExecutor) -> None:
+    """Padded rows count, and all sizes share scratch."""
     while executor.prepare():
         pass
     graphs, mixed = _decode_graphs(executor), executor._mixed
@@ -92,13 +88,8 @@ def test_graphs_keep_the_lists_of_the_kernel_for_their_rows(executor: CudaExecut
     decodes: dict[int, Any] = {size: made.lists for size, made in graphs._graphs._captured.items()}
     beside: dict[StepShape, Any] = {shape: made.lists for shape, made in mixed._graphs._captured.items()}
     for lists in (decodes, {shape.decodes: kept[0] for shape, kept in beside.items()}):
-        scratch: dict[type, set[int]] = {DecodePlan: set(), StreamDecodePlan: set()}
-        for rows, plans in lists.items():
-            for plan in plans.values():
-                assert isinstance(plan, StreamDecodePlan if rows in STREAM_DECODE_ROWS[90] else DecodePlan)
-                assert plan.rows == rows
-                scratch[type(plan)].add(id(plan.partial))
-        assert all(len(pieces) <= 1 for pieces in scratch.values())
+        assert all(plan.rows == rows for rows, plans in lists.items() for plan in plans.values())
+        assert len({id(plan.partial) for plans in lists.values() for plan in plans.values()}) == 1
     assert {1, 16, 24, 300} <= decodes.keys()
 
 

@@ -24,7 +24,7 @@ from thranite.runner import cuda_warm_up
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite.sampling_params import TokenParams
-from thranite_kernels.target import FUSED_BOUNDS, STREAM_BOUNDS, STREAM_DECODE_ROWS, STREAM_ROWS, Target
+from thranite_kernels.target import FUSED_BOUNDS, Target
 from thranite_kernels.variant import Variant, representative
 
 LONG = 40_960
@@ -176,27 +176,8 @@ def test_streaming_products_of_any_number_of_rows(gpu: Variants) -> None:
     for rows in range(1, 80, 7):
         ready.run([rows], max_tokens=1)
         assert not ready.missing, rows
-    reached = 1 + sum(bound < STREAM_ROWS for bound in STREAM_BOUNDS)
     kinds = Counter(variant.kernel for variant in gpu)
-    assert kinds["stream_gemm_kernel"] >= 4 * reached
-
-
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(("most", "budget"), [(64, 8192), (17, 17), (16, 8192)])
-def test_decodes_of_any_number_of_rows(
-    capability: int, most: int, budget: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As above; beside a prompt and alone, where the table has them run through the other kernel and where not."""
-    monkeypatch.setitem(STREAM_DECODE_ROWS, 90, range(17, 1 << 15))
-    limits = {"max_model_len": LENGTH, "max_num_seqs": most, "max_num_batched_tokens": budget}
-    with pretended_gpu(Target(capability, 108)) as gpu:
-        ready = Ready(gpu, GEMMA3, "bfloat16", eager=True, **limits)
-        for rows in (1, 2, 15, 16, 17, 18, 40):
-            ready.run([3] * min(rows, most), max_tokens=9)
-            assert not ready.missing, rows
-    streamed = {variant.constants for variant in gpu if variant.kernel == "stream_decode_kernel"}
-    reached = most in STREAM_DECODE_ROWS.get(capability, ())
-    assert len(streamed) == (2 if reached else 0)  # layers with a window and without
+    assert kinds["stream_gemm_kernel"] >= 4
 
 
 def test_a_variant_that_was_not_warmed_up_is_noticed(gpu: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
