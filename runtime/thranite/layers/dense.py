@@ -23,6 +23,7 @@ SKINNY_ROWS = 8
 # (H200: 128 against 134 µs, and 129 against 150 for 64).
 SKINNY_GPU_ELEMENTS = 10_000_000
 SKINNY_GPU_ROWS = 16
+COMPARED_ELEMENTS = 2_000_000  # of a weight: smaller ones are read in a microsecond, and all ways of it are level
 STREAM_WIDTH = 1 << 20  # most rows of a weight: no vocabulary is larger
 HALF_TYPES = (torch.bfloat16, torch.float16)
 
@@ -69,7 +70,7 @@ def cublas_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def comparable(x: Tensor, weight: Tensor) -> bool:
     """Whether cuBLAS's choice is worth a comparison."""
-    return x.shape[0] > SKINNY_GPU_ROWS and weight.numel() > SKINNY_GPU_ELEMENTS
+    return x.shape[0] > SKINNY_GPU_ROWS and weight.numel() >= COMPARED_ELEMENTS
 
 
 @cache

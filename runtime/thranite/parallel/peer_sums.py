@@ -62,7 +62,7 @@ class Limits:
 
 # By ranks. `thranite bench all-reduce` measures them.
 LIMITS: Mapping[int, Limits] = {
-    2: Limits(packets=512 << 10, one_shot=8 << 20, two_shot=32 << 20, norm=1 << 20),
+    2: Limits(packets=512 << 10, one_shot=8 << 20, two_shot=64 << 20, norm=1 << 20),
     4: Limits(packets=512 << 10, one_shot=0, two_shot=8 << 20, norm=512 << 10),
     8: Limits(packets=256 << 10, one_shot=0, two_shot=8 << 20, norm=256 << 10),
 }
