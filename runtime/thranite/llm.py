@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from thranite.batch_order import batch_order
 from thranite.config import Device, DType, EngineConfig, LoadFormat
+from thranite.engine.batch import Batch
 from thranite.engine.build import build_engine
 from thranite.engine.progress import NoProgress, Progress
 from thranite.errors import DoesNotFit, InvalidRequest, ThraniteError
+from thranite.known_ids import all_known
 from thranite.loader.device_memory import format_bytes
 from thranite.outputs import CompletionOutput, RequestOutput
 from thranite.packed_logprobs import ScoredPieces
@@ -166,27 +169,43 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
     ) -> list[RequestOutput]:
         params = _spread(sampling_params, len(prompts))
-        requests = [
-            build_request(str(number), ids, p, self.info, self._tokenizer, seed=self.config.seed + number)
-            for ids, p, number in zip(prompts, params, self._ids, strict=False)
-        ]
-        jobs = {
-            request.request_id: _Job(request, p, text, self._tokenizer)
-            for request, p, text in zip(requests, params, texts, strict=True)
-        }
+        jobs: dict[str, _Job] = {}
+        outputs: dict[str, RequestOutput] = {}
+        batch = Batch(self.engine)
         try:
-            for request in batch_order(requests, self.engine.settings):
-                self.engine.add(request)
+            with _no_collections():
+                requests = [self._request(ids, p) for ids, p in zip(prompts, params, strict=True)]
+                for request, p, text in zip(requests, params, texts, strict=True):
+                    jobs[request.request_id] = _Job(request, p, text, self._tokenizer)
+                batch.add(batch_order(requests, self.engine.settings))
+                order = list(jobs)
+                del requests  # each is freed once it is answered, while others run
+                self._step(jobs, outputs)
             while self.engine.has_work:
-                for delta in self.engine.step():
-                    if jobs[delta.request_id].take(delta):
-                        self.engine.stop(delta.request_id, delta.index)
+                self._step(jobs, outputs)
         except BaseException:
-            for request in requests:  # an interrupt or an error leaves no request behind
-                self.engine.abort(request.request_id)
+            batch.cancel()
+            for request_id in jobs:  # an interrupt or an error leaves no request behind
+                self.engine.abort(request_id)
             raise
         self.engine.check_integrity()
-        return [job.output() for job in jobs.values()]
+        return [outputs[request_id] for request_id in order]
+
+    def _request(self, ids: Sequence[int], params: SamplingParams) -> EngineRequest:
+        number = next(self._ids)
+        known = all_known(ids, self.info.vocab_size)
+        seed = self.config.seed + number
+        return build_request(str(number), ids, params, self.info, self._tokenizer, seed=seed, known_ids=known)
+
+    def _step(self, jobs: dict[str, _Job], outputs: dict[str, RequestOutput]) -> None:
+        """One step of the engine. Requests that ended move from `jobs` to `outputs`, while the device computes."""
+        for delta in self.engine.step():
+            job = jobs[delta.request_id]
+            if job.take(delta):
+                self.engine.stop(delta.request_id, delta.index)
+            if job.open == 0:
+                outputs[delta.request_id] = job.output()
+                del jobs[delta.request_id]
 
     def sleep(self, level: int = 1) -> None:
         """Weights go to host memory and the KV cache is dropped, until `wake_up`. Level 1 is the only one."""
@@ -214,6 +233,7 @@ class _Job:
         self._request = request
         self._prompt = prompt
         self._samples = [_Sample() for _ in range(params.n)]
+        self.open = params.n  # samples that have not ended
         self._text = RequestText(params, request.prompt_token_ids, tokenizer, incremental=False)
 
     def take(self, delta: SequenceDelta) -> bool:
@@ -225,14 +245,19 @@ class _Job:
         if not self._text.incremental:
             sample.add(delta)
             if delta.finish_reason is not None:
-                sample.say(self._text.feed(delta._replace(token_ids=tuple(sample.token_ids))))
+                self._say(sample, self._text.feed(delta._replace(token_ids=tuple(sample.token_ids))))
             return False
         news = self._text.feed(delta)
         if news is None:
             return False
         sample.add(news)
-        sample.say(news)
+        self._say(sample, news)
         return news.finish_reason is not None and delta.finish_reason is None
+
+    def _say(self, sample: _Sample, news: TextDelta | None) -> None:
+        if news is not None:
+            sample.say(news)
+            self.open -= news.finish_reason is not None
 
     def output(self) -> RequestOutput:
         leader = self._samples[0]
@@ -269,9 +294,7 @@ class _Sample:
         if news.prompt_logprobs is not None:
             self.prompt_logprobs = news.prompt_logprobs
 
-    def say(self, news: TextDelta | None) -> None:
-        if news is None:
-            return
+    def say(self, news: TextDelta) -> None:
         self.pieces.append(news.text)
         self.finish_reason, self.stop_reason = news.finish_reason, news.stop_reason
 
@@ -284,6 +307,18 @@ class _Sample:
             stop_reason=self.stop_reason,
             scores=self.scores.pieces or None,
         )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Garbage is not collected within: walks through thousands of new prompts, none of which is garbage."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -70,9 +70,9 @@ def test_results_stay_in_the_callers_order(tmp_path: Path, monkeypatch: pytest.M
     added: list[tuple[int, int]] = []
     add = llm.engine.add
 
-    def adding(request: EngineRequest) -> None:
+    def adding(request: EngineRequest, arrival: float) -> None:
         added.append((request.params.max_tokens, request.params.seed))
-        add(request)
+        add(request, arrival)
 
     monkeypatch.setattr(llm.engine, "add", adding)
     outputs = llm.generate([[1, 2], [3], [4]], [SamplingParams(max_tokens=k, ignore_eos=True) for k in (3, 40, 7)])

@@ -7,8 +7,13 @@ linked ring through a sentinel; empty ones are taken first, cached ones in the o
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from operator import not_
+from typing import TypeVar
+
 from thranite.engine.plan import NULL_BLOCK
 
+T = TypeVar("T")
 BlockKey = tuple[int, bytes]  # KV group, chained hash of all tokens up to the block's end
 
 
@@ -98,21 +103,33 @@ class BlockPool:
 
     def check_integrity(self, references: dict[int, int]) -> None:
         """Prove ownership: `references` counts each page in all block tables. Raises RuntimeError at the first lie."""
-        listed = set()
-        block = self._next[self._sentinel]
+        listed = self._listed()
+        if sum(listed) != self.num_free:
+            raise RuntimeError(f"{sum(listed)} pages on the free list, {self.num_free} counted")
+        held = [0] * self.num_blocks
+        held[NULL_BLOCK] = 1
+        for block, count in references.items():
+            held[block] = count
+        for block, refs, expected in _differing(self._refs, held):
+            raise RuntimeError(f"page {block} has {refs} references, block tables hold {expected}")
+        for block, free, _ in _differing(listed, bytes(map(not_, held))):
+            raise RuntimeError(f"page {block} with {held[block]} references is {'' if free else 'not '}free")
+        indexed = list(self._cached.values())
+        for place, *_ in _differing([self._keys[block] for block in indexed], list(self._cached)):
+            raise RuntimeError(f"page {indexed[place]} is indexed under content it does not hold")
+
+    def _listed(self) -> bytes:
+        """By page: 1 if it is on the free list."""
+        listed, following, block = bytearray(self.num_blocks), self._next, self._next[self._sentinel]
         while block != self._sentinel:
-            if block in listed or not 0 < block < self.num_blocks:
+            if not 0 < block < self.num_blocks or listed[block]:
                 raise RuntimeError(f"free list is broken at page {block}")
-            listed.add(block)
-            block = self._next[block]
-        if len(listed) != self.num_free:
-            raise RuntimeError(f"{len(listed)} pages on the free list, {self.num_free} counted")
-        for block in range(1, self.num_blocks):
-            refs = self._refs[block]
-            if refs != references.get(block, 0):
-                raise RuntimeError(f"page {block} has {refs} references, block tables hold {references.get(block, 0)}")
-            if (refs == 0) != (block in listed):
-                raise RuntimeError(f"page {block} with {refs} references is {'' if block in listed else 'not '}free")
-        for key, block in self._cached.items():
-            if self._keys[block] != key:
-                raise RuntimeError(f"page {block} is indexed under content it does not hold")
+            listed[block] = 1
+            block = following[block]
+        return bytes(listed)
+
+
+def _differing(found: Sequence[T], expected: Sequence[T]) -> Iterator[tuple[int, T, T]]:
+    """Places where two sequences of one type differ, with both values. As a rule one comparison finds none."""
+    if found != expected:
+        yield from ((place, a, b) for place, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)

@@ -8,6 +8,7 @@ that arrive within p * aging_seconds after it, so nothing starves.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 
 from thranite.engine.sequence import Sequence, State
 
@@ -23,6 +24,7 @@ class RequestQueue:
         self.tokens = 0  # of the prompts that wait
         self.left_requests = 0  # taken up for the first time, or ended in the queue, since the start
         self.left_tokens = 0
+        self.refill: Callable[[], None] | None = None  # called when the last one leaves; may push another
 
     def __len__(self) -> int:
         return self._size
@@ -62,3 +64,5 @@ class RequestQueue:
         if first:
             self.left_requests += 1
             self.left_tokens += seq.prompt_len
+        if self._size == 0 and self.refill is not None:
+            self.refill()

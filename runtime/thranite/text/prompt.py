@@ -83,14 +83,16 @@ def build_request(
     priority: int = 0,
     timeout_seconds: float | None = None,
     cache_salt: str = "",
+    known_ids: bool = False,
 ) -> EngineRequest:
     """Check everything that can be checked without the engine, and bind the parameters to prompt and model.
 
     `seed` serves requests that bring none. `param` is the field that errors about the prompt name. `strict_length`
-    refuses a max_tokens that cannot be reached (OpenAI's way); otherwise it is cut to the room there is.
+    refuses a max_tokens that cannot be reached (OpenAI's way); otherwise it is cut to the room there is. `known_ids`:
+    the caller found all ids to be the vocabulary's.
     """
     ids = tuple(token_ids if params.truncate_prompt_tokens is None else token_ids[-params.truncate_prompt_tokens :])
-    check_prompt(ids, params, info, param, strict_length)
+    check_prompt(ids, params, info, param, strict_length, known_ids)
     if params.n > info.max_num_seqs:
         raise InvalidRequest(f"n is {params.n}; this engine runs at most {info.max_num_seqs} sequences at once", "n")
     if tokenizer is None and (params.stop_strings or params.bad_words):
@@ -113,11 +115,16 @@ def build_request(
 
 
 def check_prompt(
-    ids: tuple[int, ...], params: SamplingParams, info: EngineInfo, param: str, strict_length: bool
+    ids: tuple[int, ...],
+    params: SamplingParams,
+    info: EngineInfo,
+    param: str,
+    strict_length: bool,
+    known_ids: bool = False,
 ) -> None:
     if not ids:
         raise InvalidRequest("the prompt must hold at least one token", param)
-    if min(ids) < 0 or max(ids) >= info.vocab_size:
+    if not known_ids and (min(ids) < 0 or max(ids) >= info.vocab_size):
         wrong = next(token for token in ids if not 0 <= token < info.vocab_size)
         raise InvalidRequest(f"token id {wrong} is not in the vocabulary (0 to {info.vocab_size - 1})", param)
     wanted = params.max_tokens if strict_length and params.max_tokens is not None else 1

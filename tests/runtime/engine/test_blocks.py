@@ -104,6 +104,32 @@ def test_misuse_is_an_error() -> None:
         BlockPool(1)
 
 
+def test_the_proof_of_integrity_names_the_page() -> None:
+    pool = BlockPool(6)
+    held, cached, _ = (pool.allocate() for _ in range(3))
+    pool.register(cached, (0, b"content"))
+    pool.release(cached)
+    references = {held: 1, 3: 1}
+    pool.check_integrity(references)
+    with pytest.raises(RuntimeError, match=f"page {held} has 1 references, block tables hold 2"):
+        pool.check_integrity({**references, held: 2})
+    pool._keys[cached] = (0, b"other")
+    with pytest.raises(RuntimeError, match=f"page {cached} is indexed under content it does not hold"):
+        pool.check_integrity(references)
+    pool._refs[held] = 0
+    with pytest.raises(RuntimeError, match=f"page {held} with 0 references is not free"):
+        pool.check_integrity({3: 1})
+    pool._refs[held], pool._refs[4] = 1, 1
+    with pytest.raises(RuntimeError, match="page 4 with 1 references is free"):
+        pool.check_integrity({**references, 4: 1})
+    pool.num_free = 1
+    with pytest.raises(RuntimeError, match="3 pages on the free list, 1 counted"):
+        pool.check_integrity(references)
+    pool._next[cached] = cached
+    with pytest.raises(RuntimeError, match=f"free list is broken at page {cached}"):
+        pool.check_integrity(references)
+
+
 def _fill(kv: KVCacheManager, tokens: list[int], salt: str = "") -> BlockTable:
     """A table whose tokens are all computed, step by step as a prefill of 8 a step would."""
     table = kv.new_table(salt)
