@@ -2,8 +2,9 @@
 
 A step with a long prompt makes everybody who decodes wait for it, so prompts are cut where they would prolong a step
 by much more than it takes without them (chunked prefill: Agrawal et al., "Taming Throughput-Latency Tradeoff in LLM
-Inference with Sarathi-Serve", 2024). Where prompts pile up, steps grow with the pile: cut small, it would take ever
-longer to work off. Fed with measured times only, so what is no device's pace (a null device's) bounds nothing.
+Inference with Sarathi-Serve", 2024). Where prompts pile up, their share doubles, and grows with the pile: every step
+decodes besides, so a pile that is cut small takes ever longer to work off. Fed with measured times only, so what is no
+device's pace (a null device's) bounds nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from thranite.engine.step_pace import LONG_PROMPT
 LAST_STEPS = 16  # of each kind
 FEW_DECODES = 8  # so few sequences wait for a whole prompt: a first token is worth more than their next ones
 LEAST_TOKENS = 256  # of prompts in a step: smaller pieces cost a device as much as this one
-PILE_STEPS = 2  # a pile is worked off in about so many steps, as far as the token budget allows
+PILE = 3  # times their share: so many tokens of prompts are a pile
+PILE_SHARE = 2  # times their share: what prompts take of a step that works off a pile
+PILE_STEPS = 4  # a larger pile is worked off in about so many steps, as far as the token budget allows
 GRAIN = 128  # tokens: devices compute in tiles, so a step's tokens are a multiple of this
 
 
@@ -45,5 +48,7 @@ class PromptShare:
         each = median(self._tokens)
         if each <= 0.0:
             return None
-        wanted = max(int(self._ratio * median(self._decodes) / each), LEAST_TOKENS, pile // PILE_STEPS)
+        wanted = max(int(self._ratio * median(self._decodes) / each), LEAST_TOKENS)
+        if pile >= PILE * wanted:
+            wanted = max(PILE_SHARE * wanted, pile // PILE_STEPS)
         return (decodes + wanted) // GRAIN * GRAIN - decodes

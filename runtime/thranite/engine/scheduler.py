@@ -22,8 +22,6 @@ from thranite.engine.sequence import RequestState, Sequence, State
 from thranite.engine.settings import EngineSettings
 from thranite.request import EngineRequest
 
-SLACK = 1.25  # a prompt's end so little beyond its share is not left for another step
-
 
 @dataclass(slots=True)
 class ScheduledStep:
@@ -45,8 +43,8 @@ class _Draft:
     """A plan while it is made."""
 
     step: int
-    budget: int  # tokens
-    share: int  # of those, what prompts may take; a prompt's end may pass it by SLACK
+    budget: int  # tokens, less those of sequences that decode
+    share: int  # of those, what prompts may still take
     decodes: list[int] = field(default_factory=list)
     decoding: list[Sequence] = field(default_factory=list)
     prefills: list[Prefill] = field(default_factory=list)
@@ -134,7 +132,7 @@ class Scheduler:
         begun = self._plan_decodes(draft)
         draft.share = self._share_of(draft, begun)
         for seq in begun:
-            if seq.state is State.RUNNING and draft.budget > 0 and draft.share > 0:
+            if seq.state is State.RUNNING and draft.share > 0:
                 self._plan_prefill(seq, draft)
         if not draft.preempted:
             self._admit(draft)
@@ -186,8 +184,7 @@ class Scheduler:
         return self.queue.tokens * min(room, waiting) // max(waiting, 1)
 
     def _plan_prefill(self, seq: Sequence, draft: _Draft) -> None:
-        left = len(seq.tokens) - seq.computed
-        end = seq.computed + min(left if left <= SLACK * draft.share else draft.share, draft.budget)
+        end = min(seq.computed + draft.share, len(seq.tokens))
         if end == len(seq.tokens) and not self._may_sample(seq):
             self.held.append(seq)
             end -= 1
@@ -208,7 +205,6 @@ class Scheduler:
         )
         draft.prefilling.append(seq)
         draft.forked.extend(sampling)
-        draft.budget -= end - start
         draft.share -= end - start
         seq.computed = end
         self.kv.commit(seq.table, seq.tokens, end)
@@ -307,7 +303,7 @@ class Scheduler:
         if not len(self.queue):
             return
         owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
-        while draft.budget > 0 and draft.share > 0:
+        while draft.share > 0:
             seq = self.queue.peek()
             if seq is None or seq.pending or len(self._gang(seq)) > len(self._free_slots):
                 return
