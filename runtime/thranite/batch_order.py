@@ -1,33 +1,59 @@
-"""In which order a batch given at once is begun: the longest outputs first, where all can run together.
+"""In which order a batch given at once is begun, and in steps of how many tokens.
 
-The batch ends with its longest output, so what begins last should be short (Graham: "Bounds on multiprocessing timing
-anomalies", 1969). Lengths are the most that requests may produce. Where the KV cache cannot hold all at once, the order
-is the caller's: longest first would then have the most tokens in the cache at the same time, and preempt more.
+The longest outputs come first, where all can run together: the batch ends with its longest output, so what begins last
+should be short (Graham: "Bounds on multiprocessing timing anomalies", 1969). Lengths are the most that requests may
+produce. Where the KV cache cannot hold all at once, the order is the caller's: longest first would then have the most
+tokens in the cache at the same time, and preempt more.
+
+Then small steps of prompts pay: a token that decodes beside a prompt costs its arithmetic alone, one that decodes in a
+step of its own waits for all weights. llama-8b on an H200, 256 prompts of 100 to 1,000 tokens and as many out: 10,396
+output tok/s with 8,192 tokens a step, 10,492 with 4,096, 10,501 with 2,048, 10,688 with 1,024. But only steps between
+the end of the shortest output and that of the longest are saved, so prompts must not take more steps than those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from thranite.engine.settings import EngineSettings
 from thranite.request import EngineRequest
 
+STEP_TOKENS = (1024, 2048, 4096)
+"""Sizes of steps that are tried before the largest."""
 
-def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> Sequence[EngineRequest]:
-    """The requests as they should be added; those of equal length stay in the caller's order."""
+
+class BatchOrder(NamedTuple):
+    """The requests as they should be added, and the most tokens of a step meanwhile."""
+
+    requests: Sequence[EngineRequest]
+    step_tokens: int
+
+
+def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> BatchOrder:
+    """Those of equal length stay in the caller's order. A small step still has as many prompt tokens as sequences that
+    decode, or more."""
+    largest = settings.max_num_batched_tokens
     widths = np.array([request.params.n for request in requests], np.int64)
-    if len(requests) < 2 or widths.sum() > settings.most_decodes:
-        return requests
+    sequences = int(widths.sum())
+    if len(requests) < 2 or sequences > settings.most_decodes:
+        return BatchOrder(requests, largest)
     outputs = np.array([request.params.max_tokens for request in requests], np.int64)
     prompts = np.array([len(request.prompt_token_ids) for request in requests], np.int64)
     order = np.argsort(-outputs, kind="stable")
-    last_start = -(-int(prompts.sum()) // max(settings.max_num_batched_tokens - int(widths.sum()), 1))
     layout = settings.layout
-    most = most_tokens(prompts[order] + layout.block_size, outputs[order], widths[order], last_start)
     capacity = (settings.num_blocks - 1) * layout.block_size * (1.0 - settings.watermark)
-    return [requests[i] for i in order] if most * len(layout.groups) <= capacity else requests
+    spread = int(outputs.max() - outputs.min())
+    for tokens in (*(tokens for tokens in STEP_TOKENS if 2 * sequences <= tokens < largest), largest):
+        last_start = -(-int(prompts.sum()) // max(tokens - sequences, 1))
+        if tokens < largest and last_start > spread:
+            continue
+        most = most_tokens(prompts[order] + layout.block_size, outputs[order], widths[order], last_start)
+        if most * len(layout.groups) <= capacity:
+            return BatchOrder([requests[i] for i in order], tokens)
+    return BatchOrder(requests, largest)
 
 
 def most_tokens(prompts: np.ndarray, outputs: np.ndarray, widths: np.ndarray, last_start: int) -> int:

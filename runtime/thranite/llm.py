@@ -177,17 +177,18 @@ class LLM:
                 requests = [self._request(ids, p) for ids, p in zip(prompts, params, strict=True)]
                 for request, p, text in zip(requests, params, texts, strict=True):
                     jobs[request.request_id] = _Job(request, p, text, self._tokenizer)
-                batch.add(batch_order(requests, self.engine.settings))
+                batch.add(*batch_order(requests, self.engine.settings))
                 order = list(jobs)
                 del requests  # each is freed once it is answered, while others run
                 self._step(jobs, outputs)
             while self.engine.has_work:
                 self._step(jobs, outputs)
         except BaseException:
-            batch.cancel()
+            batch.end()
             for request_id in jobs:  # an interrupt or an error leaves no request behind
                 self.engine.abort(request_id)
             raise
+        batch.end()
         self.engine.check_integrity()
         return [outputs[request_id] for request_id in order]
 

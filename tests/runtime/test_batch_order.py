@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,10 @@ from hypothesis import strategies as st
 from tests.support.null_model import model_directory
 from tests.support.paged_executor import settings
 from tests.support.sampling import params
-from thranite.batch_order import batch_order, most_tokens
+from thranite.batch_order import BatchOrder, batch_order, most_tokens
 from thranite.config import EngineConfig
 from thranite.llm import LLM
-from thranite.request import EngineRequest
+from thranite.request import EngineRequest, SequenceDelta
 from thranite.sampling_params import SamplingParams
 
 LIMITS = settings(num_blocks=1000, max_num_seqs=8, max_num_batched_tokens=64)
@@ -31,8 +30,8 @@ def batch(*lengths: tuple[int, int], n: int = 1) -> list[EngineRequest]:
     ]
 
 
-def names(requests: Sequence[EngineRequest]) -> str:
-    return "".join(request.request_id for request in requests)
+def names(order: BatchOrder) -> str:
+    return "".join(request.request_id for request in order.requests)
 
 
 def test_the_longest_come_first_and_equal_ones_stay() -> None:
@@ -46,6 +45,31 @@ def test_a_batch_that_cannot_run_at_once_stays_as_it_is() -> None:
     small = settings(num_blocks=2 + 2 * (30 // BLOCK + 1), max_num_seqs=8, max_num_batched_tokens=64)
     assert names(batch_order(batch((4, 5), (4, 20)), small)) == "10"
     assert names(batch_order(batch((4, 5), (4, 90)), small)) == "01"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "prompt", "tokens"),
+    [
+        ((100, 1000), 300, 1024),  # 20 prompts of 300 take 6 steps of 1,004 tokens beside 20 that decode
+        ((500, 500), 300, 8192),  # equal outputs end together: no step is saved
+        ((500, 505), 300, 2048),  # 6 steps are one too many
+        ((500, 502), 300, 4096),
+        ((500, 501), 300, 8192),
+    ],
+)
+def test_steps_are_small_where_prompts_fit_between_the_ends_of_outputs(
+    outputs: tuple[int, int], prompt: int, tokens: int
+) -> None:
+    limits = settings(num_blocks=100_000, max_num_seqs=64, max_num_batched_tokens=8192)
+    assert batch_order(batch(*[(prompt, outputs[i % 2]) for i in range(20)]), limits).step_tokens == tokens
+
+
+def test_steps_stay_large_where_many_decode_or_all_do_not_fit() -> None:
+    limits = settings(num_blocks=1_000_000, max_num_seqs=2048, max_num_batched_tokens=8192)
+    for number, tokens in ((512, 1024), (513, 2048), (1025, 4096)):
+        assert batch_order(batch(*[(1, 1 + 900 * (i % 2)) for i in range(number)]), limits).step_tokens == tokens
+    small = settings(num_blocks=40, max_num_seqs=64, max_num_batched_tokens=8192)
+    assert batch_order(batch(*[(30, 1 + 900 * (i % 2)) for i in range(20)]), small).step_tokens == 8192
 
 
 @given(st.data(), st.lists(st.tuples(*[st.integers(1, 30)] * 2, st.integers(1, 3)), min_size=1), st.integers(0, 9))
@@ -87,4 +111,23 @@ def test_a_batch_may_hold_more_tokens_than_a_server_s_queue(tmp_path: Path) -> N
     prompt = [7] * (llm.info.max_model_len - 1)
     count = EngineConfig(model="served").max_waiting_tokens // len(prompt) + 1
     assert len(llm.generate([prompt] * count, SamplingParams(max_tokens=1))) == count
+    llm.close()
+
+
+def test_steps_are_small_for_the_batch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_batched_tokens=4096)
+    scheduler, step = llm.engine.scheduler, llm.engine.step
+    seen: list[int] = []
+
+    def seeing() -> list[SequenceDelta]:
+        seen.append(scheduler.step_tokens)
+        return step()
+
+    monkeypatch.setattr(llm.engine, "step", seeing)
+    llm.generate([[1, 2], [3]], [SamplingParams(max_tokens=k, ignore_eos=True) for k in (3, 40)])
+    assert (set(seen), scheduler.step_tokens) == ({1024}, 4096)
+    monkeypatch.setattr(llm.engine, "step", lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        llm.generate([[1, 2], [3]], [SamplingParams(max_tokens=k, ignore_eos=True) for k in (3, 40)])
+    assert (scheduler.step_tokens, llm.engine.has_work) == (4096, False)
     llm.close()

@@ -22,8 +22,11 @@ class Batch:
         self._coming: deque[EngineRequest] = deque()
         self._arrival = 0.0
 
-    def add(self, requests: Iterable[EngineRequest]) -> None:
-        """Raises what `Engine.add` raises for the first request."""
+    def add(self, requests: Iterable[EngineRequest], step_tokens: int | None = None) -> None:
+        """`step_tokens`: of a step at most, until the batch ends, if fewer than the settings'. Raises what `Engine.add`
+        raises for the first request."""
+        if step_tokens is not None:
+            self._engine.scheduler.step_tokens = step_tokens
         self._arrival = time.monotonic()
         self._coming.extend(requests)
         # What waits tells how much of prompts a step takes, and grammars compile while their requests wait.
@@ -39,7 +42,8 @@ class Batch:
         else:
             self._engine.scheduler.queue.refill = None
 
-    def cancel(self) -> None:
-        """Queue no more of them."""
+    def end(self) -> None:
+        """Queue no more of them; steps are as large as ever."""
         self._coming.clear()
-        self._engine.scheduler.queue.refill = None
+        scheduler = self._engine.scheduler
+        scheduler.queue.refill, scheduler.step_tokens = None, scheduler.settings.max_num_batched_tokens

@@ -70,6 +70,7 @@ class Scheduler:
         self.prefix_queries = 0  # tokens looked up
         self.prefix_hits = 0  # tokens found
         self.max_running = settings.max_num_seqs  # the engine lowers it where it keeps to a target
+        self.step_tokens = settings.max_num_batched_tokens  # of a step at most; fewer for a batch that gains by it
         self.prompt_share: PromptShare | None = None  # the engine's, where steps have a pace to keep
         self.held: list[Sequence] = []  # whose constraints the last plan found not to be ready
         self.limited = False  # whether the last plan left sequences waiting for `max_running` alone
@@ -128,7 +129,7 @@ class Scheduler:
         """The next step, or None if nothing can be computed before a step in flight is collected."""
         self._step += 1
         self.held = []
-        draft = _Draft(self._step, self.settings.max_num_batched_tokens, self.settings.max_num_batched_tokens)
+        draft = _Draft(self._step, self.step_tokens, self.step_tokens)
         begun = self._plan_decodes(draft)
         draft.share = self._share_of(draft, begun)
         for seq in begun:

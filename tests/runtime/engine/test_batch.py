@@ -72,7 +72,7 @@ def test_what_is_left_of_a_cancelled_batch_is_not_queued() -> None:
     batch = Batch(engine)
     batch.add(feed)
     engine.step()
-    batch.cancel()
+    batch.end()
     for request in feed:
         engine.abort(request.request_id)
     while engine.has_work:
@@ -87,5 +87,5 @@ def test_an_engine_that_takes_nothing_refuses_a_batch() -> None:
     batch = Batch(engine)
     with pytest.raises(Rejected, match="asleep"):
         batch.add(waiting(3))
-    batch.cancel()
+    batch.end()
     assert not engine.has_work
