@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +24,7 @@ from thranite_kernels.work import Work
 BF16 = torch.bfloat16
 ROTATE_BYTES = 256 << 20
 """Input sets together hold at least this much, several times the L2 of an H100 or H200."""
+AHEAD = 2  # calls launched before the first of them has ended
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ MODELS = [
     Model("llama-8b", 4096, 32, 8, 128, 14336, 128256, False),
     Model("qwen3-0.6b", 1024, 16, 8, 128, 3072, 151936, True),
 ]
+TINY = Model("tiny", 64, 2, 1, 32, 96, 256, False)  # to try a script itself
 
 
 @dataclass
@@ -178,6 +182,23 @@ def measure(run: Run, sets: Sequence[Sequence[Launch] | Callable[[], object]], r
         end.synchronize()
         times.append(start.elapsed_time(end) / 1e3 / len(calls))
     return float(statistics.median(times))
+
+
+def sustained(run: Run, call: Callable[[], object], seconds: float) -> float:
+    """Seconds of one call among as many as fill the time."""
+    waiting: deque[torch.cuda.Event] = deque()
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        call()
+        count += 1
+        if run.cuda:
+            waiting.append(torch.cuda.Event())
+            waiting[-1].record()
+            if len(waiting) > AHEAD:
+                waiting.popleft().synchronize()
+    if run.cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / count
 
 
 def report(name: str, seconds: float, work: Work) -> None:

@@ -22,7 +22,7 @@ from os import cpu_count
 
 import torch
 import torch.nn.functional as F
-from kernel_cases import MODELS, Model, Run, measure, sets_for
+from kernel_cases import MODELS, TINY, Model, Run, measure, sets_for
 from torch import Tensor
 
 from thranite.bench.shapes import SHAPES
@@ -38,7 +38,6 @@ CANDIDATES = [StreamConfig(64, 128, 8), StreamConfig(64, 256, 4, programs=128)]
 KINDS = ("rule", "Lt", "stream")
 ALGORITHMS = 10
 PRODUCT_BOUND, CHAIN_BOUND = 4e-3, 3e-2  # relative RMS errors in bf16, of a product and of all layers
-TINY = Model("tiny", 64, 2, 1, 32, 96, 256, False)
 
 Way = Callable[[Tensor, Tensor], Tensor]
 """x [T, K], weight [N, K] → [T, N]."""

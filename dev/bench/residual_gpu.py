@@ -12,19 +12,17 @@ runs tiny shapes for moments, to try the script itself.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import fmean
-from threading import Thread
 from typing import cast
 from unittest import mock
 
 import torch
-from kernel_cases import MODELS, Run, measure, sets_for
+from board_clock import Clock
+from kernel_cases import MODELS, Run, measure, sets_for, sustained
 from torch import Tensor
 
 from thranite.attention.base import AttentionBatch
@@ -46,61 +44,10 @@ from thranite_kernels.work import Work
 LAYERS = 8  # 3.5 GB of weights: none is still in the cache when its turn comes again
 CHUNKS = (4096, 2048)
 TURNS, TURN_SECONDS = 2, 0.3
-AHEAD = 2  # calls launched before the first of them has ended
-NVML_CLOCK_SM = 1  # nvmlClockType_t
 BOUND = 3e-2  # relative RMS difference of hidden states in bf16
 TINY = {**LLAMA_8B, "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16}  # fmt: skip
 BATCH = cast(AttentionBatch, None)
-
-
-class Clock:
-    """The SMs' clock and the board's power, every tenth of a second, by NVML where the machine has it."""
-
-    def __init__(self, run: Run) -> None:
-        self._samples: list[tuple[float, int, float]] = []
-        if run.cuda:
-            Thread(target=self._read, args=[f"GPU-{torch.cuda.get_device_properties(0).uuid}"], daemon=True).start()
-
-    def _read(self, board: str) -> None:
-        try:
-            library = ctypes.CDLL("libnvidia-ml.so.1")
-        except OSError:
-            return
-        handle, clock, milliwatts = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_uint()
-        library.nvmlInit_v2()
-        if library.nvmlDeviceGetHandleByUUID(board.encode(), ctypes.byref(handle)) != 0:
-            return
-        while True:
-            failed = library.nvmlDeviceGetClockInfo(handle, NVML_CLOCK_SM, ctypes.byref(clock))
-            failed |= library.nvmlDeviceGetPowerUsage(handle, ctypes.byref(milliwatts))
-            if not failed:
-                self._samples.append((time.perf_counter(), clock.value, milliwatts.value / 1e3))
-            time.sleep(0.1)
-
-    def since(self, begin: float) -> str:
-        """Means since a time of `time.perf_counter`."""
-        taken = [sample for sample in self._samples if sample[0] >= begin]
-        if not taken:
-            return "clock unknown"
-        return f"{fmean(clock for _, clock, _ in taken):.0f} MHz, {fmean(watts for *_, watts in taken):.0f} W"
-
-
-def sustained(run: Run, call: Callable[[], object], seconds: float) -> float:
-    """Seconds of one call among as many as fill the time."""
-    waiting: deque[torch.cuda.Event] = deque()
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        call()
-        count += 1
-        if run.cuda:
-            waiting.append(torch.cuda.Event())
-            waiting[-1].record()
-            if len(waiting) > AHEAD:
-                waiting.popleft().synchronize()
-    if run.cuda:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / count
 
 
 class FixedAttention:

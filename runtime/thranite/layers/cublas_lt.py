@@ -17,6 +17,11 @@ _TYPES = {torch.float16: 2, torch.bfloat16: 14}  # cudaDataType_t
 _FP32, _COMPUTE_FP32 = 0, 68  # cudaDataType_t, cublasComputeType_t
 _TRANSPOSE_A = 3  # cublasLtMatmulDescAttributes_t
 _MAX_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t
+_CONFIGURATION = {  # cublasLtMatmulAlgoConfigAttributes_t, by number; the library insists on the sizes
+    "id": ctypes.c_int32, "tile": ctypes.c_uint32, "split_k": ctypes.c_int32, "reduction": ctypes.c_uint32,
+    "swizzle": ctypes.c_uint32, "custom": ctypes.c_uint32, "stages": ctypes.c_uint32, "inner": ctypes.c_uint16,
+    "cluster": ctypes.c_uint16,
+}  # fmt: skip
 
 
 class _Algorithm(ctypes.Structure):
@@ -86,6 +91,18 @@ class CublasLt:
         self._call("cublasLtMatmulPreferenceDestroy", preference)
         usable = (entry.algorithm for entry in found[: count.value] if entry.status == 0)
         return [Product(rows, n, k, descriptor, layouts, algorithm) for algorithm in usable]
+
+    def configuration(self, product: Product) -> dict[str, int]:
+        """The algorithm's attributes, numbers of the library's enumerations."""
+        values = {}
+        for number, (name, kind) in enumerate(_CONFIGURATION.items()):
+            value = kind()
+            self._call(
+                "cublasLtMatmulAlgoConfigGetAttribute",
+                *(ctypes.byref(product.algorithm), number, ctypes.byref(value), _size(ctypes.sizeof(value)), None),
+            )
+            values[name] = value.value
+        return values
 
     def run(self, product: Product, x: Tensor, weight: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
         """Enqueue `out` = x Wᵀ on the current stream, or with `add` `out` += x Wᵀ, rounded once; all three

@@ -38,6 +38,13 @@ def test_every_algorithm_gives_the_product(rows: int, n: int, k: int, dtype: tor
         assert relative(out, stream.double() + exact) < 4e-3
 
 
+def test_algorithms_tell_their_configurations_apart() -> None:
+    library = CublasLt(DEVICE)
+    told = [library.configuration(product) for product in library.products(1024, 4096, 4096, torch.bfloat16, 10)]
+    assert all(one["tile"] > 0 for one in told)
+    assert len({tuple(one.values()) for one in told}) > 1
+
+
 @pytest.mark.parametrize(("rows", "n", "k"), [(1024, 4096, 4096), (1024, 4096, 14336), (2048, 1024, 3072)])
 def test_a_graph_adds_at_each_replay(rows: int, n: int, k: int) -> None:
     """By the choice where there is one, else by torch's product that adds: in place, once."""
