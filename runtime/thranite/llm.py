@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -175,8 +175,10 @@ class LLM:
         try:
             with _no_collections():
                 requests = [self._request(ids, p) for ids, p in zip(prompts, params, strict=True)]
-                for request, p, text in zip(requests, params, texts, strict=True):
-                    jobs[request.request_id] = _Job(request, p, text, self._tokenizer)
+                jobs |= {
+                    request.request_id: _Job(request, p, text, self._tokenizer)
+                    for request, p, text in zip(requests, params, texts, strict=True)
+                }
                 batch.add(*batch_order(requests, self.engine.settings))
                 order = list(jobs)
                 del requests  # each is freed once it is answered, while others run
@@ -189,11 +191,13 @@ class LLM:
                 self.engine.abort(request_id)
             raise
         batch.end()
+        if jobs:
+            raise RuntimeError(f"the engine has nothing left to do, and no end came of requests {', '.join(jobs)}")
         self.engine.check_integrity()
         return [outputs[request_id] for request_id in order]
 
-    def _request(self, ids: Sequence[int], params: SamplingParams) -> EngineRequest:
-        number = next(self._ids)
+    def _request(self, ids: Iterable[int], params: SamplingParams) -> EngineRequest:
+        number, ids = next(self._ids), tuple(ids)
         known = all_known(ids, self.info.vocab_size)
         seed = self.config.seed + number
         return build_request(str(number), ids, params, self.info, self._tokenizer, seed=seed, known_ids=known)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.null_model import model_directory
 from tests.support.paged_executor import settings
 from tests.support.sampling import params
-from thranite.batch_order import BatchOrder, batch_order, most_tokens
+from thranite.batch_order import BatchOrder, batch_order, most_tokens, schedule
 from thranite.config import EngineConfig
 from thranite.llm import LLM
 from thranite.request import EngineRequest, SequenceDelta
@@ -48,28 +48,46 @@ def test_a_batch_that_cannot_run_at_once_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "prompt", "tokens"),
+    ("lengths", "tokens"),
     [
-        ((100, 1000), 300, 1024),  # 20 prompts of 300 take 6 steps of 1,004 tokens beside 20 that decode
-        ((500, 500), 300, 8192),  # equal outputs end together: no step is saved
-        ((500, 505), 300, 2048),  # 6 steps are one too many
-        ((500, 502), 300, 4096),
-        ((500, 501), 300, 8192),
+        ([(300, 100 + 40 * i) for i in range(20)], 1024),  # of prompt and output tokens
+        ([(300, 500)] * 20, 8192),  # equal outputs end together: no step is saved
+        ([(300, 500)] * 19 + [(300, 505)], 1024),  # five are saved by five
+        ([(1000, 1000)] * 19 + [(1000, 1)], 8192),  # a single short one saves next to nothing
+        ([(30_000, 200), (30_000, 100)], 8192),  # few tokens decode beside so many of prompts
+        ([(300, 1 + 30 * (i % 2)) for i in range(64)], 1024),
     ],
 )
-def test_steps_are_small_where_prompts_fit_between_the_ends_of_outputs(
-    outputs: tuple[int, int], prompt: int, tokens: int
-) -> None:
-    limits = settings(num_blocks=100_000, max_num_seqs=64, max_num_batched_tokens=8192)
-    assert batch_order(batch(*[(prompt, outputs[i % 2]) for i in range(20)]), limits).step_tokens == tokens
+def test_steps_are_small_where_that_saves_steps(lengths: list[tuple[int, int]], tokens: int) -> None:
+    limits = settings(num_blocks=100_000, max_num_seqs=64, max_num_batched_tokens=8192, max_model_len=40_000)
+    assert batch_order(batch(*lengths), limits).step_tokens == tokens
 
 
 def test_steps_stay_large_where_many_decode_or_all_do_not_fit() -> None:
     limits = settings(num_blocks=1_000_000, max_num_seqs=2048, max_num_batched_tokens=8192)
-    for number, tokens in ((512, 1024), (513, 2048), (1025, 4096)):
-        assert batch_order(batch(*[(1, 1 + 900 * (i % 2)) for i in range(number)]), limits).step_tokens == tokens
+    for number, tokens in ((256, 1024), (257, 2048), (513, 4096), (1025, 8192)):
+        assert batch_order(batch(*[(40, 1 + i) for i in range(number)]), limits).step_tokens == tokens
     small = settings(num_blocks=40, max_num_seqs=64, max_num_batched_tokens=8192)
-    assert batch_order(batch(*[(30, 1 + 900 * (i % 2)) for i in range(20)]), small).step_tokens == 8192
+    assert batch_order(batch(*[(30, 1 + 40 * i) for i in range(20)]), small).step_tokens == 8192
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=20), st.integers(1, 64))
+def test_the_schedule_is_the_one_of_a_queue(requests: list[tuple[int, int]], share: int) -> None:
+    """Prompts fill each step's share in order; a sequence decodes from the step after its prompt's end on."""
+    coming, left, running = [list(request) for request in requests], 0, list[int]()
+    counts = [0, 0]
+    while coming or running:
+        left, begun = share, list[int]()
+        counts[not coming] += 1
+        while coming and left:
+            taken = min(left, coming[0][0])
+            coming[0][0] -= taken
+            left -= taken
+            if coming[0][0] == 0:
+                begun.append(coming.pop(0)[1] - 1)
+        running = [tokens for tokens in [*(tokens - 1 for tokens in running), *begun] if tokens > 0]
+    prompts, outputs = np.array(requests, np.int64).T
+    assert schedule(prompts, outputs, share) == tuple(counts)
 
 
 @given(st.data(), st.lists(st.tuples(*[st.integers(1, 30)] * 2, st.integers(1, 3)), min_size=1), st.integers(0, 9))
@@ -124,10 +142,11 @@ def test_steps_are_small_for_the_batch_alone(tmp_path: Path, monkeypatch: pytest
         return step()
 
     monkeypatch.setattr(llm.engine, "step", seeing)
-    llm.generate([[1, 2], [3]], [SamplingParams(max_tokens=k, ignore_eos=True) for k in (3, 40)])
+    prompts, params = [[1] * 300] * 20, [SamplingParams(max_tokens=k, ignore_eos=True) for k in range(5, 105, 5)]
+    llm.generate(prompts, params)
     assert (set(seen), scheduler.step_tokens) == ({1024}, 4096)
     monkeypatch.setattr(llm.engine, "step", lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        llm.generate([[1, 2], [3]], [SamplingParams(max_tokens=k, ignore_eos=True) for k in (3, 40)])
+        llm.generate(prompts, params)
     assert (scheduler.step_tokens, llm.engine.has_work) == (4096, False)
     llm.close()

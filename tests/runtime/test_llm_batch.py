@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.support.null_model import model_directory
 from thranite import LLM, SamplingParams
 from thranite.engine.plan import StepPlan
 from thranite.errors import InvalidRequest
+from thranite.request import EngineRequest
 
 PROMPTS = [list(range(index, index + 40)) for index in range(30)]
 PARAMS = SamplingParams(max_tokens=3, ignore_eos=True)
@@ -34,7 +36,7 @@ def test_the_first_step_is_launched_before_all_are_queued(llm: LLM, monkeypatch:
 
     monkeypatch.setattr(llm.engine._executor, "launch", launching)
     outputs = llm.generate(PROMPTS, PARAMS)
-    assert seen[0] == (5, False), "four have a part in a step of 128 tokens, one waits; nothing is collected"
+    assert seen[0] == (4, False), "four have a part in a step of 128 tokens; nothing is collected"
     assert seen[1][1]
     assert seen[-1] == (len(PROMPTS), True)
     assert [output.prompt_token_ids for output in outputs] == PROMPTS
@@ -53,6 +55,46 @@ def test_nothing_is_begun_where_the_last_prompt_is_refused(llm: LLM, wrong: list
 def test_a_prompt_cut_to_its_end_may_have_held_anything(llm: LLM) -> None:
     [output] = llm.generate([[-1, 10**6, 5, 6]], SamplingParams(max_tokens=1, truncate_prompt_tokens=2))
     assert output.prompt_token_ids == [5, 6]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 6, 9])
+def test_an_interrupt_while_requests_are_queued_spoils_nothing(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    add, count = llm.engine.add, iter(range(1, 100))
+
+    def interrupted(request: EngineRequest, arrival: float) -> None:
+        if next(count) == nth:
+            raise KeyboardInterrupt
+        add(request, arrival)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, PARAMS)
+    while llm.engine.has_work:
+        assert llm.engine.step() == []
+    llm.engine.check_integrity()
+    stats = llm.engine.stats()
+    assert (stats.requests_waiting, stats.requests_running) == (0, 0)
+    assert len(llm.generate(PROMPTS, PARAMS)) == len(PROMPTS)
+
+
+def test_prompts_may_be_iterators(llm: LLM) -> None:
+    prompts: list[Any] = [iter([1, 2, 3]), map(int, "45")]
+    assert [output.prompt_token_ids for output in llm.generate(prompts, PARAMS)] == [[1, 2, 3], [4, 5]]
+
+
+def test_an_engine_that_forgets_a_request_is_found_out(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = llm.engine.step
+
+    def forgetting() -> object:
+        llm.engine.abort("1")
+        return step()
+
+    monkeypatch.setattr(llm.engine, "step", forgetting)
+    with pytest.raises(RuntimeError, match="no end came of requests 1"):
+        llm.generate(PROMPTS[:3], PARAMS)
 
 
 @pytest.mark.parametrize("steps", [0, 2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -11,36 +10,37 @@ from thranite.request import EngineRequest
 
 
 class Batch:
-    """Feeds an engine's queue, which is never empty while requests of the batch have not been queued.
+    """Feeds an engine's queue whenever a step looks for a request and none waits. One at a time an engine.
 
-    A step takes waiting requests strictly in order, so what follows is what would if all were queued before the first
-    step. They have one priority, and `Engine.add` takes each of them.
+    A step takes waiting requests strictly in order, so its steps are those of a queue that held all from the start.
+    They have one priority, and `Engine.add` takes each of them; what it raises, if it does, `Engine.step` raises.
+    Whatever happens, the caller ends the batch, and aborts its requests where they have not ended.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._coming: deque[EngineRequest] = deque()
-        self._arrival = 0.0
+        self._arrival: float | None = None
 
     def add(self, requests: Iterable[EngineRequest], step_tokens: int | None = None) -> None:
         """`step_tokens`: of a step at most, until the batch ends, if fewer than the settings'. Raises what `Engine.add`
-        raises for the first request."""
+        raises."""
         if step_tokens is not None:
             self._engine.scheduler.step_tokens = step_tokens
-        self._arrival = time.monotonic()
+        self._arrival = self._engine.now
         self._coming.extend(requests)
-        # What waits tells how much of prompts a step takes, and grammars compile while their requests wait.
-        at_once = self._engine.settings.prompt_time_ratio > 0 or any(r.grammar is not None for r in self._coming)
-        self._queue_next()
-        while at_once and self._coming:
+        if any(request.grammar is not None for request in self._coming):  # they compile while their requests wait
+            while self._coming:
+                self._queue_next()
+        if self._coming:
+            self._engine.scheduler.queue.refill = self._queue_next
             self._queue_next()
-        self._engine.scheduler.queue.refill = self._queue_next if self._coming else None
 
     def _queue_next(self) -> None:
-        if self._coming:
-            self._engine.add(self._coming.popleft(), self._arrival)
-        else:
+        request = self._coming.popleft()
+        if not self._coming:
             self._engine.scheduler.queue.refill = None
+        self._engine.add(request, self._arrival)
 
     def end(self) -> None:
         """Queue no more of them; steps are as large as ever."""

@@ -109,6 +109,8 @@ class BlockPool:
         held = [0] * self.num_blocks
         held[NULL_BLOCK] = 1
         for block, count in references.items():
+            if not 0 <= block < self.num_blocks:
+                raise RuntimeError(f"block tables hold page {block} of {self.num_blocks}")
             held[block] = count
         for block, refs, expected in _differing(self._refs, held):
             raise RuntimeError(f"page {block} has {refs} references, block tables hold {expected}")

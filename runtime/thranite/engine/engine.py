@@ -173,6 +173,11 @@ class Engine:
     # --- steps
 
     @property
+    def now(self) -> float:
+        """The engine's clock, seconds."""
+        return self._clock()
+
+    @property
     def has_work(self) -> bool:
         return self._in_flight is not None or self.scheduler.has_work
 

@@ -80,7 +80,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running) or len(self.queue) > 0
+        return bool(self.running) or len(self.queue) > 0 or self.queue.refill is not None
 
     # --- requests in and out
 
@@ -301,7 +301,7 @@ class Scheduler:
     def _admit(self, draft: _Draft) -> None:
         """Start waiting sequences, strictly in queue order, until one does not fit."""
         self.limited = False
-        if not len(self.queue):
+        if self.queue.peek() is None:
             return
         owed = sum(self._debt(seq) for seq in self.running if not seq.decoding)
         while draft.share > 0:

@@ -113,6 +113,9 @@ def test_the_proof_of_integrity_names_the_page() -> None:
     pool.check_integrity(references)
     with pytest.raises(RuntimeError, match=f"page {held} has 1 references, block tables hold 2"):
         pool.check_integrity({**references, held: 2})
+    for block in (-1, 6):
+        with pytest.raises(RuntimeError, match=f"hold page {block} of 6"):
+            pool.check_integrity({**references, block: 1})
     pool._keys[cached] = (0, b"other")
     with pytest.raises(RuntimeError, match=f"page {cached} is indexed under content it does not hold"):
         pool.check_integrity(references)
