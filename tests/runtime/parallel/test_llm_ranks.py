@@ -165,7 +165,6 @@ def test_gemma3_as_over_one_rank_and_after_sleep(device: str, tmp_path: Path, mo
         assert len({token for o in samples(want) for token in o.token_ids}) > 20, "tokens that repeat prove little"
         assert logprobs(got) == pytest.approx(logprobs(want), abs=1e-4)
         sleep_and_wake(llm, device, monkeypatch)
-    assert rank_pids(os.getpid()) == []
 
 
 SCORED = [params(logprobs=1), params(prompt_logprobs=0), params(temperature=1.0, seed=3), params(), params()] * 2
