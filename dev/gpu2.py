@@ -1,8 +1,9 @@
 """What only two GPUs can show: `python3 dev/gpu2.py test|bench`, with that Python as it is.
 
 Each part is a process of its own under its own time limit; one that fails or hangs does not keep the next from running.
-The last lines are a table of all parts; the exit code is the number of those that failed. THRANITE_GPU2_SECONDS
-bounds the whole (default 480), THRANITE_GPU2_LOGS is a folder for full outputs.
+A part that ends is a line at once; the last lines are a table of all parts; the exit code is the number of those that
+failed. THRANITE_GPU2_SECONDS bounds the whole (default 480). SIGTERM cuts it: the running part is ended with all its
+processes, and the table is of what is known. THRANITE_GPU2_LOGS is a folder for full outputs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -32,6 +33,8 @@ RANKS = "tests/runtime/parallel/test_llm_ranks.py"
 ROWS = "llama-8b/decode1,llama-8b/decode64,llama-8b/prefill,llama-8b/mixed"
 TAIL_LINES, STACK_LINES = 60, 240  # shown of a part that fails, and of one that hangs
 STACKS_SECONDS, STACK_SECONDS = 1.0, 0.2  # for all processes to say where they are, and for each before the next
+LOOK_SECONDS = 0.05  # between two looks at whether a part has ended, or is to
+LEAST_SECONDS = 10.0  # that are left, or a part does not begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,11 @@ class Part:
 class Result:
     part: Part
     verdict: str
-    seconds: float
-    last: str
+    seconds: float = 0.0
+    last: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.part.name:<12}{self.verdict:<34}{self.seconds:>7.1f} s  {self.last[:100]}"
 
 
 def tests() -> list[Part]:
@@ -66,8 +72,7 @@ def tests() -> list[Part]:
         part("killed", 75, RANKS, "cuda and killed_rank"),
         part("error", 75, RANKS, "cuda and rank_that_raises"),
         part("stopped", 75, RANKS, "cuda and stopped_rank"),
-        part("families", 150, RANKS, "families_over_two_gpus"),
-        part("sleep", 120, "tests/runtime/gpu/test_cuda_sleep.py", "ranks_sleep"),
+        part("gemma3", 120, RANKS, "cuda and gemma3"),
     ]
 
 
@@ -84,9 +89,9 @@ def benches(rows: str, more: Sequence[str]) -> list[Part]:
     return parts
 
 
-def run(part: Part, seconds: float) -> Result:
+def run(part: Part, seconds: float, cut: Callable[[], bool] = lambda: False) -> Result:
     """Its output goes to our own as it ends: all of it, or the end of a failure's. To a file, in which it is found
-    whatever becomes of us; a pipe would have to be read until the last rank has closed it."""
+    whatever becomes of us; a pipe would have to be read until the last rank has closed it. `cut`: it is to end now."""
     began = time.monotonic()
     with log_of(part) as log:
         process = subprocess.Popen(
@@ -97,18 +102,35 @@ def run(part: Part, seconds: float) -> Result:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            code = process.wait(seconds)
-            verdict = "ok" if code == 0 else f"FAILED ({code})"
-        except subprocess.TimeoutExpired:
+        while (code := process.poll()) is None and time.monotonic() - began < seconds and not cut():
+            time.sleep(LOOK_SECONDS)
+        if code is None:
             end(process)
-            verdict = f"FAILED (no end after {seconds:.0f} s)"
+            verdict = "FAILED (cut by SIGTERM)" if cut() else f"FAILED (no end after {seconds:.0f} s)"
+        else:
+            verdict = "ok" if code == 0 else f"FAILED ({code})"
         log.seek(0)
         lines = log.read().decode(errors="replace").strip().splitlines()
     if part.shown or verdict != "ok":
-        tail = TAIL_LINES if "no end" not in verdict else STACK_LINES
+        tail = STACK_LINES if code is None else TAIL_LINES
         print(f"\n=== {part.name}: {verdict}\n" + "\n".join(lines if part.shown else lines[-tail:]), flush=True)
     return Result(part, verdict, time.monotonic() - began, lines[-1] if lines else "")
+
+
+@contextmanager
+def sigterm() -> Iterator[Callable[[], bool]]:
+    """Whether it has come. It interrupts nothing: between a process's start and its name it would be lost."""
+    came = False
+
+    def note(*_: object) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -168,17 +190,20 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"unknown arguments: {' '.join(more)}")
     deadline = time.monotonic() + float(os.environ.get("THRANITE_GPU2_SECONDS", "480"))
     results = []
-    for part in parts:
-        left = deadline - time.monotonic()
-        if wanted and part.name not in wanted:
-            continue
-        if left < 10:
-            results.append(Result(part, "FAILED (no time left)", 0.0, ""))
-            continue
-        results.append(run(part, min(part.seconds, left)))
-    print()
-    for result in results:
-        print(f"{result.part.name:<12}{result.verdict:<34}{result.seconds:>7.1f} s  {result.last[:100]}")
+    with sigterm() as cut:
+        for part in parts:
+            if wanted and part.name not in wanted:
+                continue
+            left = deadline - time.monotonic()
+            if cut():
+                result = Result(part, "FAILED (not begun)")
+            elif left < LEAST_SECONDS:
+                result = Result(part, "FAILED (no time left)")
+            else:
+                result = run(part, min(part.seconds, left), cut)
+            results.append(result)
+            print(result, flush=True)
+        print("", *results, sep="\n", flush=True)
     return sum(result.verdict != "ok" for result in results)
 
 

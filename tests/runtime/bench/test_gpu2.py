@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,7 @@ def test_a_part_that_fails_or_hangs_is_a_line_and_the_next_runs(
     assert gpu2.main(["test"]) == 2
     lines = capsys.readouterr().out.splitlines()
     assert "=== wrong: FAILED (3)" in lines
+    assert lines.index("=== wrong: FAILED (3)") < lines.index(lines[-3]) < lines.index(lines[-2]) < len(lines) - 5
     assert "quiet" not in lines
     verdicts = [line.split(maxsplit=1) for line in lines[-3:]]
     assert [name for name, _ in verdicts] == ["wrong", "slow", "right"]
@@ -35,6 +39,48 @@ def test_a_part_that_fails_or_hangs_is_a_line_and_the_next_runs(
     assert verdicts[2][1].startswith("ok")
     assert verdicts[2][1].endswith("42 sums")
     assert "quiet" in (tmp_path / "right.log").read_text()
+
+
+def test_a_part_that_ends_is_a_line_at_once_and_sigterm_leaves_a_table(tmp_path: Path) -> None:
+    """What a time limit from outside does to the whole."""
+    rank = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    starts = f"subprocess.run([sys.executable, '-c', {'import os, time; ' + rank!r}], start_new_session=True)"
+    code = (
+        "import sys\nfrom dev import gpu2\n"
+        "def part(name, code): return gpu2.Part(name, [sys.executable, '-c', code], 50)\n"
+        f"hangs = {'import subprocess, sys; ' + starts!r}\n"
+        "gpu2.tests = lambda: [part('right', \"print('42 sums')\"), part('hangs', hangs), part('never', 'pass')]\n"
+        "sys.exit(gpu2.main(['test']))\n"
+    )
+    whole = subprocess.Popen([sys.executable, "-c", code], cwd=gpu2.ROOT, stdout=subprocess.PIPE, text=True)
+    assert whole.stdout is not None
+    first = whole.stdout.readline()
+    assert first.split()[:2] == ["right", "ok"]
+    assert first.endswith("42 sums\n")
+    wait_until((tmp_path / "pid").exists)
+    whole.send_signal(signal.SIGTERM)
+    out, _ = whole.communicate(timeout=20)
+    assert whole.returncode == 2
+    table = out.splitlines()[-3:]
+    assert table[0] == first.rstrip("\n")
+    assert "cut by SIGTERM" in table[1]
+    assert "not begun" in table[2]
+    wait_until(lambda: has_ended(tmp_path / "pid"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def has_ended(pid_file: Path) -> bool:
+    stat = Path("/proc", pid_file.read_text(), "stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def test_a_part_that_hangs_tells_where_all_its_processes_are(
@@ -49,10 +95,7 @@ def test_a_part_that_hangs_tells_where_all_its_processes_are(
         result = gpu2.run(part("hangs", f"import subprocess, sys\n{start}\n{say}"), 3.0)
         assert "no end after 3 s" in result.verdict
         assert result.seconds < 10
-        stat, deadline = Path("/proc", (tmp_path / "pid").read_text(), "stat"), time.monotonic() + 10
-        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-            assert time.monotonic() < deadline, "it lives on"
-            time.sleep(0.1)
+        wait_until(lambda: has_ended(tmp_path / "pid"))
     assert capsys.readouterr().out.count("in waits_for_a_peer") == 1
 
 

@@ -86,7 +86,8 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _sleep_and_wake(llm: LLM) -> None:
+def test_an_llm_gives_its_share_back(tmp_path: Path) -> None:
+    llm = LLM(model(tmp_path), **OPTIONS)
     before = [output.outputs[0].token_ids for output in llm.generate(PROMPTS, GREEDY)]
     used = used_bytes()
     for _ in range(2):
@@ -103,16 +104,6 @@ def _sleep_and_wake(llm: LLM) -> None:
 def used_bytes() -> int:
     free, total = torch.cuda.mem_get_info()
     return total - free
-
-
-def test_an_llm_gives_its_share_back(tmp_path: Path) -> None:
-    _sleep_and_wake(LLM(model(tmp_path), **OPTIONS))
-
-
-@pytest.mark.gpu2
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_ranks_sleep_together(tmp_path: Path) -> None:
-    _sleep_and_wake(LLM(model(tmp_path), tensor_parallel_size=2, **OPTIONS))
 
 
 def test_wake_up_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
