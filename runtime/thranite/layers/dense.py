@@ -23,7 +23,7 @@ SKINNY_ROWS = 8
 # (H200: 128 against 134 µs, and 129 against 150 for 64).
 SKINNY_GPU_ELEMENTS = 10_000_000
 SKINNY_GPU_ROWS = 16
-COMPARED_ELEMENTS = 8_000_000  # of a weight: qwen3-0.6b's, of up to 6 million, gained nothing on an H200
+COMPARED_ELEMENTS = 8_000_000  # of a weight: qwen3-0.6b's layers', of up to 6 million, gained nothing on an H200
 STREAM_WIDTH = 1 << 20  # most rows of a weight: no vocabulary is larger
 HALF_TYPES = (torch.bfloat16, torch.float16)
 

@@ -152,18 +152,19 @@ class PeerSums:
 
 def prove(pieces: PeerPieces, memory: PeerMemory, least: Least) -> PeerSums | None:
     """Sum each way before anything depends on it: memory that maps may still not carry what is written."""
-    wrong = ["all"]
+    proved = False
     try:
         # One after another whatever came of those before: a rank that went ahead would leave the others waiting.
         right: dict[str, bool] = {way: _adds_up(way, memory, pieces) for way in KERNELS}
         right |= {way: _normalises(way, memory, pieces) for way in NORM_KERNELS}
         wrong = [way for way, held in right.items() if not held]
+        proved = not wrong
         if wrong:
             logger.warning("rank %d: sums through peer memory that came out wrong: %s", memory.rank, ", ".join(wrong))
     except Exception as error:  # noqa: BLE001 - whatever fails here, NCCL does not need it
         pieces.stop()
         logger.warning("sums go through NCCL alone: rank %d: %s: %s", memory.rank, type(error).__name__, error)
-    if least([int(not wrong)])[0]:
+    if least([int(proved)])[0]:
         return PeerSums(pieces, memory)
     if memory.rank == 0:
         logger.warning("sums go through NCCL alone: a sum through peer memory came out wrong or not at all")
@@ -189,14 +190,19 @@ def _normalises(way: str, memory: PeerMemory, pieces: PeerPieces) -> bool:
     rows = torch.linspace(-1.0, 1.0, PROOF_ELEMENTS, device=device).view(-1, PROOF_WIDTH).to(PROOF_DTYPE)
     weight = torch.linspace(0.5, 1.5, PROOF_WIDTH, device=device).to(PROOF_DTYPE)
     parts = [rows * (rank + 1) for rank in range(memory.size)]
-    want, _ = all_reduce_norm_reference(parts, torch.ones_like(rows), weight, PROOF_EPS)
+    want, added = all_reduce_norm_reference(parts, torch.ones_like(rows), weight, PROOF_EPS)
+    kept = own_rows(memory, len(rows)) if NORM_KERNELS[way] is two_shot_all_reduce_norm else slice(None)
     right = True
     for _ in range(3):
-        x = parts[memory.rank].clone()
-        got = NORM_KERNELS[way](x, torch.ones_like(x), weight, PROOF_EPS, memory, out=x)
+        x, stream = parts[memory.rank].clone(), torch.ones_like(rows)
+        got = NORM_KERNELS[way](x, stream, weight, PROOF_EPS, memory, out=x)
         _wait(pieces)
-        right &= bool(torch.isclose(got.float(), want.float(), rtol=0.02, atol=0.02).all())
+        right &= _close(got, want) and _close(stream[kept], added[kept])
     return right
+
+
+def _close(got: Tensor, want: Tensor) -> bool:
+    return bool(torch.isclose(got.float(), want.float(), rtol=0.02, atol=0.02).all())
 
 
 def _wait(pieces: PeerPieces) -> None:

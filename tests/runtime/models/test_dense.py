@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thranite.layers import dense as module
-from thranite.layers.dense import SKINNY_ROWS, dense
+from thranite.layers.dense import SKINNY_GPU_ROWS, SKINNY_ROWS, comparable, dense
 
 
 @pytest.mark.parametrize("amd", [True, False])
@@ -23,3 +23,13 @@ def test_equals_linear(
         result = dense(x, weight, given)
         assert result.is_contiguous()
         torch.testing.assert_close(result, torch.nn.functional.linear(x, weight, given))
+
+
+@pytest.mark.parametrize(
+    ("shape", "compared"),
+    [((4096, 2048), True), ((28672, 4096), True), ((6144, 1024), False)],  # a rank's o and gate_up of 8B; of 0.6B
+)
+def test_products_of_large_weights_are_compared(shape: tuple[int, int], compared: bool) -> None:
+    weight = torch.empty(shape, device="meta")
+    assert comparable(torch.empty(SKINNY_GPU_ROWS + 1, shape[1], device="meta"), weight) == compared
+    assert not comparable(torch.empty(SKINNY_GPU_ROWS, shape[1], device="meta"), weight)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -193,26 +194,61 @@ def test_a_wrong_sum_is_found_in_step_with_the_other_ranks(monkeypatch: pytest.M
     assert calls == [name for name in (*kernels, *norms) for _ in "abc"]
 
 
-@pytest.mark.parametrize("size", [2, 4, 8])
-def test_sums_that_are_right_are_not_refused(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernels give in bf16: the sum is rounded, then the stream, then the normalised rows."""
+class Kernels:
+    """What the kernels give in bf16 where rank 0 brings x and rank r brings r + 1 times x: the sum is rounded, then the
+    stream, then the normalised rows."""
 
-    def total_of(x: torch.Tensor) -> torch.Tensor:  # rank 0 brings x, rank r brings r + 1 times x
-        return sum(((x * (rank + 1)).float() for rank in range(size)), torch.zeros_like(x, dtype=torch.float32))
+    def __init__(self, size: int) -> None:
+        self.size = size
 
-    def summed(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        return total_of(x).to(x.dtype)
+    def summed(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        parts = ((x * (rank + 1)).float() for rank in range(self.size))
+        return sum(parts, torch.zeros_like(x, dtype=torch.float32)).to(x.dtype)
 
-    def normed(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        stream = (summed(x).float() + residual.float()).to(x.dtype).double()
+    def normed(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, *_: object, **__: object
+    ) -> torch.Tensor:
+        residual.copy_(self.summed(x).float() + residual.float())
+        stream = residual.double()
         scale = 1.0 / (stream.square().mean(1, keepdim=True) + peer_sums.PROOF_EPS).sqrt()
         return (stream * scale * weight.double()).to(x.dtype)
 
-    monkeypatch.setattr(peer_sums, "KERNELS", dict.fromkeys(peer_sums.KERNELS, summed))
-    monkeypatch.setattr(peer_sums, "NORM_KERNELS", dict.fromkeys(peer_sums.NORM_KERNELS, normed))
-    monkeypatch.setattr(peer_sums, "_wait", lambda pieces: None)
-    pieces = PeerPieces.__new__(PeerPieces)
-    assert isinstance(peer_sums.prove(pieces, memory(size), list), PeerSums)
+    def unkept(self, x: torch.Tensor, residual: torch.Tensor, *others: Any, **__: object) -> torch.Tensor:
+        return self.normed(x, residual.clone(), *others)
+
+    def unsummed(self, x: torch.Tensor, *others: Any, **__: object) -> torch.Tensor:
+        return self.normed(x / self.size, *others)
+
+
+@pytest.fixture
+def proof(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], PeerSums | None]:
+    """The proof with kernels that are right, but for the one that adds and normalises by packets."""
+
+    def prove(size: int, norm: str) -> PeerSums | None:
+        kernels = Kernels(size)
+        norms = dict.fromkeys(peer_sums.NORM_KERNELS, kernels.normed) | {"packets with a norm": getattr(kernels, norm)}
+        monkeypatch.setattr(peer_sums, "KERNELS", dict.fromkeys(peer_sums.KERNELS, kernels.summed))
+        monkeypatch.setattr(peer_sums, "NORM_KERNELS", norms)
+        monkeypatch.setattr(peer_sums, "_wait", lambda pieces: None)
+        pieces = PeerPieces.__new__(PeerPieces)
+        pieces._stop, pieces._driver, pieces._opened = torch.zeros(1, dtype=torch.int32), None, []
+        return peer_sums.prove(pieces, memory(size), list)
+
+    return prove
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_sums_that_are_right_are_not_refused(size: int, proof: Callable[[int, str], PeerSums | None]) -> None:
+    assert isinstance(proof(size, "normed"), PeerSums)
+
+
+@pytest.mark.parametrize("norm", ["unkept", "unsummed"])
+def test_a_wrong_norm_alone_is_refused_by_name(
+    norm: str, proof: Callable[[int, str], PeerSums | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its rows right and the stream wrong, or a rank's part missing."""
+    assert proof(2, norm) is None
+    assert "rank 0: sums through peer memory that came out wrong: packets with a norm" in caplog.messages
 
 
 class FakeDriver:
