@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,19 @@ def test_a_prompt_cut_to_its_end_may_have_held_anything(llm: LLM) -> None:
     assert output.prompt_token_ids == [5, 6]
 
 
+def fail(llm: LLM, monkeypatch: pytest.MonkeyPatch, method: str, by: Callable[..., Any]) -> None:
+    """A batch that the engine's method interrupts; nothing of it is left."""
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine, method, by)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, PARAMS)
+    while llm.engine.has_work:
+        assert llm.engine.step() == []
+    llm.engine.check_integrity()
+    stats = llm.engine.stats()
+    assert (stats.requests_waiting, stats.requests_running) == (0, 0)
+
+
 @pytest.mark.parametrize("nth", [1, 2, 6, 9])
 def test_an_interrupt_while_requests_are_queued_spoils_nothing(
     llm: LLM, monkeypatch: pytest.MonkeyPatch, nth: int
@@ -68,15 +81,7 @@ def test_an_interrupt_while_requests_are_queued_spoils_nothing(
             raise KeyboardInterrupt
         add(request, arrival)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(llm.engine, "add", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            llm.generate(PROMPTS, PARAMS)
-    while llm.engine.has_work:
-        assert llm.engine.step() == []
-    llm.engine.check_integrity()
-    stats = llm.engine.stats()
-    assert (stats.requests_waiting, stats.requests_running) == (0, 0)
+    fail(llm, monkeypatch, "add", interrupted)
     assert len(llm.generate(PROMPTS, PARAMS)) == len(PROMPTS)
 
 
@@ -106,13 +111,7 @@ def test_a_failed_batch_leaves_no_request(llm: LLM, monkeypatch: pytest.MonkeyPa
             raise KeyboardInterrupt
         return step()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(llm.engine, "step", failing)
-        with pytest.raises(KeyboardInterrupt):
-            llm.generate(PROMPTS, PARAMS)
-    while llm.engine.has_work:
-        assert llm.engine.step() == []
-    llm.engine.check_integrity()
+    fail(llm, monkeypatch, "step", failing)
     assert llm.engine.stats().requests_received_total < len(PROMPTS)
     assert gc.isenabled()
     assert len(llm.generate(PROMPTS, PARAMS)) == len(PROMPTS)
