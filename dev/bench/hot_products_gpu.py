@@ -2,13 +2,14 @@
 
     PYTHONPATH=operator:runtime:kernels python3 dev/bench/hot_products_gpu.py [--rows 8192,4096,1024] [--ranks 1]
 
-Cool is how `tuned_products` chooses: the least of single runs that find nothing in L2, after a pause. Hot is how a step
-of many rows runs, with the board at its power limit: one call among as many as fill `--seconds`, in CUDA graphs over
-copies of the weight that L2 does not hold, once the same algorithm has run for half as long. The board's clock and
-power are those of the hot calls. Beside them the algorithm's configuration, numbers of cublasLt.h's enumerations; the
-rule's is unknown. Then the hot times of the four, by the rule, by the choices that `tuned_products` makes from cool
-times and by those that it would make from hot ones. Products that a layer of `--ranks` adds into the residual stream
-add here too. `--device cpu` runs tiny shapes with pretended algorithms, to try the script itself.
+Cool is how `tuned_products` chooses for few rows: the least of single runs that find nothing in L2, after a pause.
+Brief is how it chooses for many: some 20 ms on end, as long after the same algorithm began. Hot is how a step of many
+rows runs, with the board at its power limit: one call among as many as fill `--seconds`, in CUDA graphs over copies of
+the weight that L2 does not hold, once the same algorithm has run for half as long. The board's clock and power are
+those of the hot calls. Beside them the algorithm's configuration, numbers of cublasLt.h's enumerations; the rule's is
+unknown. Then the hot times of the four, by the rule and by the choices from each of these times. Products that a layer
+of `--ranks` adds into the residual stream add here too. `--device cpu` runs tiny shapes with pretended algorithms, to
+try the script itself.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from thranite.layers.cublas_lt import CublasError, CublasLt, Product
 from thranite.layers.linear import ADDING_ROWS
-from thranite.layers.tuned_products import CANDIDATES, GAIN, milliseconds, product_by_rule
+from thranite.layers.tuned_products import CANDIDATES, GAIN, HOT_GAIN, HotClock, milliseconds, product_by_rule
 from thranite.models.partition import kv_heads
 
 PAUSE = 0.1  # seconds before the single runs of an algorithm
@@ -57,6 +58,7 @@ class Result:
 
     way: Way
     cool: float
+    brief: float
     hot: float
     board: Means | None
 
@@ -122,7 +124,16 @@ class Bench:
                 print(f"  {way.name}: {error}", flush=True)
         if self.run.cuda:
             sustained(self.run, partial(rule.call, weights[0]), HEAT_SECONDS)
-        return [Result(way, each, *self.hot(way.call, weights, each)) for way, each in cool]
+        clock = HotClock(torch.device(self.run.device))
+        brief = [self.brief(clock, partial(way.call, weights[0])) for way, _ in cool]
+        return [
+            Result(way, each, short, *self.hot(way.call, weights, each))
+            for (way, each), short in zip(cool, brief, strict=True)
+        ]
+
+    def brief(self, clock: HotClock, call: Callable[[], object]) -> float:
+        """Microseconds; infinite where a single run was hopeless."""
+        return clock(call) * 1e3 if self.run.cuda else sustained(self.run, call, 1e-3) * 1e6
 
     def cool(self, call: Callable[[], object]) -> float:
         """Microseconds, as `tuned_products` finds them."""
@@ -154,21 +165,23 @@ class Bench:
         return seconds / (rounds * len(calls)) * 1e6, self.clock.means(begin)
 
 
-def choice(results: Sequence[Result], time_of: Callable[[Result], float]) -> Result:
+def choice(results: Sequence[Result], time_of: Callable[[Result], float], gain: float) -> Result:
     """As `tuned_products` chooses: the quickest, unless the rule is about as quick."""
     rule, best = results[0], min(results, key=time_of)
-    return best if time_of(best) < GAIN * time_of(rule) else rule
+    return best if time_of(best) < gain * time_of(rule) else rule
 
 
 def show(results: Sequence[Result], chosen: Mapping[str, Result]) -> None:
     """A product's table, the quickest when hot first."""
-    print(f"  {'':4} {'hot µs':>9} {'cool µs':>9} {'MHz':>5} {'W':>5}  {' '.join(f'{c:>9}' for c in COLUMNS)}")
+    times = " ".join(f"{name:>9}" for name in ("hot µs", "brief µs", "cool µs"))
+    print(f"  {'':4} {times} {'MHz':>5} {'W':>5}  {' '.join(f'{c:>9}' for c in COLUMNS)}")
     for result in sorted(results, key=lambda r: r.hot):
         board, values = result.board, result.way.configuration
         mhz, watts = ("-", "-") if board is None else (f"{board.mhz:.0f}", f"{board.watts:.0f}")
         cells = " ".join(f"{values.get(column, '-'):>9}" for column in COLUMNS)
         marks = ", ".join(kind for kind, one in chosen.items() if one is result)
-        line = f"  {result.way.name:4} {result.hot:9.1f} {result.cool:9.1f} {mhz:>5} {watts:>5}  {cells}"
+        times = " ".join(f"{microseconds:9.1f}" for microseconds in (result.hot, result.brief, result.cool))
+        line = f"  {result.way.name:4} {times} {mhz:>5} {watts:>5}  {cells}"
         print(f"{line}  {marks}".rstrip(), flush=True)
 
 
@@ -195,9 +208,13 @@ def main() -> int:
             add = name in ADDING and options.ranks == 1 and rows >= ADDING_ROWS
             print(f"{rows} rows {name} {n} x {k}{', adds' if add else ''}", flush=True)
             results = bench.results(rows, n, k, add)
-            cool, hot = choice(results, lambda r: r.cool), choice(results, lambda r: r.hot)
-            show(results, {"cool choice": cool, "hot choice": hot})
-            for kind, result in {RULE: results[0], "cool choice": cool, "hot choice": hot}.items():
+            chosen = {
+                "cool choice": choice(results, lambda r: r.cool, GAIN),
+                "brief choice": choice(results, lambda r: r.brief, HOT_GAIN),
+                "hot choice": choice(results, lambda r: r.hot, HOT_GAIN),
+            }
+            show(results, chosen)
+            for kind, result in {RULE: results[0], **chosen}.items():
                 sums[kind] = sums.get(kind, 0.0) + result.hot
         cells = [f"{kind} {total:.0f} µs ({total / sums[RULE] - 1:+.1%})" for kind, total in sums.items()]
         print(f"{rows} rows, the four, hot: {', '.join(cells)}", flush=True)

@@ -111,6 +111,35 @@ def test_what_is_level_with_the_rule_is_left_to_it() -> None:
     assert Library.timed == 3
 
 
+def test_many_rows_are_timed_on_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On end the second is quickest, which alone is the slowest that is timed so; the last is hopeless."""
+    alone, on_end = {None: 1.0, 0.5: 0.5, 0.75: 1.15, 9.0: 9.0}, {None: 1.0, 0.5: 1.1, 0.75: 0.985, 9.0: 0.1}
+    counts: list[tuple[float | None, int]] = []
+
+    def mean(clock: tuned_products.HotClock, run: Callable[[], object], count: int) -> float:
+        Library.last = None
+        run()
+        counts.append((Library.last, count))
+        return (alone if count == 1 else on_end)[Library.last]
+
+    monkeypatch.setattr(tuned_products, "HOT_ROWS", 3)
+    monkeypatch.setattr(tuned_products.HotClock, "_mean", mean)
+    Library.times = (0.5, 0.75, 9.0)
+    with tuning():
+        taken = tuned_product(X, WEIGHT)
+        assert taken is not None
+        assert torch.all(taken == OTHER + 0.75)
+        assert Library.timed == 0
+        assert tuned_product(X[:2], WEIGHT) is not None
+    assert Library.timed == 4
+    assert counts == [
+        *[(None, 1), (None, 20), (None, 20)],
+        *[(0.5, 1), (0.5, 40), (0.5, 40)],
+        *[(0.75, 1), (0.75, 18), (0.75, 18)],
+        (9.0, 1),
+    ]
+
+
 def test_nothing_is_timed_between_steps() -> None:
     Library.times = (0.5,)
     assert tuned_product(X, WEIGHT) is None
