@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def bytes_below(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*.partial"))
+    size = 0
+    for path in directory.rglob("*.partial"):
+        with suppress(FileNotFoundError):  # it is whole by now
+            size += path.stat().st_size
+    return size
 
 
 Start = Callable[..., subprocess.Popen[str]]
