@@ -11,8 +11,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.running_server import RunningServer, running_server, wait_for
+from tests.support.running_server import RunningServer, running_server
 from tests.support.smollm2 import smollm2_dir
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.model
 

@@ -8,8 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,10 @@ from typing import Any
 import httpx
 
 import thranite
+from tests.support.waiting import TIMEOUT, wait_for
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 30.0
 ADDRESSES = re.compile(r"API at (\S+)/v1, admin port at (\S+)")
-
-
-def wait_for(what: Callable[[], Any], message: str, timeout: float = TIMEOUT) -> Any:
-    """Poll until `what` returns something true."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if value := what():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"timed out: {message}")
 
 
 class RunningServer:

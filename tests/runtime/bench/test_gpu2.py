@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dev import gpu2
+from tests.support.waiting import wait_for
 
 
 def part(name: str, code: str, *, shown: bool = False) -> gpu2.Part:
@@ -57,7 +56,7 @@ def test_a_part_that_ends_is_a_line_at_once_and_sigterm_leaves_a_table(tmp_path:
     first = whole.stdout.readline()
     assert first.split()[:2] == ["right", "ok"]
     assert first.endswith("42 sums\n")
-    wait_until((tmp_path / "pid").exists)
+    wait_for((tmp_path / "pid").exists, "the part has begun", 10)
     whole.send_signal(signal.SIGTERM)
     out, _ = whole.communicate(timeout=20)
     assert whole.returncode == 2
@@ -65,14 +64,7 @@ def test_a_part_that_ends_is_a_line_at_once_and_sigterm_leaves_a_table(tmp_path:
     assert table[0] == first.rstrip("\n")
     assert "cut by SIGTERM" in table[1]
     assert "not begun" in table[2]
-    wait_until(lambda: has_ended(tmp_path / "pid"))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: has_ended(tmp_path / "pid"), "it lives on", 10)
 
 
 def has_ended(pid_file: Path) -> bool:
@@ -95,7 +87,7 @@ def test_a_part_that_hangs_tells_where_all_its_processes_are(
         result = gpu2.run(part("hangs", f"import subprocess, sys\n{start}\n{say}"), 3.0)
         assert "no end after 3 s" in result.verdict
         assert result.seconds < 10
-        wait_until(lambda: has_ended(tmp_path / "pid"))
+        wait_for(lambda: has_ended(tmp_path / "pid"), "it lives on", 10)
     assert capsys.readouterr().out.count("in waits_for_a_peer") == 1
 
 

@@ -18,7 +18,8 @@ def test_two_models_share_a_gpu_and_take_turns_to_sleep(tmp_path: Path) -> None:
     for package in ("httpx", "starlette", "uvicorn", "uvloop", "msgspec", "prometheus_client"):
         pytest.importorskip(package)  # a GPU machine may have torch alone
     from tests.runtime.supervisor.test_many_models import wait_phase
-    from tests.support.running_server import running_server, wait_for
+    from tests.support.running_server import running_server
+    from tests.support.waiting import wait_for
 
     first = model(tmp_path / "model")
     added = [f"second={first}?gpu_memory_utilization=0.3&max_model_len=2048"]

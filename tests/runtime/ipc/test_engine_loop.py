@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.fake_stepping_engine import BOOM, FakeEngine
-from tests.support.running_server import wait_for
+from tests.support.waiting import wait_for
 from thranite.engine.step_time import PREPARE_SECONDS, REST_SECONDS
 from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SetSleeping
 from thranite.ipc.messages import Abort, Accepted, Add, GetStats, Refused, Stats, Stop

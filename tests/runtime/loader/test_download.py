@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_hub import COMMIT, FakeHub, fake_hub
+from tests.support.waiting import wait_for
 from thranite.errors import ExitCode
 from thranite.loader.download_marker import NAME as MARKER
 from thranite.loader.hub_listing import select_files
@@ -56,13 +56,6 @@ def start(hub: FakeHub, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     _, errors = process.communicate(timeout=60)
     return process.returncode, errors
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def bytes_below(directory: Path) -> int:
@@ -124,7 +117,7 @@ def test_a_killed_download_resumes(hub: FakeHub, start: Start, tmp_path: Path) -
     hub.release.clear()
     hub.break_after["model.safetensors"] = [4 * MIB]
     process = start()
-    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB)
+    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB, "three MiB")
     process.kill()
     end(process)
     assert not (tmp_path / "model" / MARKER).exists()
@@ -140,7 +133,7 @@ def test_a_second_download_waits_for_the_first(hub: FakeHub, start: Start, tmp_p
     hub.release.clear()
     hub.break_after["model.safetensors"] = [4 * MIB]
     first = start()
-    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB)
+    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB, "three MiB")
     second = start()
     assert second.stderr is not None
     assert "waiting" in second.stderr.readline()
@@ -156,7 +149,7 @@ def test_progress_is_on_the_admin_port(hub: FakeHub, start: Start, tmp_path: Pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = int(taken.getsockname()[1])
     process = start("--admin-host", "127.0.0.1", "--admin-port", str(port))
-    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB)
+    wait_for(lambda: bytes_below(tmp_path) >= 3 * MIB, "three MiB")
 
     def get(path: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

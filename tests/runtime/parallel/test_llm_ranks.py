@@ -20,6 +20,7 @@ import torch
 from tests.support.failing_rank import FAILING_COMMAND
 from tests.support.rank_models import OPTIONS, rank_model, rank_pids
 from tests.support.torch_engine import CONFIGS, LENGTH, finish, tokens
+from tests.support.waiting import wait_for
 from thranite import LLM, SamplingParams
 from thranite.errors import ConfigError, EngineDead, InvalidRequest, Rejected
 from thranite.outputs import CompletionOutput, RequestOutput
@@ -207,7 +208,8 @@ def sleep_and_wake(llm: LLM, device: str, monkeypatch: pytest.MonkeyPatch) -> No
     before, used = facts(llm.generate(fresh, mixed)), used_bytes(device)
     for _ in range(2):
         llm.sleep()
-        wait_until(lambda: all(now < then - 0.9 * 2**30 for now, then in zip(used_bytes(device), used, strict=True)))
+        # Further ranks do what they are told after rank 0 has.
+        wait_for(lambda: gave_back(used, used_bytes(device)), "every GPU's memory", 10)
         with pytest.raises(Rejected):
             llm.generate(fresh, mixed)
         llm.wake_up()
@@ -215,18 +217,14 @@ def sleep_and_wake(llm: LLM, device: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert used_bytes(device) == pytest.approx(used, abs=2**28)
 
 
+def gave_back(before: list[int], after: list[int]) -> bool:
+    return all(now < then - 0.9 * 2**30 for then, now in zip(before, after, strict=True))
+
+
 def used_bytes(device: str) -> list[int]:
     """Of each GPU, by whatever process; of none on the CPU."""
     memory = [torch.cuda.mem_get_info(index) for index in range(2 if device == "cuda" else 0)]
     return [total - free for free, total in memory]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Further ranks do what they are told after rank 0 has."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def after(seconds: float, action: Any) -> threading.Timer:

@@ -16,7 +16,8 @@ import pytest
 
 from tests.runtime.supervisor.test_serve import body
 from tests.support.rank_models import OPTIONS, rank_model, rank_pids
-from tests.support.running_server import RunningServer, running_server, wait_for
+from tests.support.running_server import RunningServer, running_server
+from tests.support.waiting import wait_for
 from thranite.errors import ExitCode
 
 STALL_SECONDS = 3.0

@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from tests.support.null_model import model_directory
-from tests.support.running_server import RunningServer, running_server, wait_for
+from tests.support.running_server import RunningServer, running_server
+from tests.support.waiting import wait_for
 
 MODEL = "tiny"
 

@@ -22,8 +22,9 @@ from websockets.sync.client import connect
 
 from tests.support.fuzz import fuzzed
 from tests.support.null_model import model_directory
-from tests.support.running_server import RunningServer, running_server, wait_for
+from tests.support.running_server import RunningServer, running_server
 from tests.support.tool_chats import HERMES, TOOLS
+from tests.support.waiting import wait_for
 
 BODIES = int(os.environ.get("THRANITE_FUZZ_BODIES", "400"))
 CLIENTS = 16

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from tests.support.fake_engine import INFO, TOKENIZER, FakeEngine, says
 from tests.support.live_server import MODEL, LiveServer, live_server, serve
-from tests.support.running_server import wait_for
+from tests.support.waiting import wait_for
 from thranite.errors import EngineDead, Rejected
 from thranite.server.app import build_app
 from thranite.server.gate import Gate

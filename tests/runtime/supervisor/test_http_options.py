@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.running_server import running_server, wait_for
+from tests.support.running_server import running_server
+from tests.support.waiting import wait_for
 
 CURL, OPENSSL = shutil.which("curl"), shutil.which("openssl")
 pytestmark = pytest.mark.skipif(CURL is None or OPENSSL is None, reason="no curl or openssl on this machine")

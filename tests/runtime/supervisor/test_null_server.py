@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.null_model import CONFIG, model_directory
-from tests.support.running_server import RunningServer, running_server, wait_for
+from tests.support.running_server import RunningServer, running_server
+from tests.support.waiting import wait_for
 from thranite.errors import ExitCode
 
 

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from tests.support.fake_stepping_engine import BOOM, HANG, HUNGER
-from tests.support.running_server import RunningServer, running_server, wait_for
+from tests.support.running_server import RunningServer, running_server
+from tests.support.waiting import wait_for
 from thranite.errors import ExitCode
 
 TIMEOUT = 30.0

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.running_server import RunningServer, running_server, wait_for
+from tests.support.running_server import RunningServer, running_server
+from tests.support.waiting import wait_for
 from thranite.errors import ConfigError, ExitCode
 from thranite.supervisor.listeners import bind_shared
 

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from tests.runtime.supervisor.test_many_models import ask, start, state, stream, wait_phase
-from tests.support.running_server import RunningServer, running_server, wait_for
+from tests.support.running_server import RunningServer, running_server
+from tests.support.waiting import wait_for
 from thranite.errors import ExitCode, Rejected
 from thranite.ipc.control import ModelPhase, Sleep, Slept
 from thranite.supervisor.sleep import Sleeper
