@@ -51,20 +51,19 @@ def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> 
     layout = settings.layout
     capacity = (settings.num_blocks - 1) * layout.block_size * (1.0 - settings.watermark)
 
-    def fits(tokens: int) -> bool:
-        last_start, _ = schedule(prompts, outputs, tokens - sequences)
+    def fits(last_start: int) -> bool:
         most = most_tokens(prompts + layout.block_size, outputs, widths, last_start)
         return most * len(layout.groups) <= capacity
 
-    if not fits(largest):
+    with_prompts, without = schedule(prompts, outputs, largest - sequences)
+    if not fits(with_prompts):
         return BatchOrder(requests, largest)
     best, most_saved = largest, 0
-    with_prompts, without = schedule(prompts, outputs, largest - sequences)
     for tokens in STEP_TOKENS:
-        if 4 * sequences <= tokens < largest and fits(tokens):
+        if 4 * sequences <= tokens < largest:
             more, left = schedule(prompts, outputs, tokens - sequences)
             saved = without - left
-            if saved > most_saved and saved > WORTH * (more - with_prompts):
+            if saved > max(most_saved, WORTH * (more - with_prompts)) and fits(more):
                 best, most_saved = tokens, saved
     return BatchOrder([requests[i] for i in order], best)
 

@@ -44,7 +44,7 @@ class _Draft:
 
     step: int
     budget: int  # tokens, less those of sequences that decode
-    share: int  # of those, what prompts may still take
+    share: int = 0  # of those, what prompts may still take
     decodes: list[int] = field(default_factory=list)
     decoding: list[Sequence] = field(default_factory=list)
     prefills: list[Prefill] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Scheduler:
         """The next step, or None if nothing can be computed before a step in flight is collected."""
         self._step += 1
         self.held = []
-        draft = _Draft(self._step, self.step_tokens, self.step_tokens)
+        draft = _Draft(self._step, self.step_tokens)
         begun = self._plan_decodes(draft)
         draft.share = self._share_of(draft, begun)
         for seq in begun:

@@ -88,7 +88,10 @@ class _Products:
                 None  # a torch built with another cuBLAS, or a shape that this one has nothing for: the rule has to do
             )
         onto = x.new_zeros(rows, n) if add else None  # nothing is added to the stream itself
-        clock, gain = (HotClock(self._device), HOT_GAIN) if rows >= HOT_ROWS else (self._cool, GAIN)
+        clock: Callable[[Callable[[], object]], float] = partial(milliseconds, device=self._device)
+        gain = GAIN
+        if rows >= HOT_ROWS:
+            clock, gain = HotClock(self._device), HOT_GAIN
         best, least = None, gain * clock(partial(product_by_rule, x, weight, onto))
         # Else in the place of the rule's result: of a full step each may be half a gigabyte.
         out = x.new_empty(rows, n) if onto is None else onto
@@ -100,9 +103,6 @@ class _Products:
             if time < least:
                 best, least = product, time
         return best
-
-    def _cool(self, run: Callable[[], object]) -> float:
-        return milliseconds(run, self._device)
 
 
 def product_by_rule(x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
