@@ -70,18 +70,18 @@ def test_a_new_operator_neither_lowers_nor_jumps(api_server: ApiServer, api: Kub
 
     async def scene(world: World) -> None:
         world.export(*[Exported(waiting=100)] * 4)
-        await world.start(*[ready()] * 4, replicas=2, autoscaling=FAST)
+        await world.start(*[ready()] * 4, replicas=2, autoscaling={**FAST, "mode": "Off"})  # nobody scales yet
         section = {"current": 2, "desired": 2, "serviceRate": "3.5"}
         api.merge("InferenceService", namespace, "x", {"status": {"autoscaling": section}}, "status")
         api.merge("InferenceService", namespace, "x", {"spec": {"replicas": 4}}, "scale")
-        async with World(api_server, api, namespace, world.runtimes) as second:
-            await second.reconcile()
-            follower = second.autoscaler.follower((namespace, "x"))
-            assert follower is not None
-            await until(lambda: follower.last is not None)
-            assert follower.last is not None
-            assert (follower.last.desired, follower.last.state.service_rate) == (4, 3.5)
-            assert world.replicas == 4
+        api.merge("InferenceService", namespace, "x", {"spec": {"autoscaling": {"mode": "Internal"}}})
+        await world.reconcile()
+        follower = world.autoscaler.follower((namespace, "x"))
+        assert follower is not None
+        await until(lambda: follower.last is not None)
+        assert follower.last is not None
+        assert (follower.last.desired, follower.last.state.service_rate) == (4, 3.5)
+        assert world.replicas == 4
 
     async def idle(world: World) -> None:
         world.export(*[Exported()] * 3)
