@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import pytest
 from hypothesis import given
@@ -62,6 +63,32 @@ def test_invalid_byte_runs_do_not_stop_the_text(ids: list[int]) -> None:
     """Byte fallback: a bad byte changes what the bytes before it decode to, after they were given out."""
     pieces = run(BYTE_FALLBACK, [], [*ids, *BYTE_FALLBACK.encode("hello", add_special_tokens=False)])
     assert "".join(pieces).endswith("hello")
+
+
+class Redecoding(Detokenizer):
+    """The window decoded at every token, as where DecodeStream cannot go on."""
+
+    def _new_stream(self) -> None:
+        return None
+
+
+@BOTH
+@given(data=st.data(), skip_special=st.booleans())
+def test_the_stream_in_rust_gives_what_decoding_the_window_gives(
+    tokenizer: Tokenizer, data: st.DataObject, skip_special: bool
+) -> None:
+    """Text, bytes that are none, special tokens and ids that do not exist, behind any prompt: the same pieces."""
+    parts = st.one_of(TEXT.map(lambda text: tokenizer.encode(text, add_special_tokens=False)), any_ids(tokenizer))
+    prompt, ids = (list(chain(*data.draw(st.lists(parts, max_size=3)))) for _ in range(2))
+    pieces = []
+    for kind in (Detokenizer, Redecoding):
+        detokenizer = kind(tokenizer, prompt, skip_special)
+        pieces.append([*(detokenizer.step(token) for token in ids), detokenizer.flush()])
+    assert pieces[0] == pieces[1]
+
+
+def any_ids(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, tokenizer.vocab_size + 5), max_size=20)
 
 
 def byte_ids(rust: RustTokenizer, data: bytes) -> list[int]:
