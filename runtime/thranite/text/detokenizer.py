@@ -1,7 +1,7 @@
 """Text from tokens as they arrive.
 
 A token's text depends on its neighbours (spaces, characters spread over tokens), so a short window is decoded twice:
-with and without the new tokens; the difference is new text. tokenizers' DecodeStream does this in Rust (1.3 against 3.0
+with and without the new tokens; the difference is new text. tokenizers' DecodeStream does this in Rust (1.8 against 3.4
 µs a token here) as long as what it has given out stays a prefix. It stops with an error where later bytes change what
 earlier ones decode to, repeats tokens that end within a character where it begins behind them, and cannot flush: there
 `_give` decodes (huggingface/tokenizers, vllm-project/vllm#17448, #48853).
