@@ -71,6 +71,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background both would be born to ignore it
     split = words.index("--")
     return run(words[:split], words[split + 1 :])
 

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(beside: str, front: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dev.side_by_side", "sh", "-c", beside, "--", "sh", "-c", front]
+    """As in a shell's background, where SIGINT is ignored from birth."""
+    command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "dev.side_by_side"]
+    command += ["sh", "-c", beside, "--", "sh", "-c", front]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
