@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dev.side_by_side import INTERRUPTED
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,10 +43,7 @@ def test_whoever_ends_it_ends_both_in_order(tmp_path: Path) -> None:
     began = tmp_path / "began"
     wait = "trap 'echo {name} cleaned up; exit 1' INT; {first} while :; do sleep 0.05; done"
     process = start(wait.format(name="beside", first=f"touch {began};"), wait.format(name="front", first=""))
-    deadline = time.monotonic() + 30
-    while not began.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(began.exists, "the program beside begins")
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     told = process.communicate(timeout=30)[0]
