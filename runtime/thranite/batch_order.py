@@ -5,29 +5,36 @@ should be short (Graham: "Bounds on multiprocessing timing anomalies", 1969). Le
 produce. Where the KV cache cannot hold all at once, the order is the caller's: longest first would then have the most
 tokens in the cache at the same time, and preempt more.
 
-Then small steps may pay: a token that decodes beside a prompt costs its arithmetic alone, one that decodes in a step of
-its own waits for all weights. What counts is how many steps without prompts are left (`schedule`): each takes as long
-as reading the weights, and a further step with prompts costs some of its own launches and norms. llama-8b on an H200,
-256 prompts of 100 to 1,024 tokens and as many out: 10,396 output tok/s with 8,192 tokens a step, 10,492 with 4,096,
-10,501 with 2,048, 10,688 with 1,024.
+Then small steps may pay. A step of few tokens takes as long as reading the weights, one of many as long as its
+arithmetic: what it takes is convex in its tokens (`StepCost`), so of two batches with as many tokens in as many steps
+the more even one is done first. Prompts computed as soon as possible fill a few steps to the brim and leave the others
+to a token a sequence; spread over the batch they cost little but their arithmetic, beside weights that are read anyway,
+until they keep the last outputs waiting. A small model's steps take the most for their launches, and so few tokens do
+not pay there. docs/performance.md has what was measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 
 from thranite.engine.settings import EngineSettings
+from thranite.engine.step_cost import StepCost
 from thranite.request import EngineRequest
+from thranite.runner.mixed_shapes import PROMPT_SHARE, SMALL_DECODES, SMALL_SIZES
 
-STEP_TOKENS = (1024, 2048, 4096)
-"""Sizes of steps that are tried beside the largest. At most a fourth of a step's tokens decode: graphs of steps of
-1,024 tokens hold 256 that do."""
+STEP_TOKENS = (256, 320, 384, 512, 640, 768, 1024, 2048, 4096)
+"""Sizes of steps that are tried beside the largest: products fill their tiles, and all have CUDA graphs at Ready where
+any of their size has."""
 
-WORTH = 0.5
-"""Steps without prompts; a further step with prompts must save more."""
+ROOM = 1.25
+"""Tokens of a step for each sequence at least, so that prompts go on while all decode."""
+
+WORTH = 0.015
+"""A smaller step must save more than this share of the time without attention, or the estimate says nothing."""
 
 
 class BatchOrder(NamedTuple):
@@ -35,6 +42,14 @@ class BatchOrder(NamedTuple):
 
     requests: Sequence[EngineRequest]
     step_tokens: int
+
+
+class Schedule(NamedTuple):
+    """What a batch takes in steps of a size."""
+
+    with_prompts: int  # steps
+    steps: int
+    seconds: float  # without attention
 
 
 def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> BatchOrder:
@@ -51,30 +66,67 @@ def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> 
     layout = settings.layout
     capacity = (settings.num_blocks - 1) * layout.block_size * (1.0 - settings.watermark)
 
-    def fits(last_start: int) -> bool:
-        most = most_tokens(prompts + layout.block_size, outputs, widths, last_start)
+    def fits(schedule: Schedule) -> bool:
+        most = most_tokens(prompts + layout.block_size, outputs, widths, schedule.with_prompts)
         return most * len(layout.groups) <= capacity
 
-    with_prompts, without = schedule(prompts, outputs, largest - sequences)
-    if not fits(with_prompts):
+    lengths = list(zip(prompts.tolist(), outputs.tolist(), widths.tolist(), strict=True))
+    cost = settings.step_cost
+    plain = schedule(lengths, largest, cost)
+    if not fits(plain):
         return BatchOrder(requests, largest)
-    best, most_saved = largest, 0
-    for tokens in STEP_TOKENS:
-        if 4 * sequences <= tokens < largest:
-            more, left = schedule(prompts, outputs, tokens - sequences)
-            saved = without - left
-            if saved > max(most_saved, WORTH * (more - with_prompts)) and fits(more):
-                best, most_saved = tokens, saved
+    best, least = largest, (1 - WORTH) * plain.seconds
+    tokens_of_all = int(prompts.sum() + (widths * (outputs - 1)).sum())
+    if plain.steps * cost.seconds(tokens_of_all / plain.steps) < least:  # all steps alike: no size takes less
+        for tokens in STEP_TOKENS:
+            if tokens < largest and suits(tokens, sequences, float(prompts.mean())):
+                tried = schedule(lengths, tokens, cost)
+                if tried.seconds < least and fits(tried):
+                    best, least = tokens, tried.seconds
     return BatchOrder([requests[i] for i in order], best)
 
 
-def schedule(prompts: np.ndarray, outputs: np.ndarray, share: int) -> tuple[int, int]:
-    """(Steps with prompts, steps without) of a batch that is begun in this order, `share` prompt tokens a step.
+def suits(tokens: int, sequences: int, prompt: float) -> bool:
+    """Whether steps of so many tokens have room for the sequences, and small ones a graph that holds them and as many
+    prompts as fill it. `prompt`: a prompt's mean tokens."""
+    in_graph = sequences <= SMALL_DECODES and prompt >= PROMPT_SHARE
+    return ROOM * sequences <= tokens and (in_graph or tokens > SMALL_SIZES[-1])
 
-    Int64 [N] each: prompt and output tokens. The step that ends a prompt brings its first output token.
+
+def schedule(lengths: Sequence[tuple[int, int, int]], tokens: int, cost: StepCost) -> Schedule:
+    """The steps of a batch that is begun in this order, as `Scheduler` plans them with pages for all.
+
+    `lengths`: (prompt tokens, output tokens, sequences) of each request; `tokens`: of a step, as many as sequences at
+    least. The step that ends a prompt brings its first output token.
     """
-    ends = -(-prompts.cumsum() // max(share, 1))
-    return int(ends[-1]), int((ends + outputs - 1).max() - ends[-1])
+    step, decoding, seconds = 0, 0, 0.0
+    ends: list[tuple[int, int]] = []  # a heap: the last step of a request's sequences, and how many they are
+    coming = iter(lengths)
+    prompt, output, width = next(coming)
+    more = True
+    while more:
+        step += 1
+        while ends and ends[0][0] < step:
+            decoding -= heappop(ends)[1]
+        share, begun = tokens - decoding, 0
+        while more and share > 0:
+            if prompt > share:
+                prompt, share = prompt - share, 0
+                break
+            share -= prompt
+            begun += width
+            heappush(ends, (step + output - 1, width))
+            prompt, output, width = next(coming, (0, 0, 0))
+            more = width > 0
+        seconds += cost.seconds(tokens - share) + cost.prompts
+        decoding += begun
+    with_prompts = step
+    while ends:
+        end, width = heappop(ends)
+        seconds += (end - step) * cost.seconds(decoding)
+        step = end
+        decoding -= width
+    return Schedule(with_prompts, step, seconds)
 
 
 def most_tokens(prompts: np.ndarray, outputs: np.ndarray, widths: np.ndarray, last_start: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,18 @@ from hypothesis import strategies as st
 from tests.support.null_model import model_directory
 from tests.support.paged_executor import settings
 from tests.support.sampling import params
-from thranite.batch_order import BatchOrder, batch_order, most_tokens, schedule
+from thranite.batch_order import BatchOrder, batch_order, most_tokens, schedule, suits
+from thranite.bench.shapes import write_model_directory
 from thranite.config import EngineConfig
+from thranite.engine.scheduler import ScheduledStep
+from thranite.engine.step_cost import StepCost
 from thranite.llm import LLM
 from thranite.request import EngineRequest, SequenceDelta
 from thranite.sampling_params import SamplingParams
 
 LIMITS = settings(num_blocks=1000, max_num_seqs=8, max_num_batched_tokens=64)
 BLOCK = LIMITS.layout.block_size
+COST = LIMITS.step_cost
 
 
 def batch(*lengths: tuple[int, int], n: int = 1) -> list[EngineRequest]:
@@ -50,44 +55,93 @@ def test_a_batch_that_cannot_run_at_once_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("lengths", "tokens"),
     [
-        ([(300, 100 + 40 * i) for i in range(20)], 1024),  # of prompt and output tokens
-        ([(300, 500)] * 20, 8192),  # equal outputs end together: no step is saved
-        ([(300, 500)] * 19 + [(300, 505)], 1024),  # five are saved by five
+        ([(900, 100 + 40 * i) for i in range(20)], 256),  # of prompt and output tokens
+        ([(600, 100 + 4 * i) for i in range(250)], 384),  # smaller ones would keep the last outputs waiting
+        ([(300, 500)] * 20, 8192),  # equal outputs end together: whatever begins later ends later
         ([(1000, 1000)] * 19 + [(1000, 1)], 8192),  # a single short one saves next to nothing
-        ([(30_000, 200), (30_000, 100)], 8192),  # few tokens decode beside so many of prompts
-        ([(300, 1 + 30 * (i % 2)) for i in range(64)], 1024),
+        ([(20, 100 + 40 * i) for i in range(20)], 8192),  # more prompts fill a small step than its graph holds
     ],
 )
-def test_steps_are_small_where_that_saves_steps(lengths: list[tuple[int, int]], tokens: int) -> None:
-    limits = settings(num_blocks=100_000, max_num_seqs=64, max_num_batched_tokens=8192, max_model_len=40_000)
+def test_steps_are_small_where_that_evens_them_out(lengths: list[tuple[int, int]], tokens: int) -> None:
+    limits = settings(num_blocks=100_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=40_000)
     assert batch_order(batch(*lengths), limits).step_tokens == tokens
 
 
-def test_steps_stay_large_where_many_decode_or_all_do_not_fit() -> None:
-    limits = settings(num_blocks=1_000_000, max_num_seqs=2048, max_num_batched_tokens=8192)
-    for number, tokens in ((256, 1024), (257, 2048), (513, 4096), (1025, 8192)):
-        assert batch_order(batch(*[(40, 1 + i) for i in range(number)]), limits).step_tokens == tokens
+def test_a_small_model_s_steps_stay_larger() -> None:
+    """They take their time for launches: a further step with prompts costs more than evenness saves."""
+    lengths = batch(*[(600, 100 + 4 * i) for i in range(250)])
+    limits = settings(num_blocks=100_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=40_000)
+    small = replace(limits, step_cost=StepCost(floor=1.0e-3, token=1.4e-6, prompts=4e-4))
+    assert batch_order(lengths, small).step_tokens > 512 > batch_order(lengths, limits).step_tokens
+
+
+def test_steps_stay_large_where_not_all_fit() -> None:
     small = settings(num_blocks=40, max_num_seqs=64, max_num_batched_tokens=8192)
     assert batch_order(batch(*[(30, 1 + 40 * i) for i in range(20)]), small).step_tokens == 8192
 
 
-@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=20), st.integers(1, 64))
-def test_the_schedule_is_the_one_of_a_queue(requests: list[tuple[int, int]], share: int) -> None:
-    """Prompts fill each step's share in order; a sequence decodes from the step after its prompt's end on."""
-    coming, left, running = [list(request) for request in requests], 0, list[int]()
-    counts = [0, 0]
+@pytest.mark.parametrize(
+    ("tokens", "sequences", "prompt", "suitable"),
+    [
+        (256, 204, 400, True),
+        (256, 205, 400, False),  # no room for prompts while all decode
+        (1024, 256, 32, True),
+        (1024, 257, 400, False),  # no graph of so few tokens holds so many that decode
+        (1024, 10, 31, False),  # nor so many prompts
+        (2048, 1638, 20, True),
+        (2048, 1639, 20, False),
+    ],
+)
+def test_a_step_has_room_and_a_graph(tokens: int, sequences: int, prompt: int, suitable: bool) -> None:
+    assert suits(tokens, sequences, prompt) == suitable
+
+
+def steps_of_a_queue(requests: list[tuple[int, int, int]], tokens: int) -> list[tuple[int, int]]:
+    """(Tokens that decode, tokens of prompts) of each step: prompts fill what is left in order; sequences decode from
+    the step after their prompt's end on."""
+    coming, running, steps = [list(request) for request in requests], list[int](), list[tuple[int, int]]()
     while coming or running:
-        left, begun = share, list[int]()
-        counts[not coming] += 1
-        while coming and left:
+        decodes, left, begun = len(running), tokens - len(running), list[int]()
+        while coming and left > 0:
             taken = min(left, coming[0][0])
             coming[0][0] -= taken
             left -= taken
             if coming[0][0] == 0:
-                begun.append(coming.pop(0)[1] - 1)
-        running = [tokens for tokens in [*(tokens - 1 for tokens in running), *begun] if tokens > 0]
-    prompts, outputs = np.array(requests, np.int64).T
-    assert schedule(prompts, outputs, share) == tuple(counts)
+                _, output, width = coming.pop(0)
+                begun += width * [output - 1]
+        running = [more for more in [*(more - 1 for more in running), *begun] if more > 0]
+        steps.append((decodes, tokens - decodes - left))
+    return steps
+
+
+REQUESTS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30), st.integers(1, 3)), min_size=1, max_size=20)
+
+
+@given(REQUESTS, st.integers(60, 100))
+def test_the_schedule_is_the_one_of_a_queue(requests: list[tuple[int, int, int]], tokens: int) -> None:
+    found, steps = schedule(requests, tokens, COST), steps_of_a_queue(requests, tokens)
+    assert (found.with_prompts, found.steps) == (sum(prompts > 0 for _, prompts in steps), len(steps))
+    seconds = sum(COST.seconds(decodes + prompts) + COST.prompts * (prompts > 0) for decodes, prompts in steps)
+    assert found.seconds == pytest.approx(seconds)
+
+
+def test_the_schedule_is_the_engine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_batched_tokens=100)
+    seen: list[tuple[int, int]] = []
+    plan = llm.engine.scheduler.plan
+
+    def seeing() -> ScheduledStep | None:
+        step = plan()
+        if step is not None:
+            seen.append((len(step.plan.decodes), step.prompt_tokens))
+        return step
+
+    monkeypatch.setattr(llm.engine.scheduler, "plan", seeing)
+    requests = [(30 + 7 * i % 50, 40 - i, 1) for i in range(30)]
+    outputs = [SamplingParams(max_tokens=output, ignore_eos=True) for _, output, _ in requests]
+    llm.generate([[i] * prompt for i, (prompt, _, _) in enumerate(requests)], outputs)
+    llm.close()
+    assert seen == steps_of_a_queue(requests, 100)
 
 
 @given(st.data(), st.lists(st.tuples(*[st.integers(1, 30)] * 2, st.integers(1, 3)), min_size=1), st.integers(0, 9))
@@ -133,7 +187,8 @@ def test_a_batch_may_hold_more_tokens_than_a_server_s_queue(tmp_path: Path) -> N
 
 
 def test_steps_are_small_for_the_batch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_batched_tokens=4096)
+    directory = write_model_directory("llama-8b", tmp_path)
+    llm = LLM(str(directory), device="null", skip_tokenizer_init=True, max_model_len=2048, max_num_batched_tokens=4096)
     scheduler, step = llm.engine.scheduler, llm.engine.step
     seen: list[int] = []
 
@@ -144,7 +199,7 @@ def test_steps_are_small_for_the_batch_alone(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(llm.engine, "step", seeing)
     prompts, params = [[1] * 300] * 20, [SamplingParams(max_tokens=k, ignore_eos=True) for k in range(5, 105, 5)]
     llm.generate(prompts, params)
-    assert (set(seen), scheduler.step_tokens) == ({1024}, 4096)
+    assert (set(seen), scheduler.step_tokens) == ({256}, 4096)
     monkeypatch.setattr(llm.engine, "step", lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         llm.generate(prompts, params)

@@ -18,6 +18,7 @@ from thranite.engine.null_executor import NullExecutor, NullPace
 from thranite.engine.plan import Executor
 from thranite.engine.progress import Progress
 from thranite.engine.settings import EngineSettings
+from thranite.engine.step_cost import StepCost
 from thranite.loader.device_memory import DeviceMemory, host_memory, null_memory
 from thranite.loader.hub import resolve_model
 from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
@@ -171,6 +172,7 @@ def engine_settings(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> 
         target_inter_token_seconds=None if target is None else target / 1000,
         prompt_time_ratio=config.prompt_time_ratio or 0.0,
         seed=config.seed,
+        step_cost=StepCost.of(spec, config.tensor_parallel_size),
         grammars=None if config.skip_tokenizer_init else Grammars.of(config, spec),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from thranite.engine.admission import QueueLimits
 from thranite.engine.constraints import GrammarMaker
 from thranite.engine.kv_groups import KVLayout
+from thranite.engine.step_cost import StepCost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class EngineSettings:
     prompt_time_ratio: float = 0.0  # see `PromptShare`; 0: prompts take what the token budget leaves
     seed: int = 0
     watermark: float = 0.01  # share of blocks kept free at admission, so that running sequences can grow
+    step_cost: StepCost = StepCost(floor=4e-3, token=2e-5, prompts=5e-4)  # about llama-8b's
     grammars: GrammarMaker | None = None  # None: requests with a grammar are refused
 
     @property
