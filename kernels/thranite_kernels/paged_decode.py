@@ -23,8 +23,9 @@ AHEAD_ROWS = 16
 25 µs a layer of llama-8b without and with, at 64 rows of some 200 keys on an H200."""
 
 COMBINED = 8192
-"""Numbers of partial results that a program combines at once, 64 a thread. One row of 32,768 keys has 16 splits of 4 x
-128 on an H200: 5.440 ms a step of llama-8b against 5.508 in two goes (two machines, 0.8 % apart at 1,024 keys)."""
+"""Numbers of partial results that a program combines at once, 64 a thread of 4 warps. One row of 32,768 keys has 16
+splits of 4 x 128 on an H200: 5.440 ms a step of llama-8b against 5.508 in two goes (two machines, 0.8 % apart at 1,024
+keys)."""
 
 MAX_BLOCK_M = 64
 """Query rows of one program; larger groups times queries take more programs, which share keys through L2."""

@@ -27,8 +27,8 @@ from thranite.request import EngineRequest
 from thranite.runner.mixed_shapes import PROMPT_SHARE, SMALL_DECODES, SMALL_SIZES
 
 STEP_TOKENS = (256, 320, 384, 512, 640, 768, 1024, 2048, 4096)
-"""Sizes of steps that are tried beside the largest: products fill their tiles, and all have CUDA graphs at Ready where
-any of their size has."""
+"""Sizes of steps that are tried beside the largest: products fill their tiles. Graphs of up to 1,024 tokens are there
+at Ready; of larger ones, where a model has any, those of powers of two."""
 
 ROOM = 1.25
 """Tokens of a step for each sequence at least, so that prompts go on while all decode."""
@@ -88,7 +88,7 @@ def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> 
 
 def suits(tokens: int, sequences: int, prompt: float) -> bool:
     """Whether steps of so many tokens have room for the sequences, and small ones a graph that holds them and as many
-    prompts as fill it. `prompt`: a prompt's mean tokens."""
+    prompts as fill it. `prompt`: a prompt's mean tokens; what the prefix cache will have of them is not known."""
     in_graph = sequences <= SMALL_DECODES and prompt >= PROMPT_SHARE
     return ROOM * sequences <= tokens and (in_graph or tokens > SMALL_SIZES[-1])
 
