@@ -66,8 +66,8 @@ def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> 
     layout = settings.layout
     capacity = (settings.num_blocks - 1) * layout.block_size * (1.0 - settings.watermark)
 
-    def fits(schedule: Schedule) -> bool:
-        most = most_tokens(prompts + layout.block_size, outputs, widths, schedule.with_prompts)
+    def fits(planned: Schedule) -> bool:
+        most = most_tokens(prompts + layout.block_size, outputs, widths, planned.with_prompts)
         return most * len(layout.groups) <= capacity
 
     lengths = list(zip(prompts.tolist(), outputs.tolist(), widths.tolist(), strict=True))
@@ -103,21 +103,18 @@ def schedule(lengths: Sequence[tuple[int, int, int]], tokens: int, cost: StepCos
     ends: list[tuple[int, int]] = []  # a heap: the last step of a request's sequences, and how many they are
     coming = iter(lengths)
     prompt, output, width = next(coming)
-    more = True
-    while more:
+    while width:
         step += 1
         while ends and ends[0][0] < step:
             decoding -= heappop(ends)[1]
         share, begun = tokens - decoding, 0
-        while more and share > 0:
-            if prompt > share:
-                prompt, share = prompt - share, 0
-                break
+        while width and prompt <= share:
             share -= prompt
             begun += width
             heappush(ends, (step + output - 1, width))
             prompt, output, width = next(coming, (0, 0, 0))
-            more = width > 0
+        if width:
+            prompt, share = prompt - share, 0
         seconds += cost.seconds(tokens - share) + cost.prompts
         decoding += begun
     with_prompts = step

@@ -25,6 +25,7 @@ from thranite.sampling_params import SamplingParams
 LIMITS = settings(num_blocks=1000, max_num_seqs=8, max_num_batched_tokens=64)
 BLOCK = LIMITS.layout.block_size
 COST = LIMITS.step_cost
+WIDE = settings(num_blocks=100_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=40_000)
 
 
 def batch(*lengths: tuple[int, int], n: int = 1) -> list[EngineRequest]:
@@ -63,16 +64,30 @@ def test_a_batch_that_cannot_run_at_once_stays_as_it_is() -> None:
     ],
 )
 def test_steps_are_small_where_that_evens_them_out(lengths: list[tuple[int, int]], tokens: int) -> None:
-    limits = settings(num_blocks=100_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=40_000)
-    assert batch_order(batch(*lengths), limits).step_tokens == tokens
+    assert batch_order(batch(*lengths), WIDE).step_tokens == tokens
 
 
 def test_a_small_model_s_steps_stay_larger() -> None:
     """They take their time for launches: a further step with prompts costs more than evenness saves."""
     lengths = batch(*[(600, 100 + 4 * i) for i in range(250)])
-    limits = settings(num_blocks=100_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=40_000)
-    small = replace(limits, step_cost=StepCost(floor=1.0e-3, token=1.4e-6, prompts=4e-4))
-    assert batch_order(lengths, small).step_tokens > 512 > batch_order(lengths, limits).step_tokens
+    small = replace(WIDE, step_cost=StepCost(floor=1.0e-3, token=1.4e-6, prompts=4e-4))
+    assert batch_order(lengths, small).step_tokens > 512 > batch_order(lengths, WIDE).step_tokens
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tokens"),  # seconds of a step with prompts besides
+    [(1e-4, 512), (2e-4, 768), (4e-4, 8192)],
+)
+def test_further_steps_with_prompts_are_weighed(prompts: float, tokens: int) -> None:
+    small = replace(WIDE, step_cost=StepCost(floor=1.0e-3, token=1.4e-6, prompts=prompts))
+    assert batch_order(batch(*[(600, 100 + 4 * i) for i in range(250)]), small).step_tokens == tokens
+
+
+@pytest.mark.parametrize(("num_blocks", "tokens"), [(71_000, 384), (70_000, 512), (60_000, 640), (55_000, 1024)])
+def test_what_begins_later_must_fit_too(num_blocks: int, tokens: int) -> None:
+    """In smaller steps the last ones begin while the first ones hold more."""
+    lengths = batch(*[(600, 100 + 4 * i) for i in range(250)])
+    assert batch_order(lengths, replace(WIDE, num_blocks=num_blocks)).step_tokens == tokens
 
 
 def test_steps_stay_large_where_not_all_fit() -> None:
@@ -125,7 +140,8 @@ def test_the_schedule_is_the_one_of_a_queue(requests: list[tuple[int, int, int]]
     assert found.seconds == pytest.approx(seconds)
 
 
-def test_the_schedule_is_the_engine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_schedule_is_the_engine_s(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_batched_tokens=100)
     seen: list[tuple[int, int]] = []
     plan = llm.engine.scheduler.plan
@@ -137,8 +153,8 @@ def test_the_schedule_is_the_engine_s(tmp_path: Path, monkeypatch: pytest.Monkey
         return step
 
     monkeypatch.setattr(llm.engine.scheduler, "plan", seeing)
-    requests = [(30 + 7 * i % 50, 40 - i, 1) for i in range(30)]
-    outputs = [SamplingParams(max_tokens=output, ignore_eos=True) for _, output, _ in requests]
+    requests = [(30 + 7 * i % 50, 40 - i, n) for i in range(30)]
+    outputs = [SamplingParams(n=n, max_tokens=output, ignore_eos=True) for _, output, _ in requests]
     llm.generate([[i] * prompt for i, (prompt, _, _) in enumerate(requests)], outputs)
     llm.close()
     assert seen == steps_of_a_queue(requests, 100)

@@ -25,7 +25,7 @@ from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
 from thranite.loader.model_config import read_model_config
 from thranite.loader.plan import MemoryPlan, plan_memory
 from thranite.loader.plan_report import render
-from thranite.models.partition import check_size
+from thranite.models.partition import check_size, rank_spec
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
 
@@ -172,7 +172,7 @@ def engine_settings(spec: ModelSpec, plan: MemoryPlan, config: EngineConfig) -> 
         target_inter_token_seconds=None if target is None else target / 1000,
         prompt_time_ratio=config.prompt_time_ratio or 0.0,
         seed=config.seed,
-        step_cost=StepCost.of(spec, config.tensor_parallel_size),
+        step_cost=StepCost.of(rank_spec(spec, config.tensor_parallel_size)),
         grammars=None if config.skip_tokenizer_init else Grammars.of(config, spec),
     )
 

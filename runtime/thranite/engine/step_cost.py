@@ -31,13 +31,12 @@ class StepCost:
     prompts: float
 
     @classmethod
-    def of(cls, spec: ModelSpec, ranks: int = 1) -> StepCost:
-        """An H200's. What counts is how the three compare, and that differs less from GPU to GPU."""
-        parameters = sum(spec.layer_parameters(layer) for layer in spec.layers) / ranks
+    def of(cls, spec: ModelSpec) -> StepCost:
+        """An H200's, for a rank's part of a model. How the three compare differs less from GPU to GPU than they do."""
         layers = len(spec.layers)
         return cls(
-            floor=layers * LAYER_SECONDS + 2 * parameters / BYTES_PER_SECOND,
-            token=2 * parameters / FLOPS_PER_SECOND,
+            floor=layers * LAYER_SECONDS + 2 * spec.layers_parameters / BYTES_PER_SECOND,
+            token=2 * spec.layers_parameters / FLOPS_PER_SECOND,
             prompts=layers * PROMPTS_SECONDS,
         )
 

@@ -72,7 +72,12 @@ class ModelSpec:
     def num_parameters(self) -> int:
         """Exact count of the weights' elements, tied ones once."""
         total = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2) + self.hidden_size
-        return total + sum(self.layer_parameters(layer) for layer in self.layers)
+        return total + self.layers_parameters
+
+    @property
+    def layers_parameters(self) -> int:
+        """Those of all layers."""
+        return sum(self.layer_parameters(layer) for layer in self.layers)
 
     def layer_parameters(self, layer: LayerSpec) -> int:
         hidden, q = self.hidden_size, layer.num_heads * layer.head_dim

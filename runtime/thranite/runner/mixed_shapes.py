@@ -55,8 +55,7 @@ def pays(seconds: float, padded: int, tokens: int) -> bool:
 
 def layer_seconds(spec: ModelSpec) -> float:
     """What the products of one layer of a rank take for a token of many, two operations a weight."""
-    parameters = sum(spec.layer_parameters(layer) for layer in spec.layers) / len(spec.layers)
-    return 2 * parameters / FLOPS_PER_SECOND
+    return 2 * spec.layers_parameters / len(spec.layers) / FLOPS_PER_SECOND
 
 
 def _shape(tokens: int, settings: EngineSettings) -> StepShape:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from tests.support.paged_executor import settings
 from tests.support.sampling import params
 from thranite.batch_order import batch_order
-from thranite.bench.shapes import write_model_directory
+from thranite.bench.shapes import SHAPES
 from thranite.bench.workloads import WORKLOADS
-from thranite.engine.settings import EngineSettings
 from thranite.engine.step_cost import StepCost
-from thranite.loader.model_config import read_model_config
+from thranite.models.partition import rank_spec
 from thranite.models.registry import load_spec
-from thranite.models.spec import ModelSpec
 from thranite.request import EngineRequest
 
 
-def spec_of(shape: str, folder: Path) -> ModelSpec:
-    return load_spec(read_model_config(str(write_model_directory(shape, folder)), None).config, dtype="bfloat16")
+def cost_of(shape: str, ranks: int = 1) -> StepCost:
+    return StepCost.of(rank_spec(load_spec(SHAPES[shape], dtype="bfloat16"), ranks))
 
 
-def test_llama_8b_on_an_h200(tmp_path: Path) -> None:
+def test_llama_8b_on_an_h200() -> None:
     """Milliseconds without attention, by tokens, and those with prompts (docs/performance.md)."""
-    cost = StepCost.of(spec_of("llama-8b", tmp_path))
+    cost = cost_of("llama-8b")
     measured = {14: 4.81, 80: 4.77, 146: 5.31, 205: 6.37, 256: 7.13}
     for tokens, milliseconds in measured.items():
         assert cost.seconds(tokens) * 1e3 == pytest.approx(milliseconds, rel=0.14)
@@ -34,8 +31,8 @@ def test_llama_8b_on_an_h200(tmp_path: Path) -> None:
         assert (cost.seconds(tokens) + cost.prompts) * 1e3 == pytest.approx(milliseconds, rel=0.07)
 
 
-def test_it_is_convex_and_grows(tmp_path: Path) -> None:
-    cost = StepCost.of(spec_of("qwen3-0.6b", tmp_path))
+def test_it_is_convex_and_grows() -> None:
+    cost = cost_of("qwen3-0.6b")
     steps = [cost.seconds(tokens) for tokens in range(0, 8192, 64)]
     growth = [after - before for before, after in pairwise(steps)]
     assert all(0 < before <= after for before, after in pairwise(growth))
@@ -53,11 +50,11 @@ def test_it_is_convex_and_grows(tmp_path: Path) -> None:
         ("qwen3-0.6b", "mixed", 1, 8192),
     ],
 )
-def test_steps_of_the_workloads(shape: str, workload: str, ranks: int, tokens: int, tmp_path: Path) -> None:
-    cost = StepCost.of(spec_of(shape, tmp_path), ranks)
-    limits: EngineSettings = settings(
-        num_blocks=1_000_000, max_num_seqs=1024, max_num_batched_tokens=8192, max_model_len=4096, step_cost=cost
-    )
+def test_steps_of_the_workloads(shape: str, workload: str, ranks: int, tokens: int) -> None:
+    limits = settings(
+        num_blocks=1_000_000, max_num_seqs=1024, max_num_batched_tokens=8192, max_model_len=4096,
+        step_cost=cost_of(shape, ranks),
+    )  # fmt: skip
     requests = [
         EngineRequest(str(i), (1,) * prompt, params(max_tokens=output))
         for i, (prompt, output) in enumerate(WORKLOADS[workload].lengths)
