@@ -15,6 +15,7 @@ from thranite.engine.batch import Batch
 from thranite.engine.build import build_engine
 from thranite.engine.progress import NoProgress, Progress
 from thranite.errors import DoesNotFit, InvalidRequest, ThraniteError
+from thranite.interrupts import between_steps
 from thranite.known_ids import all_known
 from thranite.loader.device_memory import format_bytes
 from thranite.outputs import CompletionOutput, RequestOutput
@@ -106,6 +107,9 @@ class LLM:
 
         A prompt is text, token ids, {"prompt": text} or {"prompt_token_ids": ids}; one or a list. One SamplingParams
         serves all, or one each. Raises InvalidRequest before any work if a prompt or parameter cannot be served.
+
+        An interrupt takes effect once the step that runs has ended, and leaves no request behind. A second one takes
+        effect at once; the engine may be of no use then, and says so (EngineDead).
         """
         many = _as_list(prompts)
         encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in many]
@@ -148,17 +152,19 @@ class LLM:
             for ids, number in zip(encoded, self._ids, strict=False)
         ]
         found: dict[str, list[float]] = {}
-        try:
-            for request in requests:
-                self.engine.add(request)
-            while self.engine.has_work:
-                for delta in self.engine.step():
-                    if delta.embedding is not None:
-                        found[delta.request_id] = unit_length(delta.embedding)
-        except BaseException:
-            for request in requests:
-                self.engine.abort(request.request_id)
-            raise
+        with between_steps() as interrupts:
+            try:
+                for request in requests:
+                    self.engine.add(request)
+                while self.engine.has_work:
+                    for delta in self.engine.step():
+                        if delta.embedding is not None:
+                            found[delta.request_id] = unit_length(delta.embedding)
+                    interrupts()
+            except BaseException:
+                for request in requests:
+                    self.engine.abort(request.request_id)
+                raise
         self.engine.check_integrity()
         return [found[request.request_id] for request in requests]
 
@@ -172,24 +178,27 @@ class LLM:
         jobs: dict[str, _Job] = {}
         outputs: dict[str, RequestOutput] = {}
         batch = Batch(self.engine)
-        try:
-            with _no_collections():
-                requests = [self._request(ids, p) for ids, p in zip(prompts, params, strict=True)]
-                jobs |= {
-                    request.request_id: _Job(request, p, text, self._tokenizer)
-                    for request, p, text in zip(requests, params, texts, strict=True)
-                }
-                batch.add(*batch_order(requests, self.engine.settings))
-                order = list(jobs)
-                del requests  # each is freed once it is answered, while others run
-                self._step(jobs, outputs)
-            while self.engine.has_work:
-                self._step(jobs, outputs)
-        except BaseException:
-            batch.end()
-            for request_id in jobs:  # an interrupt or an error leaves no request behind
-                self.engine.abort(request_id)
-            raise
+        with between_steps() as interrupts:
+            try:
+                with _no_collections():
+                    requests = [self._request(ids, p) for ids, p in zip(prompts, params, strict=True)]
+                    jobs |= {
+                        request.request_id: _Job(request, p, text, self._tokenizer)
+                        for request, p, text in zip(requests, params, texts, strict=True)
+                    }
+                    batch.add(*batch_order(requests, self.engine.settings))
+                    order = list(jobs)
+                    del requests  # each is freed once it is answered, while others run
+                    self._step(jobs, outputs)
+                interrupts()
+                while self.engine.has_work:
+                    self._step(jobs, outputs)
+                    interrupts()
+            except BaseException:
+                batch.end()
+                for request_id in jobs:  # an interrupt or an error leaves no request behind
+                    self.engine.abort(request_id)
+                raise
         batch.end()
         if jobs:
             raise RuntimeError(f"the engine has nothing left to do, and no end came of requests {', '.join(jobs)}")

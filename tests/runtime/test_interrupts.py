@@ -1,0 +1,179 @@
+"""Ctrl-C while an engine runs in the caller's process: kept until its step has ended, and never lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from tests.support.null_model import model_directory
+from thranite import LLM, SamplingParams
+from thranite.engine.plan import StepPlan, StepResult
+from thranite.errors import EngineDead
+from thranite.interrupts import between_steps
+
+PROMPTS = [list(range(length)) for length in (40, 33, 7, 21)]
+PARAMS = SamplingParams(max_tokens=6, ignore_eos=True, seed=3)  # a token tells its position
+
+
+def interrupt() -> None:
+    """Python calls the handler before this returns."""
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """The default one, which a shell's background replaces; and it must be there afterwards."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def llm(tmp_path: Path) -> Iterator[LLM]:
+    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_batched_tokens=128)
+    yield llm
+    llm.close()
+
+
+def tokens(llm: LLM) -> list[list[int]]:
+    return [list(output.outputs[0].token_ids) for output in llm.generate(PROMPTS, PARAMS)]
+
+
+def at_call(monkeypatch: pytest.MonkeyPatch, llm: LLM, method: str, call: int, do: Callable[[], None]) -> None:
+    """`do` it inside the device's method, at its nth call; before its work where that waits for results."""
+    inner, count = getattr(llm.engine._executor, method), iter(range(1000))
+
+    def patched(*args: StepPlan) -> StepResult | None:
+        if method == "collect" and next(count) == call:
+            do()
+        result: StepResult | None = inner(*args)
+        if method != "collect" and next(count) == call:
+            do()
+        return result
+
+    monkeypatch.setattr(llm.engine._executor, method, patched)
+
+
+@pytest.mark.parametrize("method", ["launch", "sample", "collect"])
+@pytest.mark.parametrize("call", [0, 1, 3, 5])
+def test_an_interrupt_waits_for_the_step_s_end(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, method: str, call: int
+) -> None:
+    """What comes after it is as if it had never been: the right tokens, of the right requests."""
+    expected = tokens(llm)
+    with monkeypatch.context() as patch:
+        at_call(patch, llm, method, call, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, PARAMS)
+    stats = llm.engine.stats()
+    assert (stats.requests_waiting, stats.requests_running) == (0, 0)
+    assert tokens(llm) == expected
+    llm.engine.check_integrity()
+
+
+@pytest.mark.parametrize("method", ["launch", "sample", "collect"])
+def test_a_second_one_is_heard_at_once_and_the_engine_says_that_it_is_of_no_use(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def twice() -> None:
+        interrupt()
+        interrupt()
+        raise AssertionError("the second interrupt was not heard")
+
+    with monkeypatch.context() as patch:
+        at_call(patch, llm, method, 3, twice)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, PARAMS)
+    with pytest.raises(EngineDead, match="inside a step"):
+        llm.generate(PROMPTS, PARAMS)
+
+
+def test_an_error_of_the_device_is_no_step_that_can_be_gone_on_from(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        at_call(patch, llm, "collect", 2, fails)
+        with pytest.raises(RuntimeError, match="no memory"):
+            llm.generate(PROMPTS, PARAMS)
+    with pytest.raises(EngineDead, match="inside a step"):
+        llm.generate(PROMPTS, PARAMS)
+
+
+def test_what_is_kept_is_delivered_where_asked_or_at_the_end() -> None:
+    reached: list[str] = []
+
+    def asked() -> None:
+        with between_steps() as interrupts:
+            interrupts()
+            interrupt()
+            reached.append("within")
+            interrupts()
+            reached.append("beyond")
+
+    def not_asked() -> None:
+        with between_steps():
+            interrupt()
+            reached.append("to the end")
+        reached.append("beyond")
+
+    with pytest.raises(KeyboardInterrupt):
+        asked()
+    with pytest.raises(KeyboardInterrupt):
+        not_asked()
+    assert reached == ["within", "to the end"]
+
+
+def test_an_error_goes_before_an_interrupt() -> None:
+    def fails() -> None:
+        with between_steps():
+            interrupt()
+            raise ValueError("first")
+
+    with pytest.raises(ValueError, match="first"):
+        fails()
+
+
+def test_a_handler_of_the_caller_s_own_is_called_where_asked() -> None:
+    seen: list[int] = []
+
+    def own(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    signal.signal(signal.SIGINT, own)
+    try:
+        with between_steps() as interrupts:
+            interrupt()
+            assert seen == []
+            interrupts()
+            assert seen == [signal.SIGINT]
+            interrupts()
+        assert signal.getsignal(signal.SIGINT) is own
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert seen == [signal.SIGINT]
+
+
+def test_ignored_interrupts_stay_ignored_and_other_threads_are_left_alone(llm: LLM) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with between_steps() as interrupts:
+            interrupt()
+            interrupts()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    found: list[list[list[int]]] = []
+    thread = threading.Thread(target=lambda: found.append(tokens(llm)))
+    thread.start()
+    thread.join()
+    assert found == [tokens(llm)]
