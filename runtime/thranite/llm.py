@@ -15,7 +15,7 @@ from thranite.engine.batch import Batch
 from thranite.engine.build import build_engine
 from thranite.engine.progress import NoProgress, Progress
 from thranite.errors import DoesNotFit, InvalidRequest, ThraniteError
-from thranite.interrupts import between_steps
+from thranite.interrupts import BetweenSteps
 from thranite.known_ids import all_known
 from thranite.loader.device_memory import format_bytes
 from thranite.outputs import CompletionOutput, RequestOutput
@@ -108,8 +108,8 @@ class LLM:
         A prompt is text, token ids, {"prompt": text} or {"prompt_token_ids": ids}; one or a list. One SamplingParams
         serves all, or one each. Raises InvalidRequest before any work if a prompt or parameter cannot be served.
 
-        An interrupt takes effect once the step that runs has ended, and leaves no request behind. A second one takes
-        effect at once; the engine may be of no use then, and says so (EngineDead).
+        An interrupt takes effect before the next step, and leaves no request behind. A second one takes effect at once;
+        where it leaves a step that the device has begun, the engine is of no use, and says so (EngineDead).
         """
         many = _as_list(prompts)
         encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in many]
@@ -152,7 +152,7 @@ class LLM:
             for ids, number in zip(encoded, self._ids, strict=False)
         ]
         found: dict[str, list[float]] = {}
-        with between_steps() as interrupts:
+        with BetweenSteps() as interrupts:
             try:
                 for request in requests:
                     self.engine.add(request)
@@ -178,7 +178,7 @@ class LLM:
         jobs: dict[str, _Job] = {}
         outputs: dict[str, RequestOutput] = {}
         batch = Batch(self.engine)
-        with between_steps() as interrupts:
+        with BetweenSteps() as interrupts:
             try:
                 with _no_collections():
                     requests = [self._request(ids, p) for ids, p in zip(prompts, params, strict=True)]
@@ -186,7 +186,9 @@ class LLM:
                         request.request_id: _Job(request, p, text, self._tokenizer)
                         for request, p, text in zip(requests, params, texts, strict=True)
                     }
+                    interrupts()
                     batch.add(*batch_order(requests, self.engine.settings))
+                    interrupts()
                     order = list(jobs)
                     del requests  # each is freed once it is answered, while others run
                     self._step(jobs, outputs)

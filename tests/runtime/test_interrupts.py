@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -15,7 +15,7 @@ from tests.support.null_model import model_directory
 from thranite import LLM, SamplingParams
 from thranite.engine.plan import StepPlan, StepResult
 from thranite.errors import EngineDead
-from thranite.interrupts import between_steps
+from thranite.interrupts import BetweenSteps
 
 PROMPTS = [list(range(length)) for length in (40, 33, 7, 21)]
 PARAMS = SamplingParams(max_tokens=6, ignore_eos=True, seed=3)  # a token tells its position
@@ -23,9 +23,7 @@ PARAMS = SamplingParams(max_tokens=6, ignore_eos=True, seed=3)  # a token tells 
 
 def interrupt() -> None:
     """Python calls the handler before this returns."""
-    os.kill(os.getpid(), signal.SIGINT)
-    for _ in range(1000):
-        pass
+    signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +31,8 @@ def handler() -> Iterator[None]:
     """The default one, which a shell's background replaces; and it must be there afterwards."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
+    after = signal.signal(signal.SIGINT, before)
+    assert after is signal.default_int_handler
 
 
 @pytest.fixture
@@ -113,7 +111,7 @@ def test_what_is_kept_is_delivered_where_asked_or_at_the_end() -> None:
     reached: list[str] = []
 
     def asked() -> None:
-        with between_steps() as interrupts:
+        with BetweenSteps() as interrupts:
             interrupts()
             interrupt()
             reached.append("within")
@@ -121,7 +119,7 @@ def test_what_is_kept_is_delivered_where_asked_or_at_the_end() -> None:
             reached.append("beyond")
 
     def not_asked() -> None:
-        with between_steps():
+        with BetweenSteps():
             interrupt()
             reached.append("to the end")
         reached.append("beyond")
@@ -133,14 +131,15 @@ def test_what_is_kept_is_delivered_where_asked_or_at_the_end() -> None:
     assert reached == ["within", "to the end"]
 
 
-def test_an_error_goes_before_an_interrupt() -> None:
+def test_an_error_loses_no_interrupt() -> None:
     def fails() -> None:
-        with between_steps():
+        with BetweenSteps():
             interrupt()
             raise ValueError("first")
 
-    with pytest.raises(ValueError, match="first"):
+    with pytest.raises(KeyboardInterrupt) as raised:
         fails()
+    assert isinstance(raised.value.__context__, ValueError)
 
 
 def test_a_handler_of_the_caller_s_own_is_called_where_asked() -> None:
@@ -151,22 +150,66 @@ def test_a_handler_of_the_caller_s_own_is_called_where_asked() -> None:
 
     signal.signal(signal.SIGINT, own)
     try:
-        with between_steps() as interrupts:
+        with BetweenSteps() as interrupts:
             interrupt()
             assert seen == []
             interrupts()
             assert seen == [signal.SIGINT]
             interrupts()
+            interrupt()
+            interrupt()
+            assert len(seen) == 3, "the second one is heard at once, after the first"
         assert signal.getsignal(signal.SIGINT) is own
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    assert seen == [signal.SIGINT]
+    assert seen == [signal.SIGINT] * 3
+
+
+def test_a_handler_set_meanwhile_stays() -> None:
+    def other(number: int, frame: FrameType | None) -> None:
+        raise AssertionError("nobody interrupts")
+
+    try:
+        with BetweenSteps():
+            signal.signal(signal.SIGINT, other)
+        assert signal.getsignal(signal.SIGINT) is other
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_one_heard_while_the_handler_is_restored_leaves_it_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Setting a handler hears what is pending first, and then has set nothing."""
+    restore = signal.signal
+
+    def pending(number: int, handler: Any) -> Any:
+        if handler is signal.default_int_handler:
+            monkeypatch.setattr(signal, "signal", restore)
+            interrupt()
+        return restore(number, handler)
+
+    def interrupted() -> None:
+        with BetweenSteps():
+            interrupt()
+            monkeypatch.setattr(signal, "signal", pending)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+@pytest.mark.parametrize("method", ["launch", "collect"])
+def test_embeddings_wait_too(llm: LLM, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    expected = llm.embed(PROMPTS)
+    with monkeypatch.context() as patch:
+        at_call(patch, llm, method, 0, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            llm.embed(PROMPTS)
+    assert llm.embed(PROMPTS) == expected
 
 
 def test_ignored_interrupts_stay_ignored_and_other_threads_are_left_alone(llm: LLM) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with between_steps() as interrupts:
+        with BetweenSteps() as interrupts:
             interrupt()
             interrupts()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -191,8 +191,8 @@ class Engine:
         return self._pace.plan_at(step.prompt_tokens, step.launched_at)
 
     def step(self) -> list[SequenceDelta]:
-        """One iteration; waits for the device at most one step. Deltas of one call belong to one step. EngineDead: an
-        exception left an earlier call after it had turned to the device."""
+        """One iteration; waits for the device at most one step. Deltas of one call belong to one step. Raises
+        EngineDead where an exception left an earlier call after that had turned to the device."""
         if self._torn:
             raise EngineDead("the engine was left inside a step, by an interrupt or an error: it cannot go on")
         started = self._clock()
