@@ -109,7 +109,7 @@ class LLM:
         serves all, or one each. Raises InvalidRequest before any work if a prompt or parameter cannot be served.
 
         An interrupt takes effect before the next step, and leaves no request behind. A second one takes effect at once;
-        where it leaves a step that the device has begun, the engine is of no use, and says so (EngineDead).
+        where it leaves a step that the device has begun, the engine is of no use.
         """
         many = _as_list(prompts)
         encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in many]

@@ -27,7 +27,7 @@ from thranite.engine.stats import EngineStats
 from thranite.engine.step_pace import StepPace
 from thranite.engine.step_time import StepLoad
 from thranite.engine.verdict import verdict
-from thranite.errors import DoesNotFit, EngineDead, InvalidRequest, Rejected
+from thranite.errors import DoesNotFit, InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, SequenceDelta, TokenLogprobs
 
 # A named tuple's own constructor is a function of Python, which takes twice as long.
@@ -59,7 +59,6 @@ class Engine:
         self._sleepy = False  # new requests are refused: it sleeps, or will
         self._asleep = False
         self._in_flight: ScheduledStep | None = None
-        self._torn = False  # whether a step was left after it had turned to the device: they may disagree on what comes
         self._counters: Counter[str] = Counter()
         self._finished: Counter[str] = Counter({reason.value: 0 for reason in FinishReason})
         self._rejected: Counter[str] = Counter({"invalid": 0, "queue_full": 0, "draining": 0, "asleep": 0})
@@ -191,10 +190,7 @@ class Engine:
         return self._pace.plan_at(step.prompt_tokens, step.launched_at)
 
     def step(self) -> list[SequenceDelta]:
-        """One iteration; waits for the device at most one step. Deltas of one call belong to one step. Raises
-        EngineDead where an exception left an earlier call after that had turned to the device."""
-        if self._torn:
-            raise EngineDead("the engine was left inside a step, by an interrupt or an error: it cannot go on")
+        """One iteration; waits for the device at most one step. Deltas of one call belong to one step."""
         started = self._clock()
         deltas = self._expire(started)
         previous, scheduled = self._in_flight, self.scheduler.plan()
@@ -203,7 +199,6 @@ class Engine:
                 raise RuntimeError("the scheduler has work, nothing is in flight, and it plans nothing")
             return deltas
         waited = 0.0
-        self._torn = True
         if scheduled is not None:
             self._counters["steps"] += 1
             self._measurements.planned(scheduled.plan.num_tokens, scheduled.prefills, started)
@@ -219,7 +214,7 @@ class Engine:
         if scheduled is not None and not self.settings.overlap:
             waited += self._collect(scheduled, deltas)
             scheduled = None
-        self._in_flight, self._torn = scheduled, False
+        self._in_flight = scheduled
         self._host_seconds += self._clock() - started - waited
         return deltas
 

@@ -144,7 +144,7 @@ def test_the_sum_is_rounded_once(dtype: torch.dtype) -> None:
     add_dense(x, weight, stream)
     torch.testing.assert_close(stream, exact.to(dtype))
     error, other = (float((y.double() - exact).norm()) for y in (stream, rounded_twice))
-    assert error <= 1.1 * other
+    assert error <= 1.1 * other + 1e-15 * float(exact.norm())  # what stands for exact is rounded, too
 
 
 def test_a_gpu_s_products_that_add_are_those_chosen_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
