@@ -3,7 +3,7 @@
     ThraniteError
     ├── InvalidRequest        a request that can never be served as sent: HTTP 400 with the field's name
     ├── Rejected              a request refused for the engine's state: HTTP 429 or 503, worth a retry
-    ├── EngineDead            the engine ended while requests were open
+    ├── EngineDead            the engine ended while requests were open, or was left inside a step
     └── StartupError          the process cannot serve; carries a stage and an exit code
         ├── ConfigError       options that contradict each other or the machine
         ├── ModelNotFound     no such directory, repository or revision
@@ -46,6 +46,10 @@ class InvalidRequest(ThraniteError):
         self.message = message
         self.param = param
         self.code = code
+
+    def of(self, which: str) -> InvalidRequest:
+        """The same, said of one among several."""
+        return InvalidRequest(f"{which}: {self.message}", self.param, self.code)
 
 
 class Rejected(ThraniteError):

@@ -108,8 +108,8 @@ class LLM:
         A prompt is text, token ids, {"prompt": text} or {"prompt_token_ids": ids}; one or a list. One SamplingParams
         serves all, or one each. Raises InvalidRequest before any work if a prompt or parameter cannot be served.
 
-        An interrupt takes effect before the next step, and leaves no request behind. A second one takes effect at once;
-        where it leaves a step that the device has begun, the engine is of no use.
+        An interrupt takes effect before the next step, and leaves no request behind. A second one takes effect at once.
+        Where it leaves a step half-way, as an error may, all later calls raise EngineDead: make another LLM.
         """
         many = _as_list(prompts)
         encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in many]
@@ -147,10 +147,13 @@ class LLM:
     def embed(self, prompts: Prompt | Sequence[Prompt], *, pooling: Pooling = "last") -> list[list[float]]:
         """Each prompt's final hidden states, pooled and of length 1: the last token's, or the mean of all."""
         encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in _as_list(prompts)]
-        requests = [
-            embedding_request(str(number), ids, pooling, self.info)
-            for ids, number in zip(encoded, self._ids, strict=False)
-        ]
+        requests = _all_made(
+            (
+                embedding_request(str(number), ids, pooling, self.info)
+                for ids, number in zip(encoded, self._ids, strict=False)
+            ),
+            len(encoded),
+        )
         found: dict[str, list[float]] = {}
         with BetweenSteps() as interrupts:
             try:
@@ -181,7 +184,8 @@ class LLM:
         with BetweenSteps() as interrupts:
             try:
                 with _no_collections():
-                    requests = [self._request(ids, p) for ids, p in zip(prompts, params, strict=True)]
+                    made = (self._request(ids, p) for ids, p in zip(prompts, params, strict=True))
+                    requests = _all_made(made, len(prompts))
                     jobs |= {
                         request.request_id: _Job(request, p, text, self._tokenizer)
                         for request, p, text in zip(requests, params, texts, strict=True)
@@ -227,7 +231,8 @@ class LLM:
         """Weights go to host memory and the KV cache is dropped, until `wake_up`. Level 1 is the only one."""
         if level != 1:
             raise InvalidRequest(f"level must be 1, got {level}: weights are kept", "level")
-        self.engine.sleep()
+        with BetweenSteps():  # after an interrupt a step is still to be read
+            self.engine.sleep()
 
     def wake_up(self) -> None:
         """Serve again, with the same results as before. Raises DoesNotFit where others have taken the memory."""
@@ -335,6 +340,19 @@ def _no_collections() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def _all_made(requests: Iterable[EngineRequest], count: int) -> list[EngineRequest]:
+    """All `count` of them, which are made one by one; the first that cannot be served is named by its place."""
+    made: list[EngineRequest] = []
+    try:
+        for request in requests:
+            made.append(request)
+    except InvalidRequest as error:
+        if count == 1:
+            raise
+        raise error.of(f"request {len(made) + 1} of {count}") from error
+    return made
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -14,6 +14,7 @@ import pytest
 from tests.support.null_model import model_directory
 from thranite import LLM, SamplingParams
 from thranite.engine.plan import StepPlan, StepResult
+from thranite.errors import EngineDead
 from thranite.interrupts import BetweenSteps
 
 PROMPTS = [list(range(length)) for length in (40, 33, 7, 21)]
@@ -34,9 +35,15 @@ def handler() -> Iterator[None]:
     assert after is signal.default_int_handler
 
 
-@pytest.fixture
-def llm(tmp_path: Path) -> Iterator[LLM]:
-    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_batched_tokens=128)
+@pytest.fixture(params=[True, False], ids=["overlap", "no-overlap"])
+def llm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LLM]:
+    llm = LLM(
+        model_directory(tmp_path),
+        device="null",
+        skip_tokenizer_init=True,
+        max_num_batched_tokens=128,
+        overlap=request.param,
+    )
     yield llm
     llm.close()
 
@@ -77,15 +84,81 @@ def test_an_interrupt_waits_for_the_step_s_end(
     llm.engine.check_integrity()
 
 
-def test_a_second_one_is_heard_at_once(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice() -> None:
-        interrupt()
-        interrupt()
-        raise AssertionError("the second interrupt was not heard")
+def twice() -> None:
+    interrupt()
+    interrupt()
+    raise AssertionError("the second interrupt was not heard")
 
-    at_call(monkeypatch, llm, "collect", 3, twice)
-    with pytest.raises(KeyboardInterrupt):
-        llm.generate(PROMPTS, PARAMS)
+
+@pytest.mark.parametrize("method", ["launch", "sample", "collect"])
+@pytest.mark.parametrize("call", [0, 3])
+def test_a_second_one_is_heard_at_once_and_the_engine_says_that_it_ended(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, method: str, call: int
+) -> None:
+    with monkeypatch.context() as patch:
+        at_call(patch, llm, method, call, twice)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, PARAMS)
+    assert_ended(llm)
+
+
+def test_so_does_one_whose_plan_was_left_half_made(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first prompt's pages were to be reused by then, and were never written."""
+    grow, count = llm.engine.scheduler.kv.grow, iter(range(100))
+
+    def growing(*given: Any) -> None:
+        if next(count) == 1:
+            twice()
+        grow(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine.scheduler.kv, "grow", growing)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, PARAMS)
+    assert_ended(llm)
+
+
+def assert_ended(llm: LLM) -> None:
+    """What is asked of it afterwards says why, and what to do."""
+    calls: list[Callable[[], object]] = [
+        lambda: llm.generate(PROMPTS, PARAMS),
+        lambda: llm.embed(PROMPTS),
+        lambda: llm.sleep(),
+    ]
+    for call in calls:
+        with pytest.raises(EngineDead, match="another must be made: a step was left half-way by KeyboardInterrupt"):
+            call()
+
+
+@pytest.mark.parametrize("call", [0, 3])
+def test_sleep_comes_after_the_step_that_an_interrupt_left_in_flight(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    expected = tokens(llm)
+    with monkeypatch.context() as patch:
+        at_call(patch, llm, "launch", call, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, PARAMS)
+    llm.sleep()
+    llm.wake_up()
+    assert tokens(llm) == expected
+
+
+def test_an_interrupt_waits_for_the_end_of_falling_asleep(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        at_call(patch, llm, "sleep", 0, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            llm.sleep()
+        woken: list[int] = []
+
+        def waking() -> int:
+            woken.append(0)
+            return 0
+
+        patch.setattr(llm.engine._executor, "wake", waking)
+        llm.wake_up()
+        assert woken, "it slept"
+    assert len(tokens(llm)) == len(PROMPTS)
 
 
 def test_what_is_kept_is_delivered_where_asked_or_at_the_end() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.null_model import model_directory
 from thranite import LLM, SamplingParams
 from thranite.engine.plan import StepPlan
-from thranite.errors import InvalidRequest
+from thranite.errors import EngineDead, InvalidRequest
 from thranite.request import EngineRequest
 
 PROMPTS = [list(range(index, index + 40)) for index in range(30)]
@@ -45,11 +45,23 @@ def test_the_first_step_is_launched_before_all_are_queued(llm: LLM, monkeypatch:
 
 @pytest.mark.parametrize("wrong", [[1, -1], [10**6], [2**40], []])
 def test_nothing_is_begun_where_the_last_prompt_is_refused(llm: LLM, wrong: list[int]) -> None:
-    with pytest.raises(InvalidRequest, match=r"not in the vocabulary|at least one token"):
+    with pytest.raises(InvalidRequest, match=r"^request 31 of 31: .*(not in the vocabulary|at least one token)"):
         llm.generate([*PROMPTS, wrong], PARAMS)
     stats = llm.engine.stats()
     assert (stats.requests_received_total, stats.steps_total) == (0, 0)
     assert gc.isenabled()
+
+
+def test_of_several_the_one_that_is_refused_is_named(llm: LLM) -> None:
+    wide = SamplingParams(max_tokens=3, n=llm.info.max_num_seqs + 1)
+    with pytest.raises(InvalidRequest, match=r"^request 2 of 3: n is ") as refused:
+        llm.generate(PROMPTS[:3], [PARAMS, wide, PARAMS])
+    assert refused.value.param == "n"
+    with pytest.raises(InvalidRequest, match=r"^request 3 of 3: token id -1 "):
+        llm.embed([*PROMPTS[:2], [-1]])
+    with pytest.raises(InvalidRequest, match=r"^token id -1 "):
+        llm.generate([-1], PARAMS)
+    assert llm.engine.stats().requests_received_total == 0
 
 
 def test_a_prompt_cut_to_its_end_may_have_held_anything(llm: LLM) -> None:
@@ -58,11 +70,14 @@ def test_a_prompt_cut_to_its_end_may_have_held_anything(llm: LLM) -> None:
 
 
 def fail(llm: LLM, monkeypatch: pytest.MonkeyPatch, method: str, by: Callable[..., Any]) -> None:
-    """A batch that the engine's method interrupts; nothing of it is left."""
+    """A batch that the engine's method interrupts."""
     with monkeypatch.context() as patch:
         patch.setattr(llm.engine, method, by)
         with pytest.raises(KeyboardInterrupt):
             llm.generate(PROMPTS, PARAMS)
+
+
+def prove_nothing_is_left(llm: LLM) -> None:
     while llm.engine.has_work:
         assert llm.engine.step() == []
     llm.engine.check_integrity()
@@ -70,10 +85,7 @@ def fail(llm: LLM, monkeypatch: pytest.MonkeyPatch, method: str, by: Callable[..
     assert (stats.requests_waiting, stats.requests_running) == (0, 0)
 
 
-@pytest.mark.parametrize("nth", [1, 2, 6, 9])
-def test_an_interrupt_while_requests_are_queued_spoils_nothing(
-    llm: LLM, monkeypatch: pytest.MonkeyPatch, nth: int
-) -> None:
+def interrupt_queueing(llm: LLM, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
     add, count = llm.engine.add, iter(range(1, 100))
 
     def interrupted(request: EngineRequest, arrival: float) -> None:
@@ -82,7 +94,22 @@ def test_an_interrupt_while_requests_are_queued_spoils_nothing(
         add(request, arrival)
 
     fail(llm, monkeypatch, "add", interrupted)
+
+
+def test_an_interrupt_before_the_first_step_spoils_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_queueing(llm, monkeypatch, 1)
+    prove_nothing_is_left(llm)
     assert len(llm.generate(PROMPTS, PARAMS)) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("nth", [2, 6, 9])
+def test_an_interrupt_while_a_step_queues_requests_ends_the_engine(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """Its plan is half-made: pages are indexed for reuse that nobody has written."""
+    interrupt_queueing(llm, monkeypatch, nth)
+    with pytest.raises(EngineDead, match="half-way by KeyboardInterrupt"):
+        llm.generate(PROMPTS, PARAMS)
 
 
 def test_prompts_may_be_iterators(llm: LLM) -> None:
@@ -112,6 +139,7 @@ def test_a_failed_batch_leaves_no_request(llm: LLM, monkeypatch: pytest.MonkeyPa
         return step()
 
     fail(llm, monkeypatch, "step", failing)
+    prove_nothing_is_left(llm)
     assert llm.engine.stats().requests_received_total < len(PROMPTS)
     assert gc.isenabled()
     assert len(llm.generate(PROMPTS, PARAMS)) == len(PROMPTS)

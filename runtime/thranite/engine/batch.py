@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from thranite.engine.engine import Engine
+from thranite.errors import InvalidRequest
 from thranite.request import EngineRequest
 
 
@@ -13,8 +14,9 @@ class Batch:
     """Feeds an engine's queue whenever a step looks for a request and none waits. One at a time an engine.
 
     A step takes waiting requests strictly in order, so its steps are those of a queue that held all from the start.
-    They have one priority, and `Engine.add` takes each of them; what it raises, if it does, `Engine.step` raises.
-    Whatever happens, the caller ends the batch, and aborts its requests where they have not ended.
+    They have one priority, and ids that differ. Each is checked before any is queued: what `Engine.add` then raised in
+    the midst of a step would end the engine. Whatever happens, the caller ends the batch, and aborts its requests where
+    they have not ended.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -24,11 +26,16 @@ class Batch:
 
     def add(self, requests: Iterable[EngineRequest], step_tokens: int | None = None) -> None:
         """`step_tokens`: of a step at most, until the batch ends, if fewer than the settings'. Raises what `Engine.add`
-        raises."""
+        raises, and says of which request."""
         if step_tokens is not None:
             self._engine.scheduler.step_tokens = step_tokens
         self._arrival = self._engine.now
         self._coming.extend(requests)
+        for request in self._coming:
+            try:
+                self._engine.check(request)
+            except InvalidRequest as error:
+                raise error.of(f"request {request.request_id!r}") from error
         if any(request.grammar is not None for request in self._coming):  # they compile while their requests wait
             while self._coming:
                 self._queue_next()

@@ -20,10 +20,12 @@ from thranite.engine.plan import Executor
 from thranite.engine.prompt_pooling import add_pooled, take_embedding
 from thranite.engine.prompt_scores import add_prompt_logprobs, take_prompt_logprobs
 from thranite.engine.prompt_share import PromptShare
+from thranite.engine.request_check import check_request
 from thranite.engine.scheduler import ScheduledStep, Scheduler
 from thranite.engine.sequence import RequestState, Sequence, State
 from thranite.engine.settings import EngineSettings
 from thranite.engine.stats import EngineStats
+from thranite.engine.step_guard import StepGuard
 from thranite.engine.step_pace import StepPace
 from thranite.engine.step_time import StepLoad
 from thranite.engine.verdict import verdict
@@ -59,6 +61,7 @@ class Engine:
         self._sleepy = False  # new requests are refused: it sleeps, or will
         self._asleep = False
         self._in_flight: ScheduledStep | None = None
+        self._guard = StepGuard()
         self._counters: Counter[str] = Counter()
         self._finished: Counter[str] = Counter({reason.value: 0 for reason in FinishReason})
         self._rejected: Counter[str] = Counter({"invalid": 0, "queue_full": 0, "draining": 0, "asleep": 0})
@@ -83,7 +86,7 @@ class Engine:
         """
         self._counters["received"] += 1
         try:
-            self._check(request)
+            self.check(request)
         except InvalidRequest:
             self._rejected["invalid"] += 1
             raise
@@ -104,41 +107,31 @@ class Engine:
         """Refuse new requests for the sake of sleep, or take them again. Open ones go on."""
         self._sleepy = sleepy
 
-    def _check(self, request: EngineRequest) -> None:
-        limits, length = self.settings, len(request.prompt_token_ids)
+    def check(self, request: EngineRequest) -> None:
+        """Raise what `add` would raise now."""
+        self._guard.check()
         if request.request_id in self._requests:
             raise InvalidRequest(f"request id {request.request_id!r} is already in use", "request_id")
-        if length == 0:
-            raise InvalidRequest("the prompt is empty: it needs at least one token", "prompt")
-        if length >= limits.max_model_len:
-            raise InvalidRequest(
-                f"the prompt has {length} tokens; at most {limits.max_model_len - 1} leave room for output "
-                f"within the maximum length of {limits.max_model_len}",
-                "prompt",
-                "context_length_exceeded",
-            )
-        if not 0 <= min(request.prompt_token_ids) <= max(request.prompt_token_ids) < limits.vocab_size:
-            raise InvalidRequest(f"the prompt holds a token id outside 0 to {limits.vocab_size - 1}", "prompt")
-        if request.params.n > limits.max_num_seqs:
-            raise InvalidRequest(f"n is {request.params.n}; at most {limits.max_num_seqs} sequences run at once", "n")
-        if request.grammar is not None and limits.grammars is None:
-            raise InvalidRequest("this engine runs without a tokenizer, which grammars need", "structured_outputs")
+        check_request(request, self.settings)
         if self._draining:
             raise Rejected("the server is draining: it takes no new requests", "draining")
         if self._sleepy:
             raise Rejected("the model is asleep", "asleep")
         self._observe_queue(self._clock())
-        queue = self.scheduler.queue
-        check_room(limits.queue_limits, Amount(len(queue), queue.tokens), length, request.priority, self._drain_rate)
+        limits, queue, length = self.settings.queue_limits, self.scheduler.queue, len(request.prompt_token_ids)
+        check_room(limits, Amount(len(queue), queue.tokens), length, request.priority, self._drain_rate)
 
     def _observe_queue(self, now: float) -> None:
         queue = self.scheduler.queue
         self._drain_rate.observe(Amount(queue.left_requests, queue.left_tokens), now)
 
     def abort(self, request_id: str) -> None:
-        """End a request without a further delta. Unknown ids are ignored: it may have just finished."""
+        """End a request without a further delta. Unknown ids are ignored: it may have just finished.
+
+        So are all where a step was left half-way: what was left holds together no more.
+        """
         parent = self._requests.get(request_id)
-        if parent is not None:
+        if parent is not None and not self._guard.inside:
             self._end(parent, FinishReason.ABORT)
 
     def stop(self, request_id: str, index: int) -> None:
@@ -190,7 +183,14 @@ class Engine:
         return self._pace.plan_at(step.prompt_tokens, step.launched_at)
 
     def step(self) -> list[SequenceDelta]:
-        """One iteration; waits for the device at most one step. Deltas of one call belong to one step."""
+        """One iteration; waits for the device at most one step. Deltas of one call belong to one step.
+
+        Once an exception has left it, whichever that was, it raises EngineDead with the cause, as `add` and `sleep` do.
+        """
+        with self._guard:
+            return self._step()
+
+    def _step(self) -> list[SequenceDelta]:
         started = self._clock()
         deltas = self._expire(started)
         previous, scheduled = self._in_flight, self.scheduler.plan()
@@ -373,6 +373,9 @@ class Engine:
         sleeps already."""
         if self._asleep:
             return 0
+        self._guard.check()
+        if not self._requests and self._in_flight is not None:
+            self.step()  # whose requests were aborted
         if self._requests or self.has_work:
             raise RuntimeError(f"asked to sleep with {len(self._requests)} open requests")
         self.set_sleepy(True)
@@ -391,4 +394,5 @@ class Engine:
 
     def close(self) -> None:
         """Free the device. Open requests are the caller's to answer."""
+        self._guard.forget_cause()
         self._executor.close()

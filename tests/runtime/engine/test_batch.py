@@ -10,11 +10,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.runtime.engine.test_engine_properties import engine_settings, requests
-from tests.support.paged_executor import PagedExecutor, settings
+from tests.runtime.engine.test_held_constraints import Maker
+from tests.support.paged_executor import VOCAB, PagedExecutor, settings
 from thranite.engine.batch import Batch
 from thranite.engine.engine import Engine
 from thranite.engine.plan import StepPlan
-from thranite.errors import Rejected
+from thranite.errors import InvalidRequest, Rejected
 from thranite.request import EngineRequest, Grammar, SequenceDelta
 from thranite.sampling_params import TokenParams
 
@@ -59,7 +60,7 @@ def test_the_first_step_waits_for_what_it_has_room_for() -> None:
 
 
 def test_requests_with_grammars_wait_in_the_queue_where_they_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(settings(), PagedExecutor(settings()))
+    engine = Engine(settings(grammars=Maker()), PagedExecutor(settings()))
     added: list[str] = []
     monkeypatch.setattr(engine, "add", lambda request, arrival: added.append(request.request_id))
     first, second, third = waiting(3)
@@ -79,6 +80,33 @@ def test_what_is_left_of_a_cancelled_batch_is_not_queued() -> None:
         assert engine.step() == []
     engine.check_integrity()
     assert engine.stats().requests_received_total == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        (EngineRequest("wrong", (1, 2), TokenParams(4, seed=0, n=9)), "n"),
+        (EngineRequest("wrong", (1, VOCAB), TokenParams(4, seed=0)), "prompt"),
+        (EngineRequest("wrong", (1,) * 64, TokenParams(4, seed=0)), "prompt"),
+        (EngineRequest("wrong", (), TokenParams(4, seed=0)), "prompt"),
+        (EngineRequest("wrong", (1,), TokenParams(4, seed=0), grammar=Grammar("g")), "structured_outputs"),
+    ],
+)
+def test_a_later_request_that_can_never_run_is_refused_by_name_before_any_runs(
+    wrong: EngineRequest, param: str
+) -> None:
+    engine, feed = Engine(settings(), PagedExecutor(settings())), waiting(6)
+    batch = Batch(engine)
+    with pytest.raises(InvalidRequest, match="request 'wrong': ") as refused:
+        batch.add([*feed, wrong])
+    assert refused.value.param == param
+    batch.end()
+    assert not engine.has_work
+    assert engine.stats().requests_received_total == 0
+    Batch(engine).add(feed)
+    while engine.has_work:
+        engine.step()
+    assert engine.stats().requests_finished_total["length"] == len(feed)
 
 
 def test_an_engine_that_takes_nothing_refuses_a_batch() -> None:
