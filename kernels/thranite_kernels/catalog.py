@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from . import hopper_gemm
 from .all_reduce import one_shot_all_reduce_launch, two_shot_all_reduce_launch
 from .all_reduce_norm import two_shot_all_reduce_norm_launch
 from .attention import HEAD_SIZES
@@ -64,6 +65,8 @@ def elementwise_entries() -> Iterator[Entry]:
         for residual, one_plus in ((None, False), (x, False), (x, True)):
             launch = rms_norm_launch(x, x[0], 1e-6, residual=residual, one_plus=one_plus, out=x)
             yield Entry(f"rms_norm {width} {'residual' if residual is not None else ''} {one_plus=}", launch)
+        parts = _meta(2, 8, width, dtype=torch.float32)
+        yield Entry(f"rms_norm {width} of parts", rms_norm_launch(parts, x[0], 1e-6, residual=x, one_plus=False, out=x))
     kinds: tuple[Activation, ...] = ("silu", "gelu", "gelu_tanh")
     for kind in kinds:
         yield Entry(f"glu {kind}", glu_launch(_meta(8, 6144), kind, out=_meta(8, 3072)))
@@ -136,7 +139,7 @@ def sampler_entries() -> Iterator[Entry]:
 
 
 def gemm_entries(target: Target) -> Iterator[Entry]:
-    """skinny_gemm and stream_gemm at linears of two models, for one row and for several; fused products."""
+    """The products for few rows at linears of two models; fused products."""
     yield from fused_entries()
     for width, depth in ((6144, 4096), (4096, 14336), (4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072)):
         scratch = GemmScratch.allocate(width, "meta")
@@ -154,6 +157,21 @@ def gemm_entries(target: Target) -> Iterator[Entry]:
             _meta(8, depth), _meta(width, depth), partial, bias=None, out=_meta(8, width), target=target
         )
         yield Entry(f"stream_gemm N{width} K{depth}", launch)
+    if target.capability == hopper_gemm.CAPABILITY:
+        yield from hopper_entries(target)
+
+
+def hopper_entries(target: Target) -> Iterator[Entry]:
+    """A layer of llama-8b: plain, in parts, and gated."""
+    kinds = ((6144, 4096, False, False), (4096, 14336, True, False), (14336, 4096, False, True))
+    for rows in hopper_gemm.ROW_BLOCKS:
+        for width, depth, parts, gated in kinds:
+            tiles = hopper_gemm.hopper_tiles(rows, width, depth, target, parts=parts, gated=gated)
+            assert tiles is not None
+            x, weight = _meta(rows, depth), _meta(width * (2 if gated else 1), depth)
+            out = _meta(2, rows, width, dtype=torch.float32) if parts else _meta(rows, width)
+            launch = hopper_gemm.hopper_gemm_launch(x, weight, tiles, out=out)
+            yield Entry(f"hopper_gemm M{rows} N{width} K{depth} {tiles}", launch)
 
 
 def fused_entries() -> Iterator[Entry]:

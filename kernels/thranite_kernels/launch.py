@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -108,6 +109,32 @@ def tensor_map(base: torch.Tensor, shape: list[int], strides: list[int], block: 
     if _recorder is not None:  # a tensor without memory has no address to check
         base = torch.empty(0, dtype=base.dtype, device="meta")
     return TensorDescriptor(base, shape, strides, block)
+
+
+def swizzled_map(matrix: torch.Tensor, block: list[int]) -> Any:
+    """The same for kernels in Gluon, of a 16-bit matrix: swizzled in shared memory as wgmma reads it."""
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    base = matrix if _recorder is None else _Nowhere(matrix.dtype)
+    return TensorDescriptor(base, list(matrix.shape), list(matrix.stride()), block, swizzled_layout())
+
+
+@dataclass(frozen=True, slots=True)
+class _Nowhere:
+    """Stands for a tensor without memory, whose address torch may refuse to tell."""
+
+    dtype: torch.dtype
+
+    def data_ptr(self) -> int:
+        return 0
+
+
+@cache
+def swizzled_layout() -> Any:
+    """Of 16-bit tiles in shared memory, by 128 bytes."""
+    from triton.experimental.gluon.language import NVMMASharedLayout
+
+    return NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 
 
 class _NoDevice:

@@ -26,6 +26,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 KNOWN_VERSIONS = ("3.6", "3.7", "3.8", "3.9")
 """Those of Triton that are known to launch in this way; any other makes all launches."""
 
+GLUON_MAP = ("triton.experimental.gluon.nvidia.hopper", "TensorDescriptor")
+"""By name: Gluon takes its time to load, and few processes need it."""
+
 NO_VARIANT: tuple[Any, ...] = ()
 """For launches that are Triton's to make each time."""
 
@@ -93,8 +96,8 @@ class _Source:
     four times as long.
 
     Triton tells variants by a tensor's type and whether its address is a multiple of 16; by an integer's width, whether
-    it is 1, and whether it is a multiple of 16; by a tensor map's type and block. Integers of more than 31 bits and
-    negative ones are left to it.
+    it is 1, and whether it is a multiple of 16; by a tensor map's type, block and, in Gluon, layout. Integers of more
+    than 31 bits and negative ones are left to it.
     """
 
     addresses: list[str] = field(default_factory=list)  # statements
@@ -119,6 +122,8 @@ class _Source:
                 self.facts.append(f"1 if {name} == 1 else {name} & 15 and 2")
         elif kind is TensorDescriptor:
             self.facts += [f"{name}.base.dtype", f"tuple({name}.block_shape)"]
+        elif (kind.__module__, kind.__name__) == GLUON_MAP:
+            self.facts += [f"{name}.base.dtype", f"tuple({name}.block_shape)", f"{name}.layout"]
         elif kind not in (float, bool, NoneType):
             return False
         self.passed.append(name)

@@ -30,8 +30,12 @@ def rms_norm(
     one_plus: bool = False,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Normalise the rows of `x` [T, N] (any row stride); `residual` [T, N] is updated in place. Returns [T, N]."""
-    out = torch.empty_like(x) if out is None else out
+    """Normalise the rows of `x` [T, N] (any row stride); `residual` [T, N] is updated in place. Returns [T, N].
+
+    `x` may be fp32 [parts, T, N], of which the sum over parts, rounded to the residual's type, is meant.
+    """
+    if out is None:
+        out = torch.empty_like(x if x.dim() == 2 or residual is None else residual)
     rms_norm_launch(x, weight, eps, residual=residual, one_plus=one_plus, out=out).run()
     return out
 
@@ -46,14 +50,17 @@ def rms_norm_launch(
     out: torch.Tensor,
 ) -> Launch:
     """The launch behind `rms_norm`: one program per row, about 8 to 16 elements a thread."""
-    rows, width = x.shape
-    stride_x, step_x = x.stride()
+    parts = x.shape[0] if x.dim() == 3 else 1
+    rows, width = x.shape[-2:]
+    stride_x, step_x = x.stride()[-2:]
     stride_y, step_y = out.stride()
     stride_r, step_r = (0, 1) if residual is None else residual.stride()
     require(step_x == step_y == 1, "rms_norm: rows must be contiguous")
     require(weight.shape == (width,) and weight.is_contiguous(), "rms_norm: weight must be [N]")
-    require(step_r == 1 and (residual is None or residual.shape == x.shape), "rms_norm: residual layout")
-    constants, num_warps = _fixed(width, residual is not None, one_plus, overlaps(x))
+    require(step_r == 1 and (residual is None or residual.shape == (rows, width)), "rms_norm: residual layout")
+    require(out.shape == (rows, width), "rms_norm: parts are added for a residual")
+    require(x.dim() == 2 or x.is_contiguous(), "rms_norm: parts must be contiguous")
+    constants, num_warps = _fixed(width, parts, residual is not None, one_plus, overlaps(x))
     return Launch(
         rms_norm_kernel,
         (rows,),
@@ -66,6 +73,7 @@ def rms_norm_launch(
             "y_ptr": out,
             "stride_y": stride_y,
             "eps": eps,
+            "rows": rows,
         },
         constants,
         num_warps=num_warps,
@@ -73,11 +81,11 @@ def rms_norm_launch(
 
 
 @lru_cache(maxsize=1024)
-def _fixed(width: int, residual: bool, one_plus: bool, pdl: bool) -> tuple[Mapping[str, int], int]:
+def _fixed(width: int, parts: int, residual: bool, one_plus: bool, pdl: bool) -> tuple[Mapping[str, int], int]:
     """Constants and warps."""
     require(width <= MAX_WIDTH, f"rms_norm: rows wider than {MAX_WIDTH} are not supported")
     block = next_power_of_2(width)
-    constants = {"N": width, "BLOCK": block, "RESIDUAL": residual, "ONE_PLUS": one_plus, "PDL": pdl}
+    constants = {"N": width, "BLOCK": block, "PARTS": parts, "RESIDUAL": residual, "ONE_PLUS": one_plus, "PDL": pdl}
     return constants, min(max(block // 512, 1), 16)
 
 
@@ -90,13 +98,14 @@ def rms_norm_reference(
     one_plus: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`(y, updated residual)` in torch, statistics in fp32, nothing written in place."""
-    h = x.float()
+    dtype = x.dtype if residual is None else residual.dtype
+    h = x.float() if x.dim() == 2 else x.sum(0).to(dtype).float()
     added = None
     if residual is not None:
         added = (h + residual.float()).to(residual.dtype)
         h = added.float()
     scale = torch.rsqrt(h.square().mean(-1, keepdim=True) + eps)
-    return (h * scale * (weight.float() + (1.0 if one_plus else 0.0))).to(x.dtype), added
+    return (h * scale * (weight.float() + (1.0 if one_plus else 0.0))).to(dtype), added
 
 
 def rms_norm_work(rows: int, width: int, itemsize: int = 2, *, residual: bool = False) -> Work:

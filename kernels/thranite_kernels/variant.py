@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .launch import Launch
+from .launch import Launch, swizzled_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Map:
 
     dtype: torch.dtype
     block: tuple[int, ...]
+    swizzled: bool  # `launch.swizzled_map`'s
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def representative(parameter: Any, value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return 1 if told and value == 1 else _least(value) + (0 if by_alignment and value % 16 == 0 else 1)
     if hasattr(value, "block_shape"):
-        return Map(value.base.dtype, tuple(value.block_shape))
+        return Map(value.base.dtype, tuple(value.block_shape), hasattr(value, "layout"))
     return value
 
 
@@ -102,6 +103,8 @@ def _least(value: int) -> int:
 def _argument(value: Any) -> Any:
     if not isinstance(value, Map):
         return value
+    if value.swizzled:
+        return swizzled_map(torch.empty(512, 512, dtype=value.dtype, device="meta"), list(value.block))
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     rank = len(value.block)

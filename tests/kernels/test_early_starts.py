@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from thranite_kernels.hopper_gemm import HopperTiles
 from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
 from thranite_kernels.prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs_launch
@@ -54,6 +55,18 @@ def test_streaming_products_copy_weights_and_then_wait_for_x() -> None:
     copies = positions(lines, r"cp\.async\.bulk\.tensor")
     assert sum(copy < wait for copy in copies) == STREAM.num_stages - 1
     assert min(positions(lines, READ + r"|cp\.async\.c[ag]")) > wait
+
+
+def test_products_on_hopper_fill_their_stages_and_then_wait_for_x() -> None:
+    """First copies of weights, a box of 32 and one of 16 rows a panel, then the wait, then x's."""
+    lines = ptx("hopper_gemm M64 N6144")
+    (wait,) = positions(lines, r"griddepcontrol\.wait")
+    copies = positions(lines, r"cp\.async\.bulk\.tensor")
+    tiles = HopperTiles(48)
+    panels = tiles.panels * tiles.stages(64)
+    assert sum(copy < wait for copy in copies) == 2 * panels
+    assert sum(copy > wait for copy in copies) == panels + 3 * tiles.panels
+    assert positions(lines, r"griddepcontrol\.launch_dependents")[0] < copies[0]
 
 
 def test_decode_reads_lists_before_it_waits() -> None:

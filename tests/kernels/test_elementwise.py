@@ -27,6 +27,21 @@ def test_rms_norm(device: str, dtype: torch.dtype, rows: int, width: int, residu
         assert_close(stream, added, name="residual")  # the interpreter truncates to bf16, so not bit for bit
 
 
+@pytest.mark.parametrize(("parts", "rows", "width"), [(2, 3, 96), (3, 2, 1000)])
+def test_rms_norm_adds_parts(device: str, parts: int, rows: int, width: int) -> None:
+    """A product's halves: their sum is rounded as the product's result would be, before the stream is added."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float16
+    x, weight = torch.randn(parts, rows, width, device=device), torch.randn(width, device=device).to(dtype)
+    stream = torch.randn(rows, width, device=device).to(dtype)
+    expected, added = rms_norm_reference(x, weight, residual=stream)
+    same, _ = rms_norm_reference(x.sum(0).to(dtype), weight, residual=stream)
+    actual = rms_norm(x, weight, residual=stream)
+    assert_close(actual, expected)
+    assert torch.equal(expected, same)
+    assert added is not None
+    assert torch.equal(stream, added)
+
+
 def test_rms_norm_reads_strided_rows(device: str) -> None:
     """A slice of a wider projection, as full-width q/k norms need it."""
     wide = torch.randn(5, 300, device=device)

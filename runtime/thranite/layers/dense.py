@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 SKINNY_ROWS = 8
 # On a GPU, up to this many elements of weight, `skinny_gemm` is level with cuBLAS or ahead (H200, bf16, Qwen3-0.6B's
 # layer: 17.5 against 30.9 µs for 1 row, 21.4 against 24.0 µs for 8). Beyond it `stream_gemm` is, as it begins early
-# (H100, a layer of llama-8b: 215 against 222 µs for 1 row, 220 against 227 µs for 16); for 32 rows cuBLAS leads
-# (H200: 128 against 134 µs, and 129 against 150 for 64).
+# (H100, a layer of llama-8b: 215 against 222 µs for 1 row, 220 against 227 µs for 16), and on Hopper `hopper_gemm`
+# for up to 64 rows (H200, all of a layer but attention: 110, 118, 124 µs for 16, 32, 64 rows; cuBLAS 125, 130, 134).
 SKINNY_GPU_ELEMENTS = 10_000_000
 SKINNY_GPU_ROWS = 16
+HOPPER_ROWS = 64
 COMPARED_ELEMENTS = 8_000_000  # of a weight: qwen3-0.6b's layers', of up to 6 million, gained nothing on an H200
 STREAM_WIDTH = 1 << 20  # most rows of a weight: no vocabulary is larger
 HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -50,16 +51,37 @@ def add_dense(x: Tensor, weight: Tensor, stream: Tensor) -> None:
         product_by_rule(x, weight, stream)
 
 
+def dense_parts(x: Tensor, weight: Tensor) -> Tensor | None:
+    """x [T, K], weight [N, K] → fp32 [parts, T, N], whose sum over the parts is x Wᵀ, for `rms_norm` to add. None:
+    there is nothing to gain."""
+    return _hopper_product(x, weight, parts=True)
+
+
+def gated_dense(x: Tensor, weight: Tensor) -> Tensor | None:
+    """x [T, K], weight [2 N, K] → silu of the first half's product times the second's, [T, N]; None: not in one."""
+    return _hopper_product(x, weight, gated=True)
+
+
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """A GPU's product for few rows, in a 16-bit type; None: cuBLAS is to take it."""
-    if x.shape[0] > SKINNY_GPU_ROWS or weight.dtype not in HALF_TYPES:
-        return None
+    own = _hopper_product(x, weight) if bias is None else None
+    if own is not None or x.shape[0] > SKINNY_GPU_ROWS or weight.dtype not in HALF_TYPES:
+        return own
     from thranite_kernels.skinny_gemm import skinny_gemm
     from thranite_kernels.stream_gemm import stream_gemm, streams
 
     if weight.numel() <= SKINNY_GPU_ELEMENTS:
         return skinny_gemm(x, weight, gemm_scratch(weight.device), bias=bias)
     return stream_gemm(x, weight, stream_scratch(weight.device), bias=bias) if streams(x, weight) else None
+
+
+def _hopper_product(x: Tensor, weight: Tensor, *, parts: bool = False, gated: bool = False) -> Tensor | None:
+    if not x.is_cuda or x.shape[0] > HOPPER_ROWS or weight.numel() <= SKINNY_GPU_ELEMENTS:
+        return None
+    from thranite_kernels.hopper_gemm import hopper_gemm, tiles_for
+
+    tiles = tiles_for(x, weight, parts=parts, gated=gated)
+    return None if tiles is None or (parts and tiles.parts == 1) else hopper_gemm(x, weight, tiles)
 
 
 def cublas_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

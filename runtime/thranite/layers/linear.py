@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thranite.layers.communicator import ALONE, Communicator
-from thranite.layers.dense import add_dense, dense
+from thranite.layers.dense import add_dense, dense, dense_parts, gated_dense
 from thranite.layers.module import Module
 from thranite.models.partition import Cut
 
@@ -49,6 +49,12 @@ class LinearMethod(Protocol):
         """Add the result, without a bias, to `stream` [T, out_features] within the product. False, and nothing done,
         where the method cannot."""
 
+    def parts(self, linear: Linear, x: Tensor) -> Tensor | None:
+        """The result, without a bias, as fp32 [parts, T, out_features] for a norm to add; None: `apply` is as quick."""
+
+    def gated(self, linear: Linear, x: Tensor) -> Tensor | None:
+        """SiLU of the result's first half times its second, [T, out_features / 2]; None: not in one kernel."""
+
 
 class UnquantizedMethod:
     """Weights as the checkpoint has them."""
@@ -72,6 +78,12 @@ class UnquantizedMethod:
     def add(self, linear: Linear, x: Tensor, stream: Tensor) -> bool:
         add_dense(x, linear.weight, stream)
         return True
+
+    def parts(self, linear: Linear, x: Tensor) -> Tensor | None:
+        return dense_parts(x, linear.weight)
+
+    def gated(self, linear: Linear, x: Tensor) -> Tensor | None:
+        return gated_dense(x, linear.weight)
 
 
 class Linear(Module):
@@ -121,7 +133,14 @@ class Linear(Module):
         return self.method.apply(self, x)
 
     def add_to(self, stream: Tensor, x: Tensor) -> Tensor | None:
-        """What is left to add to `stream` [T, out_features] of y; None if the product has added all of it, as it does
-        for many rows."""
-        adds = len(x) >= ADDING_ROWS and not self.partial and not self.has_bias
-        return None if adds and self.method.add(self, x, stream) else self.method.apply(self, x)
+        """What is left to add to `stream` [T, out_features] of y, as `RMSNorm.after_adding` takes it; None if the
+        product has added all of it, as it does for many rows."""
+        whole = not self.partial and not self.has_bias
+        if whole and len(x) >= ADDING_ROWS and self.method.add(self, x, stream):
+            return None
+        parts = self.method.parts(self, x) if whole else None
+        return self.method.apply(self, x) if parts is None else parts
+
+    def gated(self, x: Tensor) -> Tensor | None:
+        """SiLU of y's first half times its second; None: not in one kernel."""
+        return None if self.has_bias else self.method.gated(self, x)

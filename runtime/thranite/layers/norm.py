@@ -38,8 +38,9 @@ class RMSNorm(Module):
         return rms_norm(x, self.shape, self.weight, self.eps)
 
     def after_adding(self, added: Tensor | None, x: Tensor, ranks: Communicator = ALONE) -> Tensor:
-        """Normalise x + added; the sum is kept in x. `ranks`: those of which each holds a part of `added`. One kernel
-        on a GPU, with the sum over ranks where that pays; then x may be kept up in some rows only (`Communicator`)."""
+        """Normalise x + added; the sum is kept in x. `added`: [T, size]; or on a GPU, for a model that is not split,
+        fp32 [parts, T, size], to be added up. `ranks`: those of which each holds a part of `added`. One kernel on a
+        GPU, with the sum over ranks where that pays; then x may be kept up in some rows only (`Communicator`)."""
         if added is None:
             return self(x)  # type: ignore[no-any-return]
         fused = ranks.all_reduce_norm(added, x, self.weight, self.eps)

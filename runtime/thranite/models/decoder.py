@@ -19,7 +19,7 @@ from thranite.layers.linear import Linear, LinearMethod, UnquantizedMethod
 from thranite.layers.module import Module
 from thranite.layers.norm import RMSNorm
 from thranite.models.partition import Cut, Rank, rank_spec, vocabulary_rows, whole
-from thranite.models.spec import LayerSpec, ModelSpec
+from thranite.models.spec import Activation, LayerSpec, ModelSpec
 
 
 class Builder:
@@ -104,7 +104,8 @@ class MLP(Module):
 
     def inner(self, x: Tensor) -> Tensor:
         """What `down` is to multiply."""
-        return gated(self.activation, self.gate_up(x))
+        fused = self.gate_up.gated(x) if self.activation is Activation.SILU else None
+        return gated(self.activation, self.gate_up(x)) if fused is None else fused
 
 
 class DecoderLayer(Module):
@@ -126,7 +127,8 @@ class DecoderLayer(Module):
         self, x: Tensor, added: Tensor | None, batch: AttentionBatch, backend: AttentionBackend
     ) -> Tensor | None:
         """x [T, hidden] is the residual stream, updated in place; `added`, what the layer before left to add, goes into
-        it first. Returns what this layer leaves, without sandwich norms not yet summed over the ranks."""
+        it first (`RMSNorm.after_adding`). Returns what this layer leaves, without sandwich norms not yet summed over
+        the ranks."""
         return self.after_attention(x, self.attended(x, added, batch, backend))
 
     def attended(self, x: Tensor, added: Tensor | None, batch: AttentionBatch, backend: AttentionBackend) -> Tensor:

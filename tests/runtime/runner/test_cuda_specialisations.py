@@ -24,6 +24,7 @@ from thranite.runner import cuda_warm_up
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
 from thranite.sampling_params import TokenParams
+from thranite_kernels.hopper_gemm import ROW_BLOCKS
 from thranite_kernels.target import FUSED_BOUNDS, Target
 from thranite_kernels.variant import Variant, representative
 
@@ -170,14 +171,15 @@ def test_fused_products_of_any_number_of_rows(gpu: Variants) -> None:
     assert kinds["norm_gemm_kernel"] == kinds["gemm_add_kernel"] == 2 * reached > 0
 
 
-def test_streaming_products_of_any_number_of_rows(gpu: Variants) -> None:
-    """As above; four weights of a layer and the head."""
+def test_products_of_any_few_rows(gpu: Variants) -> None:
+    """As above; four weights of a layer by Hopper's kernel, and the head."""
     ready = Ready(gpu, SHALLOW["llama-8b"], "bfloat16", max_model_len=LONG, max_num_seqs=64, eager=True)
     for rows in range(1, 80, 7):
         ready.run([rows], max_tokens=1)
         assert not ready.missing, rows
     kinds = Counter(variant.kernel for variant in gpu)
-    assert kinds["stream_gemm_kernel"] >= 4
+    assert kinds["hopper_gemm_kernel"] == 4 * len(ROW_BLOCKS)
+    assert kinds["stream_gemm_kernel"] == 1
 
 
 def test_a_variant_that_was_not_warmed_up_is_noticed(gpu: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
