@@ -17,7 +17,7 @@ from thranite_kernels.target import COMPILE_TARGETS, SHARED_LIMIT, Target
 ROOT = Path(__file__).parents[2]
 
 
-HALVES = (("elementwise", "sampler", "gemm", "decode"), ("prefill",))
+HALVES = (("elementwise", "sampler"), ("gemm", "decode", "prefill"))
 """Parts that take about equally long; the two processes of one target."""
 
 

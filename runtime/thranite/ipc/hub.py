@@ -74,6 +74,7 @@ class Hub:
         self._listener: socket.socket | None = None
         self._outbox: deque[tuple[int | None, Message]] = deque()
         self._waker, self._wakee = socket.socketpair()
+        self._waking = threading.Lock()  # a waker closed meanwhile could be another file by the time it is written to
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
         self._closing = threading.Event()
@@ -91,7 +92,7 @@ class Hub:
         self._wake()
 
     def post(self, connection: int, message: Message) -> None:
-        """Send in order, soon. Dropped if the connection is gone. Callable from any thread."""
+        """Send in order, soon. Dropped if the connection or the thread is gone. Callable from any thread."""
         self._outbox.append((connection, message))
         self._wake()
 
@@ -107,10 +108,13 @@ class Hub:
         self._thread.join(flush_seconds + self._tick_seconds)
 
     def _wake(self) -> None:
-        try:
-            self._waker.send(b"\0")
-        except BlockingIOError:
-            return  # enough wake-ups are waiting already
+        with self._waking:
+            if self._waker.fileno() < 0:
+                return  # the thread has ended
+            try:
+                self._waker.send(b"\0")
+            except BlockingIOError:
+                return  # enough wake-ups are waiting already
 
     # --- on the thread
 
@@ -129,9 +133,11 @@ class Hub:
     def _close_sockets(self) -> None:
         for connection in self._connections.values():
             connection.socket.close()
-        for sock in (self._listener, self._waker, self._wakee):
-            if sock is not None:
-                sock.close()
+        if self._listener is not None:
+            self._listener.close()
+        with self._waking:
+            self._waker.close()
+        self._wakee.close()
         self._selector.close()
 
     def _flushed(self) -> bool:
