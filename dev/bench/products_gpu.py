@@ -1,11 +1,12 @@
-"""A layer's four products on one GPU by cuBLAS's rule, the best of cuBLASLt's algorithms and `stream_gemm`.
+"""A layer's four products on one GPU by cuBLAS's rule, the best of cuBLASLt's algorithms and the project's kernels.
 
     PYTHONPATH=operator:runtime:kernels python3 dev/bench/products_gpu.py [--model llama-8b] [--rows 1,8,16,32,48,64]
 
 Each product alone first, over copies of the weight that L2 does not hold, in a CUDA graph: microseconds, floor (the
 weight's bytes at the measured bandwidth of a copy) ÷ measured, and its relative RMS error against fp32. Then the
 chain o, norm, gate_up, glu, down, norm, qkv of all layers, microseconds a layer: there alone early starts show. Tiles
-of `stream_gemm`, for up to 16 rows, are `CANDIDATES` beside `STREAM`, or those of `--stream`. `--device cpu` with
+of `stream_gemm`, for up to 16 rows, are `CANDIDATES` beside `STREAM`, or those of `--stream`. `hopper_gemm` does as an
+engine has it: gate and up with the activation, o and down in parts that the norm adds. `--device cpu` with
 TRITON_INTERPRET=1 runs tiny shapes once, to try the script itself.
 """
 
@@ -28,6 +29,8 @@ from torch import Tensor
 from thranite.bench.shapes import SHAPES
 from thranite.layers.cublas_lt import CublasLt, Product
 from thranite_kernels.glu import glu
+from thranite_kernels.hopper_gemm import MAX_ROWS as HOPPER_ROWS
+from thranite_kernels.hopper_gemm import hopper_gemm, tiles_for
 from thranite_kernels.launch import recording
 from thranite_kernels.rms_norm import rms_norm
 from thranite_kernels.stream_gemm import MAX_ROWS, StreamScratch, stream_gemm
@@ -35,7 +38,7 @@ from thranite_kernels.target import STREAM, StreamConfig, target_of
 from thranite_kernels.variant import Variant, compile_variant
 
 CANDIDATES = [StreamConfig(64, 128, 8), StreamConfig(64, 256, 4, programs=128)]
-KINDS = ("rule", "Lt", "stream")
+KINDS = ("rule", "Lt", "stream", "hopper")
 ALGORITHMS = 10
 PRODUCT_BOUND, CHAIN_BOUND = 4e-3, 3e-2  # relative RMS errors in bf16, of a product and of all layers
 
@@ -47,7 +50,7 @@ Way = Callable[[Tensor, Tensor], Tensor]
 class Result:
     """One way's time for a product."""
 
-    kind: str  # "rule", "Lt" or "stream"
+    kind: str  # one of `KINDS`
     name: str
     way: Way
     seconds: float
@@ -78,7 +81,9 @@ class Layers:
             for layer in range(self.count):
                 y = ways["o"](attended, self.weights["o"][layer])
                 y = ways["gate_up"](rms_norm(y, self.norm, 1e-5, residual=h), self.weights["gate_up"][layer])
-                y = ways["down"](glu(y, "silu"), self.weights["down"][layer])
+                if y.shape[1] == self.linears["gate_up"][0]:
+                    y = glu(y, "silu")
+                y = ways["down"](y, self.weights["down"][layer])
                 qkv = ways["qkv"](rms_norm(y, self.norm, 1e-5, residual=h), self.weights["qkv"][layer])
             end.copy_(qkv)
 
@@ -91,13 +96,25 @@ def streaming(config: StreamConfig, width: int, device: str) -> Way:
     return lambda x, weight: stream_gemm(x, weight, scratch, config=config)
 
 
+def on_hopper(name: str, x: Tensor, weight: Tensor) -> Tensor:
+    """`hopper_gemm` as an engine has this product; RuntimeError where it does not."""
+    tiles = tiles_for(x, weight, parts=name in ("o", "down"), gated=name == "gate_up")
+    if tiles is None:
+        raise RuntimeError("not by hopper_gemm")
+    return hopper_gemm(x, weight, tiles)
+
+
 def by_algorithm(library: CublasLt, product: Product, x: Tensor, weight: Tensor) -> Tensor:
     """One of cuBLASLt's ways."""
     return library.run(product, x, weight, x.new_empty(len(x), len(weight)))
 
 
 def apart(actual: Tensor, expected: Tensor) -> float:
-    """Relative RMS error, found on the device."""
+    """Relative RMS error, found on the device, of a product, its parts, or what an activation makes of it."""
+    if actual.dim() == 3:
+        actual = actual.sum(0)
+    if actual.shape[1] < expected.shape[1]:
+        expected = glu(expected.to(actual.dtype), "silu")
     return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
@@ -144,6 +161,10 @@ class Bench:
         for count in rows:
             for way in self.streams_for(count).values() or [F.linear]:
                 calls.append(self.layers.chain(count, dict.fromkeys(self.layers.linears, way))[0])
+            if count <= HOPPER_ROWS:
+                calls.append(
+                    self.layers.chain(count, {name: partial(on_hopper, name) for name in self.layers.linears})[0]
+                )
         return calls
 
     def results(self, name: str, rows: int, reference: Tensor) -> list[Result]:
@@ -156,6 +177,8 @@ class Bench:
             products = self.library.products(rows, width, depth, torch.bfloat16, ALGORITHMS)
             ways += [("Lt", f"#{i}", partial(by_algorithm, self.library, p)) for i, p in enumerate(products)]
         ways += [("stream", tiles(config), way) for config, way in self.streams_for(rows).items()]
+        if rows <= HOPPER_ROWS and self.run.cuda:
+            ways.append(("hopper", "", partial(on_hopper, name)))
         found = []
         for kind, label, way in ways:
             what = f"{name} {rows} rows {kind} {label}"

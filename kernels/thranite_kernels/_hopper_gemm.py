@@ -145,14 +145,15 @@ def hopper_gemm_kernel(
     TOGETHER: gl.constexpr,
     PDL: gl.constexpr,
 ):
-    """One program for ROWS rows of W (of each half) and one of PARTS ranges of columns: none shares a tile."""
+    """One program for ROWS rows of W (of each half) and one of PARTS ranges of columns: none shares a tile. Programs
+    beyond W's rows only wait."""
     STEPS: gl.constexpr = K // (64 * PANELS)
     WARPS: gl.constexpr = gl.num_warps()
     BYTES: gl.constexpr = (HALVES * ROWS + BLOCK_M) * 128 * PANELS
     part = gl.program_id(0) % PARTS
     row = gl.program_id(0) // PARTS * ROWS
     first = part * STEPS // PARTS
-    count = (part + 1) * STEPS // PARTS - first
+    count = gl.where(row < N, (part + 1) * STEPS // PARTS - first, 0)
     dtype: gl.constexpr = x_desc.dtype
     w_tiles = gl.allocate_shared_memory(dtype, [STAGES * HALVES * PANELS, TILE, 64], x_desc.layout)
     x_tiles = gl.allocate_shared_memory(dtype, [STAGES * PANELS, BLOCK_M, 64], x_desc.layout)

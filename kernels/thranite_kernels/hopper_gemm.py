@@ -32,6 +32,12 @@ CAPABILITY = 90
 PANEL = 64  # columns of a box: 128 bytes, as far as tensor maps swizzle
 LEAST_BUSY = 0.7  # of the multiprocessors; with fewer programs cuBLAS is as quick
 RING_BYTES = 210 << 10  # of shared memory; the rest is for the result's way to rows
+# Of plain products, which q, k and v are: decode attention, which begins early, finds room for one program (70 KiB)
+# beside each of theirs, and not for two or three where the first ones end.
+PLAIN_RING_BYTES = 146 << 10
+# Registers a thread. Left to itself, Triton gives a kernel whose warps have roles all that a multiprocessor has, and
+# nothing that begins early finds room beside it: decode attention of 32,768 keys took 51 µs for 33.
+REGISTERS, GATED_REGISTERS = 96, 128
 MOST_STAGES = 12
 
 
@@ -56,7 +62,8 @@ class HopperTiles:
     def stages(self, block_m: int) -> int:
         """As many as fit."""
         weights = self.tile * (2 if self.gated else 1)
-        return min(RING_BYTES // ((weights + block_m) * PANEL * 2 * self.panels), MOST_STAGES)
+        ring = RING_BYTES if self.gated or self.parts > 1 else PLAIN_RING_BYTES
+        return min(ring // ((weights + block_m) * PANEL * 2 * self.panels), MOST_STAGES)
 
 
 @lru_cache(maxsize=4096)
@@ -120,8 +127,12 @@ def hopper_gemm(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles) -> to
     return out
 
 
-def hopper_gemm_launch(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles, *, out: torch.Tensor) -> Launch:
-    """The launch behind `hopper_gemm`."""
+def hopper_gemm_launch(
+    x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles, *, out: torch.Tensor, target: Target | None = None
+) -> Launch:
+    """The launch behind `hopper_gemm`: a program a multiprocessor, though some may have nothing to do. Where one had
+    none, three programs of decode attention, which begins early, would take its place, and be late by the work of two.
+    """
     from ._hopper_gemm import hopper_gemm_kernel  # Gluon takes its time to load, and few need it
 
     rows, depth = x.shape
@@ -129,7 +140,10 @@ def hopper_gemm_launch(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles
     width = weight.shape[0] // halves
     require(1 <= rows <= MAX_ROWS, f"hopper_gemm: 1 to {MAX_ROWS} rows")
     require(weight.shape[1] == depth, "hopper_gemm: x and weight disagree on the inner size")
-    require(depth % (PANEL * tiles.panels) == 0, f"hopper_gemm: the inner size is not in steps of {2 * PANEL}")
+    step = PANEL * tiles.panels
+    require(depth % step == 0, f"hopper_gemm: the inner size is not in steps of {step}")
+    # One without a step would write its zeros before the kernel before has ended.
+    require(depth >= step * tiles.parts, "hopper_gemm: more parts than steps")
     require(0 < tiles.rows <= 128 and tiles.rows % 16 == 0, "hopper_gemm: 16 to 128 rows a program, in steps of 16")
     require(_readable(x) and _readable(weight), "hopper_gemm: rows must be contiguous, at multiples of 16 bytes")
     require(out.is_contiguous() and out.shape[-2:] == (rows, width), "hopper_gemm: result [M, N], contiguous")
@@ -139,7 +153,7 @@ def hopper_gemm_launch(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles
     block_m = row_block(rows)
     return Launch(
         hopper_gemm_kernel,
-        (programs(tiles, width),),
+        (max(programs(tiles, width), (target or target_of(x.device)).num_sms),),
         {
             **arguments,
             "x_desc": swizzled_map(x, [block_m, PANEL]),
@@ -161,6 +175,7 @@ def hopper_gemm_launch(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles
             "PDL": overlaps(x),
         },
         num_warps=4,
+        options={"maxnreg": GATED_REGISTERS if tiles.gated else REGISTERS},
     )
 
 

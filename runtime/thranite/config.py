@@ -72,7 +72,7 @@ class EngineConfig:
     prompt_time_ratio: float | None = option(
         None,
         "while sequences decode, prompts prolong a step by at most so many times what it takes without them, unless "
-        "prompts pile up; 0: by as much as the token budget allows (default: 1.25 when served, else 0)",
+        "prompts pile up; 0: by as much as the token budget allows (default: 2 when served, else 0)",
     )
     skip_tokenizer_init: bool = option(False, "token ids in, token ids out")
     null_step_seconds: float = option(0.01, "device null: time of one step")

@@ -46,7 +46,7 @@ on_hopper = pytest.mark.skipif(
         (64, 520, 640, HopperTiles(96, parts=2)),  # parts of two and of three steps
         (7, 72, 256, HopperTiles(128, gated=True)),  # a half has fewer rows than a program
         (48, 200, 896, HopperTiles(80, gated=True)),
-        (16, 24, 128, HopperTiles(32, parts=2)),  # one of the parts is empty
+        (16, 24, 256, HopperTiles(32, parts=2)),  # a step each
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -126,6 +126,8 @@ def test_refuses_what_it_would_read_wrongly() -> None:
             hopper_gemm(x[:8, :2048], weight, HopperTiles(48))
         with pytest.raises(ValueError, match="steps of 16"):
             hopper_gemm(x[:8], weight, HopperTiles(40))
+        with pytest.raises(ValueError, match="more parts"):
+            hopper_gemm(x[:8, :128], weight[:, :128], HopperTiles(48, parts=2))
 
 
 def test_work_is_the_weight_and_little_else() -> None:

@@ -12,6 +12,7 @@ from tests.support.torch_engine import CONFIGS
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
+from thranite.layers import dense
 from thranite.loader.checkpoint import load_model
 from thranite.models.registry import load_spec
 from thranite.runner.cuda_executor import CudaExecutor
@@ -29,7 +30,12 @@ QWEN: dict[str, Any] = {
     "num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 4000,
     "max_position_embeddings": MODEL_LEN, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True,
 }  # fmt: skip
-MODELS = {"qwen3": QWEN, "gemma3": {**CONFIGS["gemma3"], "max_position_embeddings": MODEL_LEN}}
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 2, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 4000,
+    "max_position_embeddings": MODEL_LEN, "rms_norm_eps": 1e-5, "rope_theta": 5e5, "tie_word_embeddings": False,
+}  # fmt: skip
+MODELS = {"qwen3": QWEN, "llama": LLAMA, "gemma3": {**CONFIGS["gemma3"], "max_position_embeddings": MODEL_LEN}}
 
 
 def executor_with_prompts(config: dict[str, Any], dtype: str) -> CudaExecutor:
@@ -87,7 +93,10 @@ def poison(executor: CudaExecutor, byte: int, used: int = len(LENGTHS)) -> None:
         table[used:] = byte
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("qwen3", "bfloat16"), ("gemma3", "float32"), ("gemma3", "bfloat16")])
+KINDS = [("qwen3", "bfloat16"), ("llama", "bfloat16"), ("gemma3", "float32"), ("gemma3", "bfloat16")]
+
+
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
 def test_a_replay_equals_the_eager_run(name: str, dtype: str) -> None:
     executor = executor_with_prompts(MODELS[name], dtype)
     graphs, lengths = executor._graphs, executor._state.lengths
@@ -106,6 +115,32 @@ def test_a_replay_equals_the_eager_run(name: str, dtype: str) -> None:
         assert all(bool(result.isfinite().all()) for result in results)
         assert all(torch.equal(results[0], result) for result in results[1:]), f"{rows} rows"
         assert not torch.equal(results[0][0], results[0][-1]) or rows == 1
+    executor.close()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_products_of_few_rows_are_the_library_s(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a model with large weights by the project's kernels and by cuBLAS, apart by rounding."""
+    executor = executor_with_prompts(LLAMA, dtype)
+    before = executor._state.lengths.clone()
+    used = []
+    product = dense._hopper_product
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, **kinds: bool) -> torch.Tensor | None:
+        result = product(x, weight, **kinds)
+        used.append(result is not None)
+        return result
+
+    for rows in (1, 5, len(LENGTHS)):
+        results = []
+        for way in (counted, lambda *args, **kinds: None):
+            monkeypatch.setattr(dense, "_hopper_product", way)
+            executor._state.lengths.copy_(before)
+            results.append(eager(executor, rows).double())
+        ours, theirs = results
+        assert float((ours - theirs).norm() / theirs.norm()) < 2e-2, rows
+        assert not torch.equal(ours, theirs)
+    assert sum(used) == (3 * 2 * 4 if torch.cuda.get_device_capability() == (9, 0) else 0)
     executor.close()
 
 
