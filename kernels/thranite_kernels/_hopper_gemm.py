@@ -133,27 +133,18 @@ def hopper_gemm_kernel(
     y_ptr,
     stride_y,  # [rows, N] in x's type, or fp32 [PARTS, rows, N]
     rows,
-    N: gl.constexpr,
-    K: gl.constexpr,
-    BLOCK_M: gl.constexpr,
-    ROWS: gl.constexpr,
-    TILE: gl.constexpr,
-    PARTS: gl.constexpr,
-    HALVES: gl.constexpr,
-    PANELS: gl.constexpr,
-    STAGES: gl.constexpr,
-    TOGETHER: gl.constexpr,
+    N: gl.constexpr, K: gl.constexpr, BLOCK_M: gl.constexpr, ROWS: gl.constexpr, TILE: gl.constexpr,
+    PARTS: gl.constexpr, HALVES: gl.constexpr, PANELS: gl.constexpr, STAGES: gl.constexpr, TOGETHER: gl.constexpr,
     PDL: gl.constexpr,
-):
-    """One program for ROWS rows of W (of each half) and one of PARTS ranges of columns: none shares a tile. Programs
-    beyond W's rows only wait."""
+):  # fmt: skip
+    """One program for ROWS rows of W (of each half) and one of PARTS ranges of columns: none shares a tile."""
     STEPS: gl.constexpr = K // (64 * PANELS)
     WARPS: gl.constexpr = gl.num_warps()
     BYTES: gl.constexpr = (HALVES * ROWS + BLOCK_M) * 128 * PANELS
     part = gl.program_id(0) % PARTS
     row = gl.program_id(0) // PARTS * ROWS
     first = part * STEPS // PARTS
-    count = gl.where(row < N, (part + 1) * STEPS // PARTS - first, 0)
+    count = (part + 1) * STEPS // PARTS - first
     dtype: gl.constexpr = x_desc.dtype
     w_tiles = gl.allocate_shared_memory(dtype, [STAGES * HALVES * PANELS, TILE, 64], x_desc.layout)
     x_tiles = gl.allocate_shared_memory(dtype, [STAGES * PANELS, BLOCK_M, 64], x_desc.layout)
@@ -162,7 +153,9 @@ def hopper_gemm_kernel(
     for stage in gl.static_range(STAGES):
         mbarrier.init(ready.index(stage), count=1)
         mbarrier.init(free.index(stage), count=1)
-    if PDL:
+    # Behind a plain product, which q, k and v are, nothing begins early: decode attention would take its places where
+    # multiprocessors are free first, three programs on one, and be late by the work of two.
+    if PDL and HALVES * PARTS > 1:
         gl.inline_asm_elementwise(
             "griddepcontrol.launch_dependents; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1
         )

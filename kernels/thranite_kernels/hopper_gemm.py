@@ -32,11 +32,8 @@ CAPABILITY = 90
 PANEL = 64  # columns of a box: 128 bytes, as far as tensor maps swizzle
 LEAST_BUSY = 0.7  # of the multiprocessors; with fewer programs cuBLAS is as quick
 RING_BYTES = 210 << 10  # of shared memory; the rest is for the result's way to rows
-# Of plain products, which q, k and v are: decode attention, which begins early, finds room for one program (70 KiB)
-# beside each of theirs, and not for two or three where the first ones end.
-PLAIN_RING_BYTES = 146 << 10
 # Registers a thread. Left to itself, Triton gives a kernel whose warps have roles all that a multiprocessor has, and
-# nothing that begins early finds room beside it: decode attention of 32,768 keys took 51 µs for 33.
+# nothing that begins early finds room beside it (64 rows, all of a layer but attention: 125.6 against 121.7 µs).
 REGISTERS, GATED_REGISTERS = 96, 128
 MOST_STAGES = 12
 
@@ -62,8 +59,7 @@ class HopperTiles:
     def stages(self, block_m: int) -> int:
         """As many as fit."""
         weights = self.tile * (2 if self.gated else 1)
-        ring = RING_BYTES if self.gated or self.parts > 1 else PLAIN_RING_BYTES
-        return min(ring // ((weights + block_m) * PANEL * 2 * self.panels), MOST_STAGES)
+        return min(RING_BYTES // ((weights + block_m) * PANEL * 2 * self.panels), MOST_STAGES)
 
 
 @lru_cache(maxsize=4096)
@@ -127,12 +123,8 @@ def hopper_gemm(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles) -> to
     return out
 
 
-def hopper_gemm_launch(
-    x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles, *, out: torch.Tensor, target: Target | None = None
-) -> Launch:
-    """The launch behind `hopper_gemm`: a program a multiprocessor, though some may have nothing to do. Where one had
-    none, three programs of decode attention, which begins early, would take its place, and be late by the work of two.
-    """
+def hopper_gemm_launch(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles, *, out: torch.Tensor) -> Launch:
+    """The launch behind `hopper_gemm`."""
     from ._hopper_gemm import hopper_gemm_kernel  # Gluon takes its time to load, and few need it
 
     rows, depth = x.shape
@@ -153,7 +145,7 @@ def hopper_gemm_launch(
     block_m = row_block(rows)
     return Launch(
         hopper_gemm_kernel,
-        (max(programs(tiles, width), (target or target_of(x.device)).num_sms),),
+        (programs(tiles, width),),
         {
             **arguments,
             "x_desc": swizzled_map(x, [block_m, PANEL]),

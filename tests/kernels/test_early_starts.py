@@ -66,7 +66,10 @@ def test_products_on_hopper_fill_their_stages_and_then_wait_for_x() -> None:
     panels = tiles.panels * tiles.stages(64)
     assert sum(copy < wait for copy in copies) == 2 * panels
     assert sum(copy > wait for copy in copies) == panels + 3 * tiles.panels
-    assert positions(lines, r"griddepcontrol\.launch_dependents")[0] < copies[0]
+    start = r"griddepcontrol\.launch_dependents"
+    assert not positions(lines, start)  # attention comes next but one
+    lines = ptx("hopper_gemm M64 N4096")
+    assert positions(lines, start)[0] < positions(lines, r"cp\.async\.bulk\.tensor")[0]
 
 
 def test_decode_reads_lists_before_it_waits() -> None:

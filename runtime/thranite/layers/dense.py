@@ -54,6 +54,8 @@ def add_dense(x: Tensor, weight: Tensor, stream: Tensor) -> None:
 def dense_parts(x: Tensor, weight: Tensor) -> Tensor | None:
     """x [T, K], weight [N, K] → fp32 [parts, T, N], whose sum over the parts is x Wᵀ, for `rms_norm` to add. None:
     there is nothing to gain."""
+    if x.shape[0] <= SKINNY_GPU_ROWS and weight.shape[1] <= weight.shape[0]:
+        return None  # attention's, see `few_rows`
     return _hopper_product(x, weight, parts=True)
 
 
@@ -63,10 +65,16 @@ def gated_dense(x: Tensor, weight: Tensor) -> Tensor | None:
 
 
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """A GPU's product for few rows, in a 16-bit type; None: cuBLAS is to take it."""
-    own = _hopper_product(x, weight) if bias is None else None
-    if own is not None or x.shape[0] > SKINNY_GPU_ROWS or weight.dtype not in HALF_TYPES:
-        return own
+    """A GPU's product for few rows, in a 16-bit type; None: cuBLAS is to take it.
+
+    Up to 16 rows q, k, v and o stay with `stream_gemm`: its programs leave room for one of decode attention's beside
+    each of theirs, and ask for fewer weights while attention still reads. Between `hopper_gemm`s a row of 32,768 keys
+    takes 44 µs longer than one of 1,024, between these 33 (a layer of llama-8b, H200).
+    """
+    if x.shape[0] > SKINNY_GPU_ROWS:
+        return None if bias is not None else _hopper_product(x, weight)
+    if weight.dtype not in HALF_TYPES:
+        return None
     from thranite_kernels.skinny_gemm import skinny_gemm
     from thranite_kernels.stream_gemm import stream_gemm, streams
 
