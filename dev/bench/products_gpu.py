@@ -5,9 +5,9 @@
 Each product alone first, over copies of the weight that L2 does not hold, in a CUDA graph: microseconds, floor (the
 weight's bytes at the measured bandwidth of a copy) ÷ measured, and its relative RMS error against fp32. Then the
 chain o, norm, gate_up, glu, down, norm, qkv of all layers, microseconds a layer: there alone early starts show. Tiles
-of `stream_gemm`, for up to 16 rows, are `CANDIDATES` beside `STREAM`, or those of `--stream`. `hopper_gemm` does as an
-engine has it: gate and up with the activation, o and down in parts that the norm adds. `--device cpu` with
-TRITON_INTERPRET=1 runs tiny shapes once, to try the script itself.
+of `stream_gemm`, for up to 16 rows, are `CANDIDATES` beside `STREAM`, or those of `--stream`. `hopper_gemm` has gate
+and up with the activation, o and down in parts that the norm adds; an engine's o and qkv of up to 16 rows are
+`stream_gemm`'s. `--device cpu` with TRITON_INTERPRET=1 runs tiny shapes once, to try the script itself.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def streaming(config: StreamConfig, width: int, device: str) -> Way:
 
 
 def on_hopper(name: str, x: Tensor, weight: Tensor) -> Tensor:
-    """`hopper_gemm` as an engine has this product; RuntimeError where it does not."""
+    """`hopper_gemm` as this product is; RuntimeError where it does not take it."""
     tiles = tiles_for(x, weight, parts=name in ("o", "down"), gated=name == "gate_up")
     if tiles is None:
         raise RuntimeError("not by hopper_gemm")

@@ -153,7 +153,7 @@ def hopper_gemm_kernel(
     for stage in gl.static_range(STAGES):
         mbarrier.init(ready.index(stage), count=1)
         mbarrier.init(free.index(stage), count=1)
-    # Behind a plain product, which q, k and v are, nothing begins early: decode attention would take its places where
+    # Behind a plain product, as q, k and v are, nothing begins early: decode attention would take its places where
     # multiprocessors are free first, three programs on one, and be late by the work of two.
     if PDL and HALVES * PARTS > 1:
         gl.inline_asm_elementwise(

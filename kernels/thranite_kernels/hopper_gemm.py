@@ -74,7 +74,7 @@ def hopper_tiles(
     if target.capability != CAPABILITY or not 1 <= rows <= MAX_ROWS or depth % (2 * PANEL) or width % 8:
         return None
     found = _fewest_rows(width, 1, target.num_sms, gated)
-    if parts and (found is None or found.rows < 64):
+    if parts and not gated and (found is None or found.rows < 64):
         found = _fewest_rows(width, 2, target.num_sms, gated) or found
     if found is None or 4 * found.rows < 3 * row_block(rows):
         return None
@@ -136,10 +136,11 @@ def hopper_gemm_launch(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles
     require(depth % step == 0, f"hopper_gemm: the inner size is not in steps of {step}")
     # One without a step would write its zeros before the kernel before has ended.
     require(depth >= step * tiles.parts, "hopper_gemm: more parts than steps")
+    require(tiles.parts == 1 or not tiles.gated, "hopper_gemm: an activation is of sums, not of parts")
     require(0 < tiles.rows <= 128 and tiles.rows % 16 == 0, "hopper_gemm: 16 to 128 rows a program, in steps of 16")
     require(_readable(x) and _readable(weight), "hopper_gemm: rows must be contiguous, at multiples of 16 bytes")
     require(out.is_contiguous() and out.shape[-2:] == (rows, width), "hopper_gemm: result [M, N], contiguous")
-    used = [box for box in (64, 32, 16) if tiles.rows & box or tiles.rows == 2 * box]
+    used = [box for box in (64, 32, 16) if tiles.rows & box] or [64]
     boxes = {box: swizzled_map(weight, [box, PANEL]) for box in used}
     arguments: dict[str, Any] = {f"w{box}": boxes.get(box, boxes[used[0]]) for box in (64, 32, 16)}
     block_m = row_block(rows)

@@ -35,7 +35,7 @@ def rms_norm(
     `x` may be fp32 [parts, T, N], of which the sum over parts, rounded to the residual's type, is meant.
     """
     if out is None:
-        out = torch.empty_like(x if x.dim() == 2 or residual is None else residual)
+        out = torch.empty_like(x if residual is None else residual)
     rms_norm_launch(x, weight, eps, residual=residual, one_plus=one_plus, out=out).run()
     return out
 
@@ -52,14 +52,14 @@ def rms_norm_launch(
     """The launch behind `rms_norm`: one program per row, about 8 to 16 elements a thread."""
     parts = x.shape[0] if x.dim() == 3 else 1
     rows, width = x.shape[-2:]
+    require(parts == 1 or residual is not None, "rms_norm: parts are added for a residual")
     stride_x, step_x = x.stride()[-2:]
     stride_y, step_y = out.stride()
     stride_r, step_r = (0, 1) if residual is None else residual.stride()
     require(step_x == step_y == 1, "rms_norm: rows must be contiguous")
     require(weight.shape == (width,) and weight.is_contiguous(), "rms_norm: weight must be [N]")
     require(step_r == 1 and (residual is None or residual.shape == (rows, width)), "rms_norm: residual layout")
-    require(out.shape == (rows, width), "rms_norm: parts are added for a residual")
-    require(x.dim() == 2 or x.is_contiguous(), "rms_norm: parts must be contiguous")
+    require(x.dim() == 2 or (parts > 1 and x.is_contiguous()), "rms_norm: two parts and more, contiguous")
     constants, num_warps = _fixed(width, parts, residual is not None, one_plus, overlaps(x))
     return Launch(
         rms_norm_kernel,

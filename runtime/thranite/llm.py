@@ -236,7 +236,8 @@ class LLM:
 
     def wake_up(self) -> None:
         """Serve again, with the same results as before. Raises DoesNotFit where others have taken the memory."""
-        missing = self.engine.wake()
+        with BetweenSteps():
+            missing = self.engine.wake()
         if missing:
             raise DoesNotFit(f"the device lacks {format_bytes(missing)} of free memory to wake up")
 

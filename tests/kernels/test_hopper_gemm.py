@@ -126,6 +126,8 @@ def test_refuses_what_it_would_read_wrongly() -> None:
             hopper_gemm(x[:8, :2048], weight, HopperTiles(48))
         with pytest.raises(ValueError, match="steps of 16"):
             hopper_gemm(x[:8], weight, HopperTiles(40))
+        with pytest.raises(ValueError, match="not of parts"):
+            hopper_gemm(x[:8], weight, HopperTiles(48, parts=2, gated=True))
         with pytest.raises(ValueError, match="more parts"):
             hopper_gemm(x[:8, :128], weight[:, :128], HopperTiles(48, parts=2))
 

@@ -126,7 +126,7 @@ def assert_ended(llm: LLM) -> None:
         lambda: llm.sleep(),
     ]
     for call in calls:
-        with pytest.raises(EngineDead, match="another must be made: a step was left half-way by KeyboardInterrupt"):
+        with pytest.raises(EngineDead, match="make another; a step was left half-way by KeyboardInterrupt"):
             call()
 
 

@@ -31,9 +31,13 @@ class Batch:
             self._engine.scheduler.step_tokens = step_tokens
         self._arrival = self._engine.now
         self._coming.extend(requests)
+        ids: set[str] = set()
         for request in self._coming:
             try:
                 self._engine.check(request)
+                if request.request_id in ids:
+                    raise InvalidRequest("its id is another's of the batch", "request_id")
+                ids.add(request.request_id)
             except InvalidRequest as error:
                 raise error.of(f"request {request.request_id!r}") from error
         if any(request.grammar is not None for request in self._coming):  # they compile while their requests wait

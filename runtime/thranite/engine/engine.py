@@ -380,12 +380,14 @@ class Engine:
             raise RuntimeError(f"asked to sleep with {len(self._requests)} open requests")
         self.set_sleepy(True)
         self.scheduler.kv.forget_prefixes()
-        freed = self._executor.sleep()
+        with self._guard:
+            freed = self._executor.sleep()
         self._asleep = True
         return freed
 
     def wake(self) -> int:
         """Serve again. Returns bytes that the device lacks for it: 0, or it sleeps on."""
+        self._guard.check()
         missing = self._executor.wake() if self._asleep else 0
         if not missing:
             self._asleep = False

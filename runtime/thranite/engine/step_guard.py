@@ -10,22 +10,21 @@ from types import TracebackType
 
 from thranite.errors import EngineDead
 
-CANNOT_GO_ON = "the engine cannot go on, and another must be made"
+CANNOT_GO_ON = "the engine cannot go on: close it and make another"
 
 
 class StepGuard:
-    """Entered for each step."""
+    """Entered for each step, and to sleep."""
 
     def __init__(self) -> None:
         self.inside = False  # for ever, once a step was left half-way
+        self._what = ""
         self._cause: BaseException | None = None
 
     def check(self) -> None:
         """Raises EngineDead, which repeats what left a step half-way."""
-        if self._cause is not None:
-            name, text = type(self._cause).__name__, str(self._cause)
-            what = f"{name}: {text}" if text else name
-            raise EngineDead(f"{CANNOT_GO_ON}: a step was left half-way by {what}") from self._cause
+        if self._what:
+            raise EngineDead(f"{CANNOT_GO_ON}; a step was left half-way by {self._what}") from self._cause
 
     def forget_cause(self) -> None:
         """Its traceback holds what frames held that it left, memory of the device included."""
@@ -34,9 +33,12 @@ class StepGuard:
     def __enter__(self) -> None:
         self.check()
         if self.inside:  # called by a step, or after one whose end another interrupt left
-            raise EngineDead(f"{CANNOT_GO_ON}: a step has not ended")
+            raise EngineDead(f"{CANNOT_GO_ON}; a step has not ended")
         self.inside = True
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._cause = error
+        if error is not None:
+            name, text = type(error).__name__, str(error)
+            self._what = f"{name}: {text}" if text else name
         self.inside = error is not None

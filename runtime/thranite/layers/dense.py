@@ -20,7 +20,7 @@ SKINNY_ROWS = 8
 # On a GPU, up to this many elements of weight, `skinny_gemm` is level with cuBLAS or ahead (H200, bf16, Qwen3-0.6B's
 # layer: 17.5 against 30.9 µs for 1 row, 21.4 against 24.0 µs for 8). Beyond it `stream_gemm` is, as it begins early
 # (H100, a layer of llama-8b: 215 against 222 µs for 1 row, 220 against 227 µs for 16), and on Hopper `hopper_gemm`
-# for up to 64 rows (H200, all of a layer but attention: 110, 118, 124 µs for 16, 32, 64 rows; cuBLAS 125, 130, 134).
+# for up to 64 rows (H200, all of a layer but attention: 115.6 and 121.7 µs for 32 and 64 rows, cuBLAS 128.1 and 130.9).
 SKINNY_GPU_ELEMENTS = 10_000_000
 SKINNY_GPU_ROWS = 16
 HOPPER_ROWS = 64
@@ -54,8 +54,6 @@ def add_dense(x: Tensor, weight: Tensor, stream: Tensor) -> None:
 def dense_parts(x: Tensor, weight: Tensor) -> Tensor | None:
     """x [T, K], weight [N, K] → fp32 [parts, T, N], whose sum over the parts is x Wᵀ, for `rms_norm` to add. None:
     there is nothing to gain."""
-    if x.shape[0] <= SKINNY_GPU_ROWS and weight.shape[1] <= weight.shape[0]:
-        return None  # attention's, see `few_rows`
     return _hopper_product(x, weight, parts=True)
 
 
@@ -67,9 +65,10 @@ def gated_dense(x: Tensor, weight: Tensor) -> Tensor | None:
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """A GPU's product for few rows, in a 16-bit type; None: cuBLAS is to take it.
 
-    Up to 16 rows q, k, v and o stay with `stream_gemm`: its programs leave room for one of decode attention's beside
-    each of theirs, and ask for fewer weights while attention still reads. Between `hopper_gemm`s a row of 32,768 keys
-    takes 44 µs longer than one of 1,024, between these 33 (a layer of llama-8b, H200).
+    Up to 16 rows q, k, v and o (`Linear.follows_attention`) stay with `stream_gemm`: its programs leave room for one of
+    decode attention's beside each of theirs, and ask for fewer weights while attention still reads. Between
+    `hopper_gemm`s a row of 32,768 keys takes 44 µs longer than one of 1,024, between these 33 (a layer of llama-8b on
+    an H200).
     """
     if x.shape[0] > SKINNY_GPU_ROWS:
         return None if bias is not None else _hopper_product(x, weight)

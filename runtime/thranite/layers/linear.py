@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thranite.layers.communicator import ALONE, Communicator
-from thranite.layers.dense import add_dense, dense, dense_parts, gated_dense
+from thranite.layers.dense import SKINNY_GPU_ROWS, add_dense, dense, dense_parts, gated_dense
 from thranite.layers.module import Module
 from thranite.models.partition import Cut
 
@@ -80,7 +80,8 @@ class UnquantizedMethod:
         return True
 
     def parts(self, linear: Linear, x: Tensor) -> Tensor | None:
-        return dense_parts(x, linear.weight)
+        few = linear.follows_attention and len(x) <= SKINNY_GPU_ROWS  # see `dense.few_rows`
+        return None if few else dense_parts(x, linear.weight)
 
     def gated(self, linear: Linear, x: Tensor) -> Tensor | None:
         return gated_dense(x, linear.weight)
@@ -115,6 +116,7 @@ class Linear(Module):
         self.out_features = max(self.filled_rows, padded_rows)
         self.partial = inputs.size < inputs.total
         self.has_bias = bias
+        self.follows_attention = False  # whether it multiplies what attention has just written
         self.shards: dict[str, Shard] = {}
         start = 0
         for name, rows in shards:

@@ -82,6 +82,7 @@ class Attention(Module):
         self.index = index
         self.qkv = build.linear(hidden, ("q_proj", q), ("k_proj", kv), ("v_proj", kv), bias=layer.qkv_bias)
         self.out = build.linear(q, ("o_proj", hidden), bias=layer.out_bias)
+        self.out.follows_attention = True
         self.q_norm = build.norm(layer.head_dim) if layer.qk_norm else None
         self.k_norm = build.norm(layer.head_dim) if layer.qk_norm else None
 

@@ -41,7 +41,7 @@ def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
             if settings.max_num_seqs > 1 and min(_longest(settings), settings.max_num_batched_tokens) > 4:
                 yield _beside_a_prompt(params, settings)
     for count in sorted({min(count, most) for count in (*FUSED_BOUNDS, *ROW_BLOCKS)}):
-        yield _prompts(count, PLAIN, settings)
+        yield _prompts(count, SHAPED, settings)  # whose tokens are all scored: a small head multiplies as many rows
 
 
 def full_step(settings: EngineSettings) -> StepPlan:

@@ -109,6 +109,17 @@ def test_a_later_request_that_can_never_run_is_refused_by_name_before_any_runs(
     assert engine.stats().requests_finished_total["length"] == len(feed)
 
 
+def test_two_of_one_id_are_refused_before_any_runs() -> None:
+    """The second would be refused in the midst of a step, and that is an engine's last."""
+    engine, feed = Engine(settings(), PagedExecutor(settings())), waiting(6)
+    batch = Batch(engine)
+    with pytest.raises(InvalidRequest, match=f"request '{feed[0].request_id}': its id is another's") as refused:
+        batch.add([*feed, feed[0]])
+    assert refused.value.param == "request_id"
+    batch.end()
+    assert not engine.has_work
+
+
 def test_an_engine_that_takes_nothing_refuses_a_batch() -> None:
     engine = Engine(settings(), PagedExecutor(settings()))
     engine.set_sleepy(True)

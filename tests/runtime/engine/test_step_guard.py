@@ -104,5 +104,22 @@ def test_a_closed_engine_keeps_nothing_of_what_a_failed_step_held(monkeypatch: p
     engine.close()
     gc.collect()
     assert held[0]() is None
-    with pytest.raises(EngineDead):
-        engine.step()
+    for call in (engine.step, engine.sleep, lambda: engine.add(request("later"))):
+        with pytest.raises(
+            EngineDead, match="close it and make another; a step was left half-way by RuntimeError: out of"
+        ):
+            call()
+
+
+def test_a_sleep_left_half_way_is_the_last_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To wake it would serve from memory half given away."""
+    engine, device = make()
+
+    def fails() -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(device, "sleep", fails)
+    with pytest.raises(KeyboardInterrupt):
+        engine.sleep()
+    with pytest.raises(EngineDead, match="half-way by KeyboardInterrupt"):
+        engine.wake()

@@ -182,6 +182,22 @@ def test_products_of_any_few_rows(gpu: Variants) -> None:
     assert kinds["stream_gemm_kernel"] == 3
 
 
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_small_head_of_few_rows(gpu: Variants, eager: bool) -> None:
+    """As a rank's part of a vocabulary is: Hopper's kernel takes it, for samples and for prompts that are scored."""
+    config = {**SHALLOW["llama-8b"], "vocab_size": 16384}
+    ready = Ready(gpu, config, "bfloat16", max_model_len=LENGTH, max_num_seqs=64 if eager else 8, eager=eager)
+    for length in (1, 16, 17, 33, 64, 65):
+        ready.run([length], [{"prompt_logprobs": 2}])
+        ready.run([1] * length, max_tokens=2)
+        assert not ready.missing, length
+    assert {dict(variant.constants)["BLOCK_M"] for variant in gpu if is_head(variant, 16384)} == set(ROW_BLOCKS[1:])
+
+
+def is_head(variant: Variant, width: int) -> bool:
+    return variant.kernel == "hopper_gemm_kernel" and dict(variant.constants)["N"] == width
+
+
 def test_a_variant_that_was_not_warmed_up_is_noticed(gpu: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the steps of rows that are penalised and truncated at once."""
     monkeypatch.setattr(cuda_warm_up, "EVERY", cuda_warm_up.PLAIN)

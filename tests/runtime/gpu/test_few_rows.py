@@ -1,0 +1,62 @@
+"""A layer of a model with large weights, for few rows: by the project's products and by the library's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from thranite.layers import dense
+from thranite.loader.checkpoint import load_model
+from thranite.models.decoder import DecoderLayer
+from thranite.models.registry import load_spec
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 1, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 4000,
+    "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "rope_theta": 5e5, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
+
+
+@torch.inference_mode()
+def results(layer: DecoderLayer, x: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """q, k and v of the normalised stream; the stream after all that follows attention, normalised once more."""
+    stream = x.clone()
+    qkv = layer.attention.qkv(layer.attention_norm(stream))
+    added = layer.after_attention(stream, heads)
+    return qkv, layer.attention_norm.after_adding(added, stream)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("rows", [1, 13, 16, 17, 33, 64, 65])
+def test_few_rows_are_multiplied_as_the_library_does(rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart by rounding. On Hopper gate, up and down have the project's kernel from 1 row on, the others from 17 on."""
+    spec, device = load_spec(LLAMA, dtype=dtype, max_model_len=1024), torch.device("cuda", 0)
+    model = load_model(spec, None, dtype=getattr(torch, dtype), device=device, load_format="dummy", progress=None)
+    layer = model._in_order[0]
+    x, heads = (torch.randn(rows, 4096, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    taken = []
+    product = dense._hopper_product
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, **kinds: bool) -> torch.Tensor | None:
+        result = product(x, weight, **kinds)
+        taken.append(result is not None)
+        return result
+
+    with monkeypatch.context() as ours:
+        ours.setattr(dense, "_hopper_product", counted)
+        actual = results(layer, x, heads)
+    with monkeypatch.context() as theirs:
+        theirs.setattr(dense, "_hopper_product", lambda *args, **kinds: None)
+        theirs.setattr(dense, "few_rows", lambda *args: None)
+        expected = results(layer, x, heads)
+    assert all(relative(*pair) < 2e-2 for pair in zip(actual, expected, strict=True))
+    hopper = torch.cuda.get_device_capability() == (9, 0)
+    assert sum(taken) == ((2 if rows <= 16 else 4) if hopper and rows <= 64 else 0)
