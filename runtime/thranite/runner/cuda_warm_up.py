@@ -40,6 +40,8 @@ def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
             yield _prompts(count, params, settings)
             if settings.max_num_seqs > 1 and min(_longest(settings), settings.max_num_batched_tokens) > 4:
                 yield _beside_a_prompt(params, settings)
+    if settings.max_num_seqs == 1:  # which never decodes beside a prompt
+        yield StepPlan(step=0, decodes=[0])
     for count in sorted({min(count, most) for count in (*FUSED_BOUNDS, *ROW_BLOCKS)}):
         yield _prompts(count, SHAPED, settings)  # whose tokens are all scored: a small head multiplies as many rows
 
