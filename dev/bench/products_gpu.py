@@ -29,7 +29,6 @@ from torch import Tensor
 from thranite.bench.shapes import SHAPES
 from thranite.layers.cublas_lt import CublasLt, Product
 from thranite_kernels.glu import glu
-from thranite_kernels.hopper_gemm import MAX_ROWS as HOPPER_ROWS
 from thranite_kernels.hopper_gemm import hopper_gemm, tiles_for
 from thranite_kernels.launch import recording
 from thranite_kernels.rms_norm import rms_norm
@@ -96,14 +95,6 @@ def streaming(config: StreamConfig, width: int, device: str) -> Way:
     return lambda x, weight: stream_gemm(x, weight, scratch, config=config)
 
 
-def on_hopper(name: str, x: Tensor, weight: Tensor) -> Tensor:
-    """`hopper_gemm` as this product is; RuntimeError where it does not take it."""
-    tiles = tiles_for(x, weight, parts=name in ("o", "down"), gated=name == "gate_up")
-    if tiles is None:
-        raise RuntimeError("not by hopper_gemm")
-    return hopper_gemm(x, weight, tiles)
-
-
 def by_algorithm(library: CublasLt, product: Product, x: Tensor, weight: Tensor) -> Tensor:
     """One of cuBLASLt's ways."""
     return library.run(product, x, weight, x.new_empty(len(x), len(weight)))
@@ -155,16 +146,25 @@ class Bench:
         """Candidates, `STREAM` first."""
         return self.streams if rows <= MAX_ROWS else {}
 
+    def on_hopper(self, rows: int) -> dict[str, Way]:
+        """The products that `hopper_gemm` takes."""
+        found: dict[str, Way] = {}
+        for name, weights in self.layers.weights.items():
+            x = self.layers.inputs[name][:rows]
+            tiles = tiles_for(x, weights[0], parts=name in ("o", "down"), gated=name == "gate_up")
+            if tiles is not None:
+                found[name] = partial(hopper_gemm, tiles=tiles)
+        return found
+
     def to_compile(self, rows: list[int]) -> list[Callable[[], object]]:
         """A call of every variant: chains of each number of rows have the norms' and activations'."""
         calls: list[Callable[[], object]] = []
         for count in rows:
             for way in self.streams_for(count).values() or [F.linear]:
                 calls.append(self.layers.chain(count, dict.fromkeys(self.layers.linears, way))[0])
-            if count <= HOPPER_ROWS:
-                calls.append(
-                    self.layers.chain(count, {name: partial(on_hopper, name) for name in self.layers.linears})[0]
-                )
+            hopper = self.on_hopper(count)
+            if hopper.keys() == self.layers.linears.keys():
+                calls.append(self.layers.chain(count, hopper)[0])
         return calls
 
     def results(self, name: str, rows: int, reference: Tensor) -> list[Result]:
@@ -177,8 +177,7 @@ class Bench:
             products = self.library.products(rows, width, depth, torch.bfloat16, ALGORITHMS)
             ways += [("Lt", f"#{i}", partial(by_algorithm, self.library, p)) for i, p in enumerate(products)]
         ways += [("stream", tiles(config), way) for config, way in self.streams_for(rows).items()]
-        if rows <= HOPPER_ROWS and self.run.cuda:
-            ways.append(("hopper", "", partial(on_hopper, name)))
+        ways += [("hopper", "", way) for taken, way in self.on_hopper(rows).items() if taken == name]
         found = []
         for kind, label, way in ways:
             what = f"{name} {rows} rows {kind} {label}"

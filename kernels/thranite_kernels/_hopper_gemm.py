@@ -8,6 +8,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
+from ._glu import LOG2E
+
 copy_tile = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # until Triton 3.7
 
 
@@ -111,7 +113,7 @@ def _products(
     if HALVES == 2:
         acc, second = warpgroup_mma_wait(num_outstanding=0, deps=[acc, second])
         gate = acc.to(dtype).to(gl.float32)  # rounded as a product's result is
-        acc = gate / (1.0 + gl.exp2(-gate * 1.4426950408889634)) * second.to(dtype).to(gl.float32)
+        acc = gate / (1.0 + gl.exp2(-gate * LOG2E)) * second.to(dtype).to(gl.float32)
     else:
         acc = warpgroup_mma_wait(num_outstanding=0, deps=[acc])
     EACH: gl.constexpr = 4 if PARTS > 1 else 8  # 16 bytes of a row of y a thread

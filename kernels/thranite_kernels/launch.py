@@ -115,18 +115,19 @@ def swizzled_map(matrix: torch.Tensor, block: list[int]) -> Any:
     """The same for kernels in Gluon, of a 16-bit matrix: swizzled in shared memory as wgmma reads it."""
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    base = matrix if _recorder is None else _Nowhere(matrix.dtype)
+    base = matrix if _recorder is None else Pointer(matrix.dtype, True)  # torch may refuse to tell an address
     return TensorDescriptor(base, list(matrix.shape), list(matrix.stride()), block, swizzled_layout())
 
 
 @dataclass(frozen=True, slots=True)
-class _Nowhere:
-    """Stands for a tensor without memory, whose address torch may refuse to tell."""
+class Pointer:
+    """Stands for a tensor: Triton asks arguments of this kind for their type and address."""
 
     dtype: torch.dtype
+    aligned: bool
 
     def data_ptr(self) -> int:
-        return 0
+        return 16 if self.aligned else 1
 
 
 @cache

@@ -14,18 +14,7 @@ from typing import Any
 
 import torch
 
-from .launch import Launch, swizzled_map
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """Stands for a tensor: Triton asks arguments of this kind for their type and address."""
-
-    dtype: torch.dtype
-    aligned: bool
-
-    def data_ptr(self) -> int:
-        return 16 if self.aligned else 1
+from .launch import Launch, Pointer, swizzled_map
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,14 +35,15 @@ PROMPT_TOKENS = (1, 16, 1000)
 def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
     """Prompts of few tokens and of many, and decodes beside a prompt, under every kind of sampling."""
     most = _most(settings)
+    counts = {min(count, most) for count in PROMPT_TOKENS}
     for params in (PLAIN, TRUNCATED, SHAPED, EVERY):
-        for count in sorted({min(count, most) for count in PROMPT_TOKENS}):
+        for count in sorted(counts):
             yield _prompts(count, params, settings)
             if settings.max_num_seqs > 1 and min(_longest(settings), settings.max_num_batched_tokens) > 4:
                 yield _beside_a_prompt(params, settings)
     if settings.max_num_seqs == 1:  # which never decodes beside a prompt
         yield StepPlan(step=0, decodes=[0])
-    for count in sorted({min(count, most) for count in (*FUSED_BOUNDS, *ROW_BLOCKS)}):
+    for count in sorted({min(count, most) for count in (*FUSED_BOUNDS, *ROW_BLOCKS)} - counts):
         yield _prompts(count, SHAPED, settings)  # whose tokens are all scored: a small head multiplies as many rows
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
+from thranite.bench.shapes import LLAMA_8B
 from thranite.layers import dense
 from thranite.loader.checkpoint import load_model
 from thranite.models.decoder import DecoderLayer
@@ -14,11 +13,7 @@ from thranite.models.registry import load_spec
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
-    "num_hidden_layers": 1, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 4000,
-    "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "rope_theta": 5e5, "tie_word_embeddings": False,
-}  # fmt: skip
+LLAMA = {**LLAMA_8B, "num_hidden_layers": 1, "vocab_size": 4000}
 
 
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:

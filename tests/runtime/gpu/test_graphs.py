@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.support.torch_engine import CONFIGS
+from thranite.bench.shapes import LLAMA_8B
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
@@ -29,11 +30,7 @@ QWEN: dict[str, Any] = {
     "num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 4000,
     "max_position_embeddings": MODEL_LEN, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True,
 }  # fmt: skip
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
-    "num_hidden_layers": 2, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 4000,
-    "max_position_embeddings": MODEL_LEN, "rms_norm_eps": 1e-5, "rope_theta": 5e5, "tie_word_embeddings": False,
-}  # fmt: skip
+LLAMA = {**LLAMA_8B, "num_hidden_layers": 2, "vocab_size": 4000}
 MODELS = {"qwen3": QWEN, "llama": LLAMA, "gemma3": {**CONFIGS["gemma3"], "max_position_embeddings": MODEL_LEN}}
 
 
