@@ -234,7 +234,7 @@ class Engine:
         now = self._clock()
         took = self._pace.read(scheduled.prompt_tokens, scheduled.launched_at, now, now - before)
         if took is not None and self._share is not None:
-            self._share.observe(scheduled.prompt_tokens, took)
+            self._share.observe(scheduled.prompt_tokens, len(scheduled.plan.decodes), took)
         add_prompt_logprobs(scheduled, result)
         add_pooled(scheduled, result)
         since_all: list[float] = []

@@ -1,10 +1,10 @@
 """Which tokens the next step computes. Policy only: no torch, no clock of its own, no I/O.
 
 One token budget a step, of which prompts may be given a share only (`PromptShare`). In this order: sequences that
-decode (one token each), prompts under way, then waiting ones in queue order while memory admits them. Within each,
-earlier `order` first. When pages run out, the sequence with the latest order that is not in the plan yet is preempted:
-its pages are freed and it waits at the queue's front, to be recomputed (mostly from the prefix cache, where its full
-blocks stay).
+decode (one token each, unless they pause for a pile of prompts), prompts under way, then waiting ones in queue order
+while memory admits them. Within each, earlier `order` first. When pages run out, the sequence with the latest order
+that is not in the plan yet is preempted: its pages are freed and it waits at the queue's front, to be recomputed
+(mostly from the prefix cache, where its full blocks stay).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from thranite.engine.constraints import make_constraint
 from thranite.engine.kv_manager import KVCacheManager
 from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
-from thranite.engine.prompt_share import PromptShare
+from thranite.engine.prompt_share import PromptShare, Share
 from thranite.engine.request_queue import RequestQueue
 from thranite.engine.sequence import RequestState, Sequence, State
 from thranite.engine.settings import EngineSettings
@@ -130,13 +130,18 @@ class Scheduler:
         self._step += 1
         self.held = []
         draft = _Draft(self._step, self.step_tokens)
-        begun = self._plan_decodes(draft)
-        draft.share = self._share_of(draft, begun)
+        begun = [seq for seq in self.running if not seq.decoding]
+        share = self._share_of(begun)
+        if not share.pause:
+            self._plan_decodes(draft)
+        draft.share = draft.budget if share.tokens is None else min(share.tokens - len(draft.decodes), draft.budget)
         for seq in begun:
             if seq.state is State.RUNNING and draft.share > 0:
                 self._plan_prefill(seq, draft)
         if not draft.preempted:
             self._admit(draft)
+        if share.pause and not draft.prefills:  # what could sample has no bitmask yet
+            self._plan_decodes(draft)
         if not draft.decodes and not draft.prefills and not draft.starts:
             return None
         plan = StepPlan(draft.step, draft.decodes, draft.prefills, draft.starts, draft.blocks, draft.copies)
@@ -144,17 +149,15 @@ class Scheduler:
         late = any(seq.constraint is not None for seq in samples)
         return ScheduledStep(plan, samples, draft.prefilling, late)
 
-    def _plan_decodes(self, draft: _Draft) -> list[Sequence]:
-        """One token for each sequence that decodes. Returns those that do not.
+    def _plan_decodes(self, draft: _Draft) -> None:
+        """One token for each sequence that decodes.
 
         The host's hottest loop: a sequence within its last page, which it does not share, needs no more than counting.
         """
-        prefilling: list[Sequence] = []
         size, step, running, budget = self.kv.block_size, draft.step, State.RUNNING, draft.budget
         decodes, decoding = draft.decodes, draft.decoding
         for seq in list(self.running):
             if not seq.decoding:
-                prefilling.append(seq)
                 continue
             if seq.state is not running or budget == 0 or len(seq.tokens) + seq.pending >= seq.end:
                 continue  # preempted in this step; no budget; its last token is in flight
@@ -169,14 +172,15 @@ class Scheduler:
             decodes.append(seq.slot if seq.slot is not None else self._slot(seq))
             decoding.append(seq)
         draft.budget = budget
-        return prefilling
 
-    def _share_of(self, draft: _Draft, begun: list[Sequence]) -> int:
-        if self.prompt_share is None or not draft.decodes:
-            return draft.budget
+    def _share_of(self, begun: list[Sequence]) -> Share:
+        """What prompts may take. Nobody pauses for prompts that would then take the memory of those who do."""
+        decodes = len(self.running) - len(begun)
+        if self.prompt_share is None or not decodes:
+            return Share(None)
         pile = self._admissible_tokens() + sum(len(seq.tokens) - seq.computed for seq in begun)
-        share = self.prompt_share.tokens(len(draft.decodes), pile)
-        return draft.budget if share is None else min(share, draft.budget)
+        pages = (pile // self.kv.block_size + len(begun) + len(self.queue)) * len(self.settings.layout.groups)
+        return self.prompt_share.next(decodes, pile, may_pause=pages + self._watermark <= self.kv.pool.num_free)
 
     def _admissible_tokens(self) -> int:
         """About how many tokens of waiting prompts have a slot to run in: others' turn comes when sequences end."""
