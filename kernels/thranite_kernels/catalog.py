@@ -19,6 +19,7 @@ from .all_reduce import one_shot_all_reduce_launch, two_shot_all_reduce_launch
 from .all_reduce_norm import two_shot_all_reduce_norm_launch
 from .attention import HEAD_SIZES
 from .fused_gemm import FusedScratch, NormTerms, gemm_add_launch, norm_gemm_launch
+from .gated_gemm import gated_gemm_launch
 from .glu import Activation, glu_launch
 from .launch import Launch
 from .logprobs import Logprobs, logprobs_launches
@@ -162,7 +163,7 @@ def gemm_entries(target: Target) -> Iterator[Entry]:
 
 
 def hopper_entries(target: Target) -> Iterator[Entry]:
-    """A layer of llama-8b: plain, in parts, and gated."""
+    """A layer of llama-8b: plain, in parts, and gated; for many rows gated, and the smallest there is."""
     kinds = ((6144, 4096, False, False), (4096, 14336, True, False), (14336, 4096, False, True))
     for rows in hopper_gemm.ROW_BLOCKS:
         for width, depth, parts, gated in kinds:
@@ -172,6 +173,9 @@ def hopper_entries(target: Target) -> Iterator[Entry]:
             out = _meta(2, rows, width, dtype=torch.float32) if parts else _meta(rows, width)
             launch = hopper_gemm.hopper_gemm_launch(x, weight, tiles, out=out)
             yield Entry(f"hopper_gemm M{rows} N{width} K{depth} {tiles}", launch)
+    for rows, width, depth in ((1000, 14336, 4096), (65, 384, 256)):
+        launch = gated_gemm_launch(_meta(rows, depth), _meta(2 * width, depth), out=_meta(rows, width))
+        yield Entry(f"gated_gemm N{width} K{depth}", launch)
 
 
 def fused_entries() -> Iterator[Entry]:

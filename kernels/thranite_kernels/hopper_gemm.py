@@ -99,15 +99,15 @@ def row_block(rows: int) -> int:
 
 def tiles_for(x: torch.Tensor, weight: torch.Tensor, *, parts: bool = False, gated: bool = False) -> HopperTiles | None:
     """`hopper_tiles` for a product of 16-bit types whose rows tensor maps can read."""
-    if x.itemsize != 2 or weight.dtype != x.dtype or not overlaps(x) or not (_readable(x) and _readable(weight)):
+    if x.itemsize != 2 or weight.dtype != x.dtype or not overlaps(x) or not (readable(x) and readable(weight)):
         return None
     rows, depth = x.shape
     width = weight.shape[0] // 2 if gated else weight.shape[0]
     return hopper_tiles(rows, width, depth, target_of(x.device), parts=parts, gated=gated)
 
 
-def _readable(matrix: torch.Tensor) -> bool:
-    """Steps of 16 bytes between rows, and a start at one."""
+def readable(matrix: torch.Tensor) -> bool:
+    """By tensor map: steps of 16 bytes between rows, and a start at one."""
     return matrix.stride(1) == 1 and matrix.stride(0) % 8 == 0 and int(matrix.storage_offset()) % 8 == 0
 
 
@@ -138,7 +138,7 @@ def hopper_gemm_launch(x: torch.Tensor, weight: torch.Tensor, tiles: HopperTiles
     require(depth >= step * tiles.parts, "hopper_gemm: more parts than steps")
     require(tiles.parts == 1 or not tiles.gated, "hopper_gemm: an activation is of sums, not of parts")
     require(0 < tiles.rows <= 128 and tiles.rows % 16 == 0, "hopper_gemm: 16 to 128 rows a program, in steps of 16")
-    require(_readable(x) and _readable(weight), "hopper_gemm: rows must be contiguous, at multiples of 16 bytes")
+    require(readable(x) and readable(weight), "hopper_gemm: rows must be contiguous, at multiples of 16 bytes")
     require(out.is_contiguous() and out.shape[-2:] == (rows, width), "hopper_gemm: result [M, N], contiguous")
     used = [box for box in (64, 32, 16) if tiles.rows & box] or [64]
     boxes = {box: swizzled_map(weight, [box, PANEL]) for box in used}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from thranite_kernels.gated_gemm import STAGES
 from thranite_kernels.hopper_gemm import HopperTiles
 from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
@@ -70,6 +71,16 @@ def test_products_on_hopper_fill_their_stages_and_then_wait_for_x() -> None:
     assert not positions(lines, start)  # attention comes next but one
     lines = ptx("hopper_gemm M64 N4096")
     assert positions(lines, start)[0] < positions(lines, r"cp\.async\.bulk\.tensor")[0]
+
+
+def test_the_gated_product_of_many_rows_waits_for_x_with_its_ring_full_of_weights() -> None:
+    """Gate's and up's first, then x's of as many stages; in the loop all three; no kernel begins early behind it."""
+    lines = ptx("gated_gemm N14336")
+    (wait,) = positions(lines, r"griddepcontrol\.wait")
+    copies = positions(lines, r"cp\.async\.bulk\.tensor\S*global\.mbarrier|cp\.async\.bulk\.tensor\S*shared::cluster")
+    assert sum(copy < wait for copy in copies) == 2 * STAGES
+    assert sum(copy > wait for copy in copies) == STAGES + 3
+    assert not positions(lines, r"griddepcontrol\.launch_dependents")
 
 
 def test_decode_reads_lists_before_it_waits() -> None:

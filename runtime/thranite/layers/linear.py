@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thranite.layers.communicator import ALONE, Communicator
 from thranite.layers.dense import SKINNY_GPU_ROWS, add_dense, dense, dense_parts, gated_dense
+from thranite.layers.gated_products import gated_product
 from thranite.layers.module import Module
 from thranite.models.partition import Cut
 
@@ -84,7 +85,8 @@ class UnquantizedMethod:
         return None if few else dense_parts(x, linear.weight)
 
     def gated(self, linear: Linear, x: Tensor) -> Tensor | None:
-        return gated_dense(x, linear.weight)
+        few = gated_dense(x, linear.weight)
+        return gated_product(x, linear.weight) if few is None else few
 
 
 class Linear(Module):

@@ -48,6 +48,11 @@ def tuning() -> Iterator[None]:
         _tuning = before
 
 
+def is_tuning() -> bool:
+    """Whether this is within `tuning`."""
+    return _tuning
+
+
 def tuned_product(x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor | None:
     """x [T, K], weight [N, K] on a GPU → [T, N], or `onto` [T, N] with that added. None, and nothing done, where the
     rule's choice is as good, or was not compared."""
@@ -88,10 +93,7 @@ class _Products:
                 None  # a torch built with another cuBLAS, or a shape that this one has nothing for: the rule has to do
             )
         onto = x.new_zeros(rows, n) if add else None  # nothing is added to the stream itself
-        clock: Callable[[Callable[[], object]], float] = partial(milliseconds, device=self._device)
-        gain = GAIN
-        if rows >= HOT_ROWS:
-            clock, gain = HotClock(self._device), HOT_GAIN
+        clock, gain = stopwatch(rows, self._device), HOT_GAIN if rows >= HOT_ROWS else GAIN
         best, least = None, gain * clock(partial(product_by_rule, x, weight, onto))
         # Else in the place of the rule's result: of a full step each may be half a gigabyte.
         out = x.new_empty(rows, n) if onto is None else onto
@@ -108,6 +110,11 @@ class _Products:
 def product_by_rule(x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
     """As `tuned_product`, by whatever torch takes."""
     return F.linear(x, weight) if onto is None else onto.addmm_(x, weight.t())
+
+
+def stopwatch(rows: int, device: torch.device) -> Callable[[Callable[[], object]], float]:
+    """Milliseconds of a run with so many rows, as a step has them."""
+    return HotClock(device) if rows >= HOT_ROWS else partial(milliseconds, device=device)
 
 
 def milliseconds(run: Callable[[], object], device: torch.device) -> float:

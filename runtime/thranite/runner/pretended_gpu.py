@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from thranite.layers import dense, fused
+from thranite.layers import dense, fused, gated_products
 from thranite.runner.cuda_graphs import DecodeGraphs
 from thranite.runner.sampling_transfer import HostCopies
 from thranite_kernels.launch import recording
@@ -64,6 +64,8 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (HostCopies, "__init__", _keep),
         (torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40)),
         (dense, "tuned_product", lambda x, weight, onto=None: None),
+        (gated_products, "is_faster", lambda x, weight: True),
+        (gated_products, "_faster", {}),
         *empty_graphs(),
     ]
 

@@ -1,4 +1,4 @@
-"""A layer of a model with large weights, for few rows: by the project's products and by the library's."""
+"""A layer of a model with large weights: by the project's products and by the library's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from thranite.bench.shapes import LLAMA_8B
-from thranite.layers import dense
+from thranite.layers import dense, gated_products
+from thranite.layers.tuned_products import tuning
 from thranite.loader.checkpoint import load_model
 from thranite.models.decoder import DecoderLayer
 from thranite.models.registry import load_spec
@@ -55,3 +56,23 @@ def test_few_rows_are_multiplied_as_the_library_does(rows: int, dtype: str, monk
     assert all(relative(*pair) < 2e-2 for pair in zip(actual, expected, strict=True))
     hopper = torch.cuda.get_device_capability() == (9, 0)
     assert sum(taken) == ((2 if rows <= 16 else 4) if hopper and rows <= 64 else 0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("rows", [65, 128, 129, 1000, 1024, 1500, 2100])
+def test_many_rows_are_gated_as_the_library_does(rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they are timed or not."""
+    spec, device = load_spec(LLAMA, dtype=dtype, max_model_len=1024), torch.device("cuda", 0)
+    model = load_model(spec, None, dtype=getattr(torch, dtype), device=device, load_format="dummy", progress=None)
+    mlp = model._in_order[0].mlp
+    x = torch.randn(rows, 4096, device=device).to(getattr(torch, dtype))
+    monkeypatch.setattr(gated_products, "_faster", {})
+    untimed = mlp.inner(x)
+    with tuning():
+        timed = mlp.inner(x)
+    chosen = dict(gated_products._faster)
+    assert len(chosen) == (torch.cuda.get_device_capability() == (9, 0))
+    for faster in (True, False):
+        gated_products._faster.update(dict.fromkeys(chosen, faster))
+        assert all(relative(each, mlp.inner(x)) < 2e-3 for each in (untimed, timed))

@@ -181,6 +181,7 @@ def test_products_of_any_few_rows(gpu: Variants) -> None:
     kinds = Counter(variant.kernel for variant in gpu)
     assert kinds["hopper_gemm_kernel"] == 4 * len(ROW_BLOCKS) - 2
     assert kinds["stream_gemm_kernel"] == 3
+    assert kinds["gated_gemm_kernel"] == 1
 
 
 @pytest.mark.parametrize("eager", [True, False])
