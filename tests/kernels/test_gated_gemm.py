@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.hopper import H200, on_hopper
 from thranite_kernels.gated_gemm import (
     evenness,
     gated_gemm,
@@ -19,12 +20,7 @@ from thranite_kernels.gated_gemm import (
 from thranite_kernels.target import Target, pretended
 from thranite_kernels.testing import assert_close
 
-H200 = Target(90, 132)
 GUARD = 777.0
-
-on_hopper = pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="Hopper's products"
-)
 
 
 @pytest.mark.gpu
