@@ -13,6 +13,13 @@ __all__ = ["cluster", "local"]
 # Tests of real models ask for more themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from triton.runtime import interpreter
+
+    from tests.support.interpreter import remember_replacements
+
+    remember_replacements(interpreter)
+
 
 def pytest_collection_finish() -> None:
     """What importing the tests made stays: else each full collection looks at it, which takes half a second."""
