@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
+
+import pytest
 
 from tests.cluster.fixtures import cluster, local
 
 __all__ = ["cluster", "local"]
 
 # Tiny models gain nothing from threads, and threads that wait for each other on a busy machine cost a factor of ten.
-# Tests of real models ask for more themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -19,6 +21,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     from tests.support.interpreter import remember_replacements
 
     remember_replacements(interpreter)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker's folder is named as briefly as can be: a path of a socket in it has 107 characters at most."""
+    if hasattr(config, "workerinput"):
+        config.option.basetemp = str(Path(config.option.basetemp).with_name(config.workerinput["workerid"]))
 
 
 def pytest_collection_finish() -> None:
