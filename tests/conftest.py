@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """A worker's folder is named as briefly as can be: a path of a socket in it has 107 characters at most."""
     if hasattr(config, "workerinput"):
         config.option.basetemp = str(Path(config.option.basetemp).with_name(config.workerinput["workerid"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers tell tests apart by their ids, and would run one of those that share theirs."""
+    for node_id, count in Counter(item.nodeid for item in items).items():
+        if count > 1:
+            raise pytest.UsageError(f"{count} tests have the id {node_id}; give each its own")
 
 
 def pytest_collection_finish() -> None:
