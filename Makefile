@@ -17,6 +17,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := operator,runtime,demo,test,dev
 PYTEST := $(BIN)/python -m pytest --timeout 300
+# How many files of a part's tests run at once; 0: in pytest's own process. Those on the cluster run one by one.
+WORKERS ?= 2
+AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Folders of tests that exist; each one is also a target: test-runtime, test-kernels, …
 PARTS := $(shell find tests -mindepth 2 -name 'test_*.py' -not -path 'tests/cluster/*' -not -path 'tests/e2e/*' \
 	| cut -d/ -f2 | sort -u)
@@ -69,11 +72,11 @@ test-layout: $(STAMP)  ## the tree itself
 
 .PHONY: $(addprefix test-,$(PARTS))
 $(addprefix test-,$(filter-out kernels,$(PARTS))): test-%: $(STAMP)
-	$(PYTEST) tests/$*
+	$(PYTEST) $(AT_ONCE) tests/$*
 
 # Triton reads TRITON_INTERPRET when a kernel is declared, so these tests have a process of their own.
 test-kernels: $(STAMP)
-	TRITON_INTERPRET=1 $(PYTEST) tests/kernels
+	TRITON_INTERPRET=1 $(PYTEST) $(AT_ONCE) tests/kernels
 
 test-runtime: model
 

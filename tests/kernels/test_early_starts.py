@@ -5,10 +5,12 @@ Compiling needs a process that does not interpret.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,23 +25,34 @@ from thranite_kernels.target import STREAM, Target
 ROOT = Path(__file__).parents[2]
 TARGET = Target(90, 132)
 
+NAMES = ("stream_gemm", "hopper_gemm M64 N6144", "hopper_gemm M64 N4096", "decode H32/8 D128 page 64")
+
 PRINT_PTX = """
-import sys
+import json, sys
 from thranite_kernels.catalog import attention_entries, elementwise_entries, gemm_entries
 from thranite_kernels.target import Target, pretended
 target = Target(90, 132)
 with pretended(target):
     entries = [*attention_entries(target, "decode", True), *elementwise_entries(), *gemm_entries(target)]
-print(next(e for e in entries if e.name.startswith(sys.argv[1])).launch.compile(90).asm["ptx"])
+firsts = {name: next(e for e in entries if e.name.startswith(name)) for name in sys.argv[1:]}
+print(json.dumps({name: entry.launch.compile(90).asm["ptx"] for name, entry in firsts.items()}))
 """
 
 
-def ptx(name: str) -> list[str]:
-    """The catalogue's first kernel of that name, compiled for sm_90: one instruction a line."""
+@cache
+def compiled() -> dict[str, str]:
+    """The catalogue's first kernel of each name, compiled for sm_90 in one process."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "kernels"), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", PRINT_PTX, name]
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+    command = [sys.executable, "-c", PRINT_PTX, *NAMES]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    texts: dict[str, str] = json.loads(done.stdout)
+    return texts
+
+
+def ptx(name: str) -> list[str]:
+    """One instruction a line."""
+    return compiled()[name].splitlines()
 
 
 def positions(lines: list[str], pattern: str) -> list[int]:

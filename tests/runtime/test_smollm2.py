@@ -35,7 +35,6 @@ FORMS = [
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    torch.set_num_threads(2)
     model = LLM(str(smollm2_dir()), device="cpu", dtype="float32", max_model_len=2048, max_num_seqs=16)
     yield model
     model.close()

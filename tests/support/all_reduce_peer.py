@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 
 import torch
+from triton.runtime import interpreter
 
+from tests.support.interpreter import remember_replacements
 from thranite_kernels.all_reduce import (
     all_reduce_norm_reference,
     all_reduce_reference,
@@ -105,4 +107,5 @@ def main(rank: int, size: int, path: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
+    remember_replacements(interpreter)
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -95,7 +95,7 @@ def test_deadline_and_second_signal_end_streams_with_a_final_event(tmp_path: Pat
             assert all("draining" in future.result()[-1]["error"]["message"] for future in futures)
             assert server.exit_code() == ExitCode.OK
             assert time.monotonic() - began < 5
-    with running_server(tmp_path / "deadline", drain_timeout=0.5) as server:
+    with running_server(tmp_path / "late", drain_timeout=0.5) as server:
         server.wait_ready()
         with streams(server, 1, max_tokens=2000) as futures:
             server.process.send_signal(signal.SIGTERM)
