@@ -25,7 +25,13 @@ from thranite_kernels.target import STREAM, Target
 ROOT = Path(__file__).parents[2]
 TARGET = Target(90, 132)
 
-NAMES = ("stream_gemm", "hopper_gemm M64 N6144", "hopper_gemm M64 N4096", "decode H32/8 D128 page 64")
+NAMES = (
+    "stream_gemm",
+    "hopper_gemm M64 N6144",
+    "hopper_gemm M64 N4096",
+    "gated_gemm N14336",
+    "decode H32/8 D128 page 64",
+)
 
 PRINT_PTX = """
 import json, sys
