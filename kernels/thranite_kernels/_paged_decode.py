@@ -45,7 +45,7 @@ def _splits(tiles, piece, whole_tiles):
 
 
 @triton.jit(
-    do_not_specialize=["rows", "items", "shares", "window", "min_tiles", "whole_tiles"],
+    do_not_specialize=["rows", "items", "shares", "window", "min_tiles", "whole_tiles", "coarse", "long_tiles"],
     do_not_specialize_on_alignment=["slots_ptr", "context_ptr", "cu_q_ptr"],
 )
 def decode_plan_kernel(
@@ -59,6 +59,8 @@ def decode_plan_kernel(
     window,
     min_tiles,
     whole_tiles,
+    coarse,
+    long_tiles,
     TILE: tl.constexpr,
     WINDOW: tl.constexpr,
     RAGGED: tl.constexpr,
@@ -68,8 +70,10 @@ def decode_plan_kernel(
     """Cut the batch's tiles into about `shares` equal pieces; program r writes the items of row r.
 
     With total tiles n, a piece is c = max(min_tiles, ceil(n / shares)) tiles and a row of t tiles is cut into
-    ceil(t / c) near-equal splits, one if t <= whole_tiles. Hence items <= rows + shares and partial results <= 2
-    shares, whatever the lengths are. Padding has no tiles, so it has no items and changes nobody's cut.
+    ceil(t / c) near-equal splits, one if t <= whole_tiles. Pieces of fewer than `long_tiles` are larger, if need be as
+    large as `coarse` shares make them: there, combining costs more than even shares save. Hence items <= rows + shares
+    and partial results <= 2 shares, whatever the lengths are. Padding has no tiles, so it has no items and changes
+    nobody's cut.
 
     Rows with the longest splits have the first items: programs start in about that order as others end, and those that
     end last should be short (Graham: "Bounds on multiprocessing timing anomalies", 1969).
@@ -80,6 +84,7 @@ def decode_plan_kernel(
         r = start + tl.arange(0, BLOCK_R)
         total += tl.sum(_tiles_of_rows(slots_ptr, context_ptr, cu_q_ptr, r, rows, window, TILE, WINDOW, RAGGED))
     piece = tl.maximum((total + shares - 1) // shares, min_tiles)
+    piece = tl.maximum(piece, tl.minimum((total + coarse - 1) // coarse, long_tiles))
     begin = tl.minimum(row, rows - 1)
     context = tl.load(context_ptr + begin)
     slot = tl.load(slots_ptr + begin)

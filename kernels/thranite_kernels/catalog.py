@@ -248,12 +248,14 @@ def attention_cases(quick: bool) -> list[AttentionCase]:
         AttentionCase(8, 4, 256, 16, window=4096, softcap=50.0),
         AttentionCase(64, 8, 64, sinks=True, window=128),
         AttentionCase(32, 8, 128, 16, max_q=8),
+        AttentionCase(32, 8, 128, 32),
+        AttentionCase(32, 8, 64),
         AttentionCase(9, 3, 64, 16, dtype=torch.float32),
     ]
     if quick:
         return cases
     cases += [AttentionCase(8, 8, dim, 16) for dim in HEAD_SIZES if dim not in (64, 128, 256)]
-    cases += [AttentionCase(32, 8, 128, size) for size in (32, 128)]
+    cases += [AttentionCase(32, 8, 128, 128)]
     cases += [AttentionCase(heads, 1, 128, max_q=q) for heads, q in ((1, 1), (7, 1), (16, 1), (16, 8))]
     return cases
 

@@ -112,11 +112,11 @@ def tensor_map(base: torch.Tensor, shape: list[int], strides: list[int], block: 
 
 
 def swizzled_map(matrix: torch.Tensor, block: list[int]) -> Any:
-    """The same for kernels in Gluon, of a 16-bit matrix: swizzled in shared memory as wgmma reads it."""
+    """The same for kernels in Gluon, of all of a 16-bit tensor: swizzled in shared memory as wgmma reads it."""
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     base = matrix if _recorder is None else Pointer(matrix.dtype, True)  # torch may refuse to tell an address
-    return TensorDescriptor(base, list(matrix.shape), list(matrix.stride()), block, swizzled_layout())
+    return TensorDescriptor(base, list(matrix.shape), list(matrix.stride()), block, swizzled_layout(matrix.dim()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +131,11 @@ class Pointer:
 
 
 @cache
-def swizzled_layout() -> Any:
+def swizzled_layout(rank: int) -> Any:
     """Of 16-bit tiles in shared memory, by 128 bytes."""
     from triton.experimental.gluon.language import NVMMASharedLayout
 
-    return NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    return NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=rank)
 
 
 class _NoDevice:

@@ -9,11 +9,13 @@ arrive combines them in a fixed order: results do not depend on timing, nor on p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ._paged_decode import decode_plan_kernel, paged_decode_kernel
 from .attention import check_attention, padded_head, score_scales
+from .hopper_decode import by_wgmma, hopper_decode_launch, page_map
 from .launch import Launch, cdiv, next_power_of_2, require
 from .target import DecodeConfig, Target, decode_config, overlaps, target_of
 
@@ -36,17 +38,23 @@ class DecodePlan:
     """Work items of one step and the scratch that layers share; buffers are allocated once, `plan` refills `items`."""
 
     items: torch.Tensor  # int32 [rows + shares, RECORD]
-    partial: torch.Tensor  # fp32 [2 shares, KVH · blocks, BLOCK_R, D], normalised results of splits
-    lse: torch.Tensor  # fp32 [2 shares, KVH · blocks, BLOCK_R], their log-sum-exp in log2 units
-    count: torch.Tensor  # int32 [2 shares, KVH · blocks], zero between launches
+    partial: torch.Tensor  # fp32 [2 shares or more, KVH · blocks, BLOCK_R, D], normalised results of splits
+    lse: torch.Tensor  # fp32 [2 shares or more, KVH · blocks, BLOCK_R], their log-sum-exp in log2 units
+    count: torch.Tensor  # int32 [2 shares or more, KVH · blocks], zero between launches
     rows: int
     shares: int
+    coarse: int  # shares at least, where pieces are short: `DecodeConfig.long_tiles`
     heads: int
     kv_heads: int
     head_dim: int
     max_q: int
     window: int
     config: DecodeConfig
+
+    @property
+    def combined(self) -> int:
+        """Splits of a row that are combined at once."""
+        return max(COMBINED // (self.partial.shape[2] * padded_head(self.head_dim)), 1)
 
     @classmethod
     def allocate(
@@ -72,17 +80,19 @@ class DecodePlan:
         require(1 <= max_q <= 8, "paged_decode: 1 to 8 queries a row")
         _, block_r, m_blocks = query_blocks(heads // kv_heads, max_q)
         blocks = kv_heads * m_blocks
-        shares = max(target.num_sms * config.ctas_per_sm // blocks, 1)
+        most, coarse = (max(target.num_sms * ctas // blocks, 1) for ctas in (config.ctas_per_sm, 1))
+        # One row is cut evenly whatever the shares are: programs that have a multiprocessor each leave fewer parts.
+        shares = coarse if rows == 1 and config.long_tiles else most
         items = torch.zeros(rows + shares, RECORD, dtype=torch.int32, device=device)
         if scratch is not None:
-            shape = (2 * shares, blocks, block_r, head_dim)
+            shape = (2 * most, blocks, block_r, head_dim)
             require(scratch.partial.shape == shape, f"paged_decode: scratch must be {shape}")
             partial, lse, count = scratch.partial, scratch.lse, scratch.count
         else:
-            partial = torch.empty(2 * shares, blocks, block_r, head_dim, dtype=torch.float32, device=device)
-            lse = torch.empty(2 * shares, blocks, block_r, dtype=torch.float32, device=device)
-            count = torch.zeros(2 * shares, blocks, dtype=torch.int32, device=device)
-        return cls(items, partial, lse, count, rows, shares, heads, kv_heads, head_dim, max_q, window, config)
+            partial = torch.empty(2 * most, blocks, block_r, head_dim, dtype=torch.float32, device=device)
+            lse = torch.empty(2 * most, blocks, block_r, dtype=torch.float32, device=device)
+            count = torch.zeros(2 * most, blocks, dtype=torch.int32, device=device)
+        return cls(items, partial, lse, count, rows, shares, coarse, heads, kv_heads, head_dim, max_q, window, config)
 
     def plan(self, slots: torch.Tensor, context_lens: torch.Tensor, cu_q: torch.Tensor | None = None) -> None:
         """List this step's work; `cu_q` is needed exactly when `max_q` > 1 (else row r's query is token r)."""
@@ -106,6 +116,8 @@ class DecodePlan:
                 "window": self.window,
                 "min_tiles": self.config.min_tiles,
                 "whole_tiles": self.config.whole_tiles,
+                "coarse": self.coarse,
+                "long_tiles": self.config.long_tiles,
             },
             {
                 "TILE": self.config.tile,
@@ -135,12 +147,20 @@ def paged_decode(
     softcap: float = 0.0,
     sinks: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    descriptor: Any = None,
 ) -> torch.Tensor:
     """q [T, H, D]; tokens of padded rows, and those after the rows', are left as they are. Returns [T, H, D] in q's
-    dtype."""
+    dtype. `descriptor`: the cache's `decode_descriptor`, which is made anew where it is None and needed."""
     out = torch.empty_like(q) if out is None else out
-    paged_decode_launch(q, kv, block_table, plan, scale=scale, softcap=softcap, sinks=sinks, out=out).run()
+    paged_decode_launch(
+        q, kv, block_table, plan, scale=scale, softcap=softcap, sinks=sinks, out=out, descriptor=descriptor
+    ).run()
     return out
+
+
+def decode_descriptor(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan) -> Any:
+    """Tensor map of one layer's cache, or None where its kernel needs none."""
+    return page_map(kv) if by_wgmma(q, kv, plan.max_q) else None
 
 
 def paged_decode_launch(
@@ -153,6 +173,7 @@ def paged_decode_launch(
     softcap: float,
     sinks: torch.Tensor | None,
     out: torch.Tensor,
+    descriptor: Any = None,
 ) -> Launch:
     """The launch behind `paged_decode`: (items · query blocks · kv heads) programs, heads fastest."""
     check_attention(q, kv, block_table, out)
@@ -160,6 +181,8 @@ def paged_decode_launch(
     kv_heads, block_size = kv.shape[2], kv.shape[3]
     require((heads, kv_heads, head_dim) == (plan.heads, plan.kv_heads, plan.head_dim), "paged_decode: not the plan's q")
     score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
+    if not (softcap or plan.window) and sinks is None and by_wgmma(q, kv, plan.max_q):
+        return hopper_decode_launch(q, kv, block_table, plan, score_scale=score_scale, out=out, descriptor=descriptor)
     block_m, block_r, m_blocks = query_blocks(heads // kv_heads, plan.max_q)
     block_d = padded_head(head_dim)
     return Launch(
@@ -192,7 +215,7 @@ def paged_decode_launch(
             "BLOCK_D": block_d,
             "BLOCK_M": block_m,
             "BLOCK_R": block_r,
-            "BLOCK_S": max(COMBINED // (block_r * block_d), 1),
+            "BLOCK_S": plan.combined,
             "BLOCK_SIZE": block_size,
             "TILE": plan.config.tile,
             "SOFTCAP": softcap > 0.0,

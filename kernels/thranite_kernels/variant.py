@@ -92,11 +92,11 @@ def _least(value: int) -> int:
 def _argument(value: Any) -> Any:
     if not isinstance(value, Map):
         return value
+    rank = len(value.block)
     if value.swizzled:
-        return swizzled_map(torch.empty(512, 512, dtype=value.dtype, device="meta"), list(value.block))
+        return swizzled_map(torch.empty([512] * rank, dtype=value.dtype, device="meta"), list(value.block))
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    rank = len(value.block)
     strides = [512] * (rank - 1) + [1]
     return TensorDescriptor(torch.empty(0, dtype=value.dtype, device="meta"), [512] * rank, strides, list(value.block))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.support.paged_batch import Batch, check_decode
 from thranite_kernels.attention import paged_attention_reference
 from thranite_kernels.launch import cdiv, int32
 from thranite_kernels.paged_decode import DecodePlan, paged_decode
@@ -19,67 +20,6 @@ from thranite_kernels.testing import assert_close
 def low_precision(device: str) -> torch.dtype:
     """bf16 on a GPU; fp16 in the interpreter, whose dot multiplies bf16 bit patterns as integers."""
     return torch.bfloat16 if device == "cuda" else torch.float16
-
-
-@dataclass
-class Batch:
-    """A random batch over a scrambled cache; everything that no row may read is NaN."""
-
-    q_lens: list[int]
-    contexts: list[int]
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 64
-    block_size: int = 16
-    padded: tuple[int, ...] = ()
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-    tensors: tuple[torch.Tensor, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        rows = len(self.q_lens)
-        blocks = [-(-c // self.block_size) for c in self.contexts]
-        pages = sum(blocks) + 3
-        shape = (pages, 2, self.kv_heads, self.block_size, self.head_dim)
-        kv = torch.randn(shape, device=self.device).to(self.dtype)
-        table = torch.full((rows + 2, max([*blocks, 1]) + 1), 1 << 20, dtype=torch.int32, device=self.device)
-        slots = torch.randperm(rows + 2)[:rows].tolist()
-        free = (torch.randperm(pages - 1) + 1).tolist()
-        used = torch.zeros(pages, self.block_size, dtype=torch.bool)
-        for slot, count, context in zip(slots, blocks, self.contexts, strict=True):
-            own, free = free[:count], free[count:]
-            table[slot, :count] = int32(own, self.device)
-            for i, page in enumerate(own):
-                used[page, : max(min(context - i * self.block_size, self.block_size), 0)] = True
-        kv.transpose(2, 3).transpose(1, 2)[~used.to(self.device)] = float("nan")
-        for row in self.padded:
-            slots[row] = -1
-        q = torch.randn(sum(self.q_lens), self.heads, self.head_dim, device=self.device).to(self.dtype)
-        cu = torch.tensor([0, *self.q_lens]).cumsum(0)
-        contexts = [0 if r in self.padded else c for r, c in enumerate(self.contexts)]
-        self.tensors = (q, kv, table, int32(slots, self.device), int32(cu, self.device), int32(contexts, self.device))
-
-
-def check_decode(batch: Batch, config: DecodeConfig, window: int = 0, softcap: float = 0.0, sink: bool = False) -> None:
-    """One plan, two layers over the same scratch (the counters must be back at zero); padding's output stays."""
-    q, kv, table, slots, cu, contexts = batch.tensors
-    max_q = max(batch.q_lens)
-    plan = DecodePlan.allocate(
-        len(batch.q_lens), batch.heads, batch.kv_heads, batch.head_dim, max_q=max_q, window=window,
-        device=batch.device, config=config,
-    )  # fmt: skip
-    plan.items.fill_(-7)
-    plan.plan(slots, contexts, cu if max_q > 1 else None)
-    sinks = torch.randn(batch.heads, device=batch.device) if sink else None
-    expected = paged_attention_reference(q, kv, table, slots, cu, contexts, window=window, softcap=softcap, sinks=sinks)
-    outs = [torch.full_like(q, 7.0) for _ in range(2)]
-    for out in outs:
-        paged_decode(q, kv, table, plan, softcap=softcap, sinks=sinks, out=out)
-    assert torch.equal(outs[0], outs[1])
-    for row in batch.padded:
-        expected[cu[row] : cu[row + 1]] = 7.0
-    assert_close(outs[0], expected)
-    assert not bool(plan.count.any())
 
 
 ONE_SPLIT = DecodeConfig(tile=16, num_warps=4, num_stages=2, ctas_per_sm=1, min_tiles=100)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from thranite_kernels.gated_gemm import STAGES
+from thranite_kernels.hopper_decode import DEEP_RING, PAGE
 from thranite_kernels.hopper_gemm import HopperTiles
 from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
@@ -31,6 +32,7 @@ NAMES = (
     "hopper_gemm M64 N4096",
     "gated_gemm N14336",
     "decode H32/8 D128 page 64",
+    "decode H32/8 D128 page 32",
 )
 
 PRINT_PTX = """
@@ -105,7 +107,7 @@ def test_the_gated_product_of_many_rows_waits_for_x_with_its_ring_full_of_weight
 def test_decode_reads_lists_before_it_waits() -> None:
     """A work item's eight fields and a page of the block table, past L1; keys are only asked for. Where there is no
     work, some wait as well: what follows must not begin before what came before has ended."""
-    lines = ptx("decode H32/8 D128 page 64")
+    lines = ptx("decode H32/8 D128 page 32")
     waits = positions(lines, r"griddepcontrol\.wait")
     assert len(waits) == 2
     wait = max(wait for wait in waits if wait < positions(lines, r"cp\.async\.c[ag]")[0])
@@ -113,6 +115,21 @@ def test_decode_reads_lists_before_it_waits() -> None:
     assert len(early) >= 9
     assert all("ld.global.cg" in line for line in early)
     assert positions(lines, r"prefetch\.L2")[0] < wait < positions(lines, r"cp\.async\.c[ag]")[0]
+
+
+def test_decode_on_hopper_copies_what_earlier_steps_wrote_before_it_waits() -> None:
+    """Keys and values in two panels of 64 dimensions each, of as many pages as its ring holds; what is not yet there is
+    copied after the wait, and queries are read. Lists and tables as above."""
+    lines = ptx("decode H32/8 D128 page 64")
+    copies = positions(lines, r"cp\.async\.bulk\.tensor")
+    stages = DEEP_RING // (2 * PAGE * 128 * 2)
+    wait = max(wait for wait in positions(lines, r"griddepcontrol\.wait") if wait < copies[-1])
+    assert sum(copy < wait for copy in copies) == stages * 4
+    assert sum(copy > wait for copy in copies) == stages * 4 + 4
+    early = [lines[line] for line in positions(lines, READ) if line < wait]
+    assert len(early) == 8 + stages
+    assert all("ld.global.cg" in line for line in early)
+    assert positions(lines, r"griddepcontrol\.launch_dependents")[0] < min(positions(lines, READ))
 
 
 def test_writers_of_work_lists_start_nobody_early() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from thranite.attention.base import AttentionBatch, KVCache
 from thranite.layers.rotary import rotary_table
 from thranite.models.spec import ModelSpec
-from thranite_kernels.paged_decode import DecodePlan, paged_decode
+from thranite_kernels.paged_decode import DecodePlan, decode_descriptor, paged_decode
 from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill
 from thranite_kernels.rope_kv import rope_kv
 
@@ -53,7 +53,8 @@ class TritonAttention:
         self._spec = spec
         self._layers = [cache.layer(index) for index in range(len(spec.layers))]
         self._tables = [_table(rope, max_positions, device) for rope in spec.ropes]
-        self._descriptors: dict[int, Any] = {}
+        self._descriptors: dict[int, Any] = {}  # for prompts
+        self._decode_descriptors: dict[int, Any] = {}
         self.kinds = [
             LayerKind(group, layer.window, layer.num_heads, layer.num_kv_heads, layer.head_dim, pages.itemsize)
             for layer, (group, pages) in zip(spec.layers, self._layers, strict=True)
@@ -62,6 +63,7 @@ class TritonAttention:
     def forget_addresses(self) -> None:
         """The cache's memory has moved."""
         self._descriptors.clear()
+        self._decode_descriptors.clear()
 
     def decode_plans(self, rows: int, device: torch.device, scratch: DecodeScratch) -> dict[LayerKind, DecodePlan]:
         """Work lists for `rows` single-query rows."""
@@ -112,7 +114,10 @@ class TritonAttention:
         cap = spec.softcap or 0.0
         if batch.decode_plans is not None:
             plan = batch.decode_plans[kind]
-            paged_decode(q, pages, table, plan, scale=spec.scale, softcap=cap, out=out)
+            if layer not in self._decode_descriptors:
+                self._decode_descriptors[layer] = decode_descriptor(q, pages, plan)
+            descriptor = self._decode_descriptors[layer]
+            paged_decode(q, pages, table, plan, scale=spec.scale, softcap=cap, out=out, descriptor=descriptor)
         if batch.prefill_plans is not None:
             tiles = batch.prefill_plans[kind]
             if layer not in self._descriptors:
