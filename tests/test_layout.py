@@ -97,7 +97,7 @@ def test_files_and_functions_keep_their_budget() -> None:
 
 
 def is_device_code(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any("triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list)
+    return any(re.search(r"(triton|gluon)\.jit", ast.unparse(decorator)) for decorator in node.decorator_list)
 
 
 def test_the_changelog_names_this_version() -> None:

@@ -52,6 +52,94 @@ def _copy_page(
         copy_tile(kv_desc, [page, KV_HEADS + head, row, panel * 64], ready, _as_box(v_tiles.index(at), BOX), pred=live)
 
 
+@gluon.jit
+def _copy_first_pages(
+    kv_desc, pages_ptr, begin, end, count, own, head, ready, k_tiles, v_tiles,
+    STAGES: gl.constexpr, KV_HEADS: gl.constexpr, PANELS: gl.constexpr, EARLIER: gl.constexpr,
+):  # fmt: skip
+    """As many pages as the ring holds, of those that earlier steps have filled or of the others."""
+    for stage in gl.static_range(STAGES):
+        start = begin + stage * PAGE
+        page = gl.load(pages_ptr + stage, mask=stage < count, other=0, cache_modifier=".cg")
+        keys = gl.minimum(end - start, PAGE)
+        if EARLIER:
+            live = (stage < count) & (start + PAGE <= own)
+        else:
+            live = (stage < count) & (start + PAGE > own)
+        _copy_page(kv_desc, page, head, keys, ready.index(stage), k_tiles, v_tiles, stage, live, KV_HEADS, PANELS)
+
+
+@gluon.jit
+def _read_queries(
+    q_ptr, stride_q, q_begin, queries, head, q_tiles,
+    GROUP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_M: gl.constexpr, PANELS: gl.constexpr,
+):  # fmt: skip
+    """Query rows, (token, head of the group) pairs, into shared memory; zeros beyond the last."""
+    ROWS: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    row = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, ROWS))
+    column = gl.arange(0, 64, layout=gl.SliceLayout(0, ROWS))
+    q_row = q_ptr + (q_begin + row // GROUP).to(gl.int64) * stride_q + (head * GROUP + row % GROUP) * HEAD_DIM
+    for panel in gl.static_range(PANELS):
+        live = (row // GROUP < queries)[:, None] & (column < 64)[None, :]
+        q = gl.load(q_row[:, None] + (panel * 64 + column)[None, :], mask=live, other=0.0)
+        q_tiles.index(panel).store(q)
+    fence_async_shared()
+    barrier()
+
+
+@gluon.jit
+def _attend(
+    kv_desc, pages_ptr, begin, end, count, own, head, q_tiles, k_tiles, v_tiles, p_tile, ready, score_scale,
+    GROUP: gl.constexpr, KV_HEADS: gl.constexpr, MAX_Q: gl.constexpr, PANELS: gl.constexpr, BLOCK_M: gl.constexpr,
+    STAGES: gl.constexpr, MMA: gl.constexpr,
+):  # fmt: skip
+    """Online softmax over the item's pages: results not yet divided, [64, BLOCK_M] each, of dimensions 0 to 63 and of
+    64 to 127, the weights' sums and the largest scores, [BLOCK_M] each."""
+    key = gl.arange(0, PAGE, layout=gl.SliceLayout(1, MMA))
+    m = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(0, MMA))
+    position = own + m // GROUP
+    first = gl.zeros([64, BLOCK_M], gl.float32, layout=MMA)
+    second = gl.zeros([64, BLOCK_M], gl.float32, layout=MMA)
+    total = gl.zeros([PAGE, BLOCK_M], gl.float32, layout=MMA)  # by key of a page: warps meet once, at the end
+    top = gl.full([BLOCK_M], NO_SCORE, gl.float32, layout=gl.SliceLayout(0, MMA))
+    for turn in range(count):
+        now = turn % STAGES
+        start = begin + turn * PAGE
+        after = turn + STAGES
+        page = gl.load(pages_ptr + after, mask=after < count, other=0)
+        mbarrier.wait(ready.index(now), (turn // STAGES) & 1)
+        scores = gl.zeros([PAGE, BLOCK_M], gl.float32, layout=MMA)
+        for panel in gl.static_range(PANELS):
+            q_tile = q_tiles.index(panel).permute([1, 0])
+            scores = warpgroup_mma(k_tiles.index(now * PANELS + panel), q_tile, scores, is_async=True)
+        scores = warpgroup_mma_wait(num_outstanding=0, deps=[scores]) * score_scale
+        before = PAGE - gl.minimum(end - start, PAGE)  # rows of the tile without a key
+        visible = (key >= before)[:, None] & (m >= 0)[None, :]
+        if MAX_Q > 1:
+            visible = visible & ((start + key - before)[:, None] <= position[None, :])
+        scores = gl.where(visible, scores, float("-inf"))
+        new_top = gl.maximum(top, gl.max(scores, axis=0))
+        weights = gl.exp2(scores - new_top[None, :])
+        keep = gl.exp2(top - new_top)
+        total = total * keep[None, :] + weights
+        p = p_tile.permute([1, 0])
+        p.store(weights.to(kv_desc.dtype))
+        fence_async_shared()
+        barrier()
+        first = warpgroup_mma(v_tiles.index(now * PANELS).permute([1, 0]), p, first * keep[None, :], is_async=True)
+        if PANELS == 2:
+            v_tile = v_tiles.index(now * PANELS + 1).permute([1, 0])
+            second = warpgroup_mma(v_tile, p, second * keep[None, :], is_async=True)
+            first, second = warpgroup_mma_wait(num_outstanding=0, deps=[first, second])
+        else:
+            first = warpgroup_mma_wait(num_outstanding=0, deps=[first])
+        top = new_top
+        barrier()  # all warps are done with the stage
+        keys = gl.minimum(end - (start + STAGES * PAGE), PAGE)
+        _copy_page(kv_desc, page, head, keys, ready.index(now), k_tiles, v_tiles, now, after < count, KV_HEADS, PANELS)
+    return first, second, gl.sum(total, axis=0), top
+
+
 @gluon.jit(do_not_specialize=["score_scale"])
 def hopper_decode_kernel(
     q_ptr,
@@ -95,92 +183,32 @@ def hopper_decode_kernel(
     pages_ptr = table_ptr + gl.maximum(slot, 0).to(gl.int64) * stride_table + begin // PAGE
     count = (end - begin + PAGE - 1) // PAGE
 
-    dtype: gl.constexpr = kv_desc.dtype
     TILES: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    k_tiles = gl.allocate_shared_memory(dtype, [STAGES * PANELS, PAGE, 64], TILES)
-    v_tiles = gl.allocate_shared_memory(dtype, [STAGES * PANELS, PAGE, 64], TILES)
-    q_tiles = gl.allocate_shared_memory(dtype, [PANELS, BLOCK_M, 64], TILES)
-    p_tile = gl.allocate_shared_memory(dtype, [BLOCK_M, PAGE], TILES)
+    k_tiles = gl.allocate_shared_memory(kv_desc.dtype, [STAGES * PANELS, PAGE, 64], TILES)
+    v_tiles = gl.allocate_shared_memory(kv_desc.dtype, [STAGES * PANELS, PAGE, 64], TILES)
+    q_tiles = gl.allocate_shared_memory(kv_desc.dtype, [PANELS, BLOCK_M, 64], TILES)
+    p_tile = gl.allocate_shared_memory(kv_desc.dtype, [BLOCK_M, PAGE], TILES)
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
         mbarrier.init(ready.index(stage), count=1)
-    # Before the wait: what earlier steps wrote. This step's keys are the row's last.
-    own = context - queries
-    for stage in gl.static_range(STAGES):
-        start = begin + stage * PAGE
-        page = gl.load(pages_ptr + stage, mask=stage < count, other=0, cache_modifier=".cg")
-        _copy_page(
-            kv_desc, page, head, gl.minimum(end - start, PAGE), ready.index(stage), k_tiles, v_tiles, stage,
-            (stage < count) & (start + PAGE <= own), KV_HEADS, PANELS,
-        )  # fmt: skip
+    own = context - queries  # position of the first key that this step writes
+    _copy_first_pages(
+        kv_desc, pages_ptr, begin, end, count, own, head, ready, k_tiles, v_tiles, STAGES, KV_HEADS, PANELS, True
+    )
     if PDL:
         gl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-    for stage in gl.static_range(STAGES):
-        start = begin + stage * PAGE
-        page = gl.load(pages_ptr + stage, mask=stage < count, other=0, cache_modifier=".cg")
-        _copy_page(
-            kv_desc, page, head, gl.minimum(end - start, PAGE), ready.index(stage), k_tiles, v_tiles, stage,
-            (stage < count) & (start + PAGE > own), KV_HEADS, PANELS,
-        )  # fmt: skip
-
-    ROWS: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    row = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, ROWS))
-    column = gl.arange(0, 64, layout=gl.SliceLayout(0, ROWS))
-    q_row = q_ptr + (q_begin + row // GROUP).to(gl.int64) * stride_q + (head * GROUP + row % GROUP) * HEAD_DIM
-    for panel in gl.static_range(PANELS):
-        live = (row // GROUP < queries)[:, None] & (column < 64)[None, :]
-        q = gl.load(q_row[:, None] + (panel * 64 + column)[None, :], mask=live, other=0.0)
-        q_tiles.index(panel).store(q)
-    fence_async_shared()
-    barrier()
+    _copy_first_pages(
+        kv_desc, pages_ptr, begin, end, count, own, head, ready, k_tiles, v_tiles, STAGES, KV_HEADS, PANELS, False
+    )
+    _read_queries(q_ptr, stride_q, q_begin, queries, head, q_tiles, GROUP, HEAD_DIM, BLOCK_M, PANELS)
 
     MMA: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BLOCK_M, 16])
-    key = gl.arange(0, PAGE, layout=gl.SliceLayout(1, MMA))
-    m = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(0, MMA))
-    position = own + m // GROUP
-    first = gl.zeros([64, BLOCK_M], gl.float32, layout=MMA)  # dimensions 0 to 63 of the result
-    second = gl.zeros([64, BLOCK_M], gl.float32, layout=MMA)  # 64 to 127
-    total = gl.zeros([PAGE, BLOCK_M], gl.float32, layout=MMA)  # by key of a page, added up at the end
-    top = gl.full([BLOCK_M], NO_SCORE, gl.float32, layout=gl.SliceLayout(0, MMA))
-    for turn in range(count):
-        now = turn % STAGES
-        start = begin + turn * PAGE
-        after = turn + STAGES
-        page = gl.load(pages_ptr + after, mask=after < count, other=0)
-        mbarrier.wait(ready.index(now), (turn // STAGES) & 1)
-        scores = gl.zeros([PAGE, BLOCK_M], gl.float32, layout=MMA)
-        for panel in gl.static_range(PANELS):
-            q_tile = q_tiles.index(panel).permute([1, 0])
-            scores = warpgroup_mma(k_tiles.index(now * PANELS + panel), q_tile, scores, is_async=True)
-        scores = warpgroup_mma_wait(num_outstanding=0, deps=[scores]) * score_scale
-        before = PAGE - gl.minimum(end - start, PAGE)  # rows of the tile without a key
-        visible = (key >= before)[:, None] & (m >= 0)[None, :]
-        if MAX_Q > 1:
-            visible = visible & ((start + key - before)[:, None] <= position[None, :])
-        scores = gl.where(visible, scores, float("-inf"))
-        new_top = gl.maximum(top, gl.max(scores, axis=0))
-        weights = gl.exp2(scores - new_top[None, :])
-        keep = gl.exp2(top - new_top)
-        total = total * keep[None, :] + weights
-        p_tile.permute([1, 0]).store(weights.to(dtype))
-        fence_async_shared()
-        barrier()
-        p = p_tile.permute([1, 0])
-        first = warpgroup_mma(v_tiles.index(now * PANELS).permute([1, 0]), p, first * keep[None, :], is_async=True)
-        if PANELS == 2:
-            second = warpgroup_mma(
-                v_tiles.index(now * PANELS + 1).permute([1, 0]), p, second * keep[None, :], is_async=True
-            )
-            first, second = warpgroup_mma_wait(num_outstanding=0, deps=[first, second])
-        else:
-            first = warpgroup_mma_wait(num_outstanding=0, deps=[first])
-        top = new_top
-        barrier()  # all warps are done with the stage
-        keys = gl.minimum(end - (start + STAGES * PAGE), PAGE)
-        _copy_page(kv_desc, page, head, keys, ready.index(now), k_tiles, v_tiles, now, after < count, KV_HEADS, PANELS)
-
-    whole = gl.sum(total, axis=0)
+    first, second, whole, top = _attend(
+        kv_desc, pages_ptr, begin, end, count, own, head, q_tiles, k_tiles, v_tiles, p_tile, ready, score_scale,
+        GROUP, KV_HEADS, MAX_Q, PANELS, BLOCK_M, STAGES, MMA,
+    )  # fmt: skip
     scale = 1.0 / gl.where(whole > 0.0, whole, 1.0)
+    m = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(0, MMA))
     token = m // GROUP
     if splits == 1:
         at = out_ptr + (q_begin + token).to(gl.int64) * stride_out + (head * GROUP + m % GROUP) * HEAD_DIM

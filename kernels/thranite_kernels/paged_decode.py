@@ -178,12 +178,31 @@ def paged_decode_launch(
     """The launch behind `paged_decode`: (items · query blocks · kv heads) programs, heads fastest."""
     check_attention(q, kv, block_table, out)
     _, heads, head_dim = q.shape
-    kv_heads, block_size = kv.shape[2], kv.shape[3]
-    require((heads, kv_heads, head_dim) == (plan.heads, plan.kv_heads, plan.head_dim), "paged_decode: not the plan's q")
+    require(
+        (heads, kv.shape[2], head_dim) == (plan.heads, plan.kv_heads, plan.head_dim), "paged_decode: not the plan's q"
+    )
     score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
     if not (softcap or plan.window) and sinks is None and by_wgmma(q, kv, plan.max_q):
         return hopper_decode_launch(q, kv, block_table, plan, score_scale=score_scale, out=out, descriptor=descriptor)
-    block_m, block_r, m_blocks = query_blocks(heads // kv_heads, plan.max_q)
+    return _portable_launch(
+        q, kv, block_table, plan, score_scale=score_scale, cap_scale=cap_scale, sinks=sinks, out=out
+    )
+
+
+def _portable_launch(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    block_table: torch.Tensor,
+    plan: DecodePlan,
+    *,
+    score_scale: float,
+    cap_scale: float,
+    sinks: torch.Tensor | None,
+    out: torch.Tensor,
+) -> Launch:
+    """For checked arguments. `cap_scale`: 0 without a softcap."""
+    kv_heads, block_size, head_dim = kv.shape[2:]
+    block_m, block_r, m_blocks = query_blocks(plan.heads // kv_heads, plan.max_q)
     block_d = padded_head(head_dim)
     return Launch(
         paged_decode_kernel,
@@ -208,7 +227,7 @@ def paged_decode_launch(
             "ahead": plan.config.ahead if plan.rows <= AHEAD_ROWS else 0,
         },
         {
-            "GROUP": heads // kv_heads,
+            "GROUP": plan.heads // kv_heads,
             "KV_HEADS": kv_heads,
             "MAX_Q": plan.max_q,
             "HEAD_DIM": head_dim,
@@ -218,7 +237,7 @@ def paged_decode_launch(
             "BLOCK_S": plan.combined,
             "BLOCK_SIZE": block_size,
             "TILE": plan.config.tile,
-            "SOFTCAP": softcap > 0.0,
+            "SOFTCAP": cap_scale > 0.0,
             "WINDOW": plan.window > 0,
             "SINKS": sinks is not None,
             "PDL": overlaps(q),
