@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from .hopper_gemm import CAPABILITY, PANEL, readable
+from .hopper_gemm import CAPABILITY, HALF_TYPES, PANEL, readable
 from .launch import Launch, cdiv, require, swizzled_map
 from .target import overlaps, target_of
 from .work import Work
@@ -19,8 +19,6 @@ BLOCK_M = BLOCK_N = 128
 STAGES = 4  # of 48 KiB; y's tile takes 32
 GROUP = 16
 """Rows of tiles that are computed column by column: 8,192 rows take 2,880 µs with 16 and 2,925 with 8 (H200)."""
-
-HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:

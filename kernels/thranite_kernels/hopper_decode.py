@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .hopper_gemm import CAPABILITY, PANEL
+from .hopper_gemm import CAPABILITY, HALF_TYPES, PANEL
 from .launch import Launch, next_power_of_2, swizzled_map
 from .target import overlaps, target_of
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PAGE = 64
 MAX_QUERY_ROWS = 16
 HEAD_SIZES = (64, 128)
-HALF_TYPES = (torch.bfloat16, torch.float16)
 
 FEW_ROWS = 48
 """Batches of up to so many leave multiprocessors with fewer than three programs: two with a deep ring each read faster.

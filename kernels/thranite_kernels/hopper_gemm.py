@@ -29,6 +29,7 @@ MAX_ROWS = ROW_BLOCKS[-1]
 CAPABILITY = 90
 """The only one with these products."""
 
+HALF_TYPES = (torch.bfloat16, torch.float16)
 PANEL = 64  # columns of a box: 128 bytes, as far as tensor maps swizzle
 LEAST_BUSY = 0.7  # of the multiprocessors: 112 of 132 read at 0.92 of the rate; where cuBLAS leads was not measured
 RING_BYTES = 210 << 10  # of shared memory; the rest is for the result's way to rows
@@ -99,7 +100,8 @@ def row_block(rows: int) -> int:
 
 def tiles_for(x: torch.Tensor, weight: torch.Tensor, *, parts: bool = False, gated: bool = False) -> HopperTiles | None:
     """`hopper_tiles` for a product of 16-bit types whose rows tensor maps can read."""
-    if x.itemsize != 2 or weight.dtype != x.dtype or not overlaps(x) or not (readable(x) and readable(weight)):
+    alike = x.dtype in HALF_TYPES and weight.dtype == x.dtype
+    if not (alike and overlaps(x) and readable(x) and readable(weight)):
         return None
     rows, depth = x.shape
     width = weight.shape[0] // 2 if gated else weight.shape[0]

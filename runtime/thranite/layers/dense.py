@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thranite.layers.tuned_products import product_by_rule, tuned_product
+from thranite.layers.tuned_products import HALF_TYPES, product_by_rule, tuned_product
 
 if TYPE_CHECKING:
     from thranite_kernels.skinny_gemm import GemmScratch
@@ -26,7 +26,6 @@ SKINNY_GPU_ROWS = 16
 HOPPER_ROWS = 64
 COMPARED_ELEMENTS = 8_000_000  # of a weight: qwen3-0.6b's layers', of up to 6 million, gained nothing on an H200
 STREAM_WIDTH = 1 << 20  # most rows of a weight: no vocabulary is larger
-HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
