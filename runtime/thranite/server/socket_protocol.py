@@ -1,4 +1,5 @@
-"""WebSockets of clients that do not keep up: dropped as `http_protocol` drops connections."""
+"""WebSockets as uvicorn has them, but for clients that do not keep up, which are dropped as `http_protocol` drops them,
+and for those that close while the server does."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from asyncio import BaseTransport
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from thranite.server.http_protocol import SlowReader
 
@@ -31,6 +33,15 @@ class GuardedSocket(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._reader.resumed()
+
+    def shutdown(self) -> None:
+        """uvicorn would send a closing frame, fail where the client's has just come, and leave all other connections
+        open."""
+        if self.handshake_complete and not self.close_sent and self.conn.state is not State.OPEN:
+            self.stop_keepalive()
+            self.transport.close()
+        else:
+            super().shutdown()
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
