@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -106,11 +107,11 @@ def _wait_ready(server: ApiServer, process: subprocess.Popen[bytes]) -> None:
 def _is_ready(server: ApiServer) -> bool:
     if not server.ca.exists():
         return False
-    with server.api() as api:
-        try:
+    try:
+        with server.api() as api:
             return api.client.get("/readyz").status_code == 200
-        except httpx.TransportError:
-            return False  # it does not listen yet
+    except (httpx.TransportError, ssl.SSLError):
+        return False  # it does not listen yet, or has written only a part of its certificate
 
 
 @contextmanager

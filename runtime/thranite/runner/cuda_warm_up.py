@@ -45,7 +45,8 @@ def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
     if settings.max_num_seqs == 1:  # which never decodes beside a prompt
         yield StepPlan(step=0, decodes=[0])
     if settings.most_decodes > FEW_ROWS:
-        yield StepPlan(step=0, decodes=list(range(FEW_ROWS + 1)))
+        slots = list(range(FEW_ROWS + 1))
+        yield StepPlan(step=0, decodes=slots, starts=[SlotStart(slot, 0, PLAIN, [0], 1, 0) for slot in slots])
     for count in sorted({min(count, most) for count in (*FUSED_BOUNDS, *ROW_BLOCKS)} - counts):
         yield _prompts(count, SHAPED, settings)  # whose tokens are all scored: a small head multiplies as many rows
 
