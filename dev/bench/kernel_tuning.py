@@ -24,7 +24,8 @@ def attempt(name: str, body: Callable[[], tuple[float, Work]]) -> None:
 
 
 def tune_decode(run: Run, model: Model) -> None:
-    """Tiles, warps, stages and shares at one long row, a middling batch and a large one."""
+    """Tiles, warps, stages and shares of the portable kernel at one long row, a middling batch and a large one, in
+    pages that Hopper's does not take."""
     configs = [(32, 4, 4, 4, 2), (64, 4, 2, 4, 2), (64, 4, 3, 1, 2), (64, 4, 3, 2, 2), (64, 4, 3, 3, 2),
                (64, 4, 3, 6, 2), (64, 4, 4, 2, 2), (64, 8, 3, 3, 2), (64, 2, 3, 3, 2), (128, 4, 3, 1, 1),
                (128, 8, 2, 2, 1), (128, 8, 3, 1, 1)]  # fmt: skip
@@ -32,7 +33,7 @@ def tune_decode(run: Run, model: Model) -> None:
     for rows, context in ((1, 1024), (1, 32768), (64, 600), (256, 600)):
         lengths = ragged(rows, context)
         work = paged_attention_work([1] * rows, lengths, *shape)
-        batches = [make_batch(run, [1] * rows, lengths, *shape, 64) for _ in range(min(sets_for(run, work.bytes), 8))]
+        batches = [make_batch(run, [1] * rows, lengths, *shape, 128) for _ in range(min(sets_for(run, work.bytes), 8))]
         for values in configs:
             body = partial(_decode_once, run, batches, work, DecodeConfig(*values))
             attempt(f"decode {model.name} {rows} x {context} {values}", body)

@@ -71,20 +71,24 @@ def decode_plan_kernel(
 
     With total tiles n, a piece is c = max(min_tiles, ceil(n / shares)) tiles and a row of t tiles is cut into
     ceil(t / c) near-equal splits, one if t <= whole_tiles. Pieces of fewer than `long_tiles` are larger, if need be as
-    large as `coarse` shares make them: there, combining costs more than even shares save. Hence items <= rows + shares
-    and partial results <= 2 shares, whatever the lengths are. Padding has no tiles, so it has no items and changes
-    nobody's cut.
+    large as `coarse` shares make them: there, combining costs more than even shares save. So are those of a row alone,
+    which is cut evenly whatever the shares are. Hence items <= rows + shares and partial results <= 2 shares, whatever
+    the lengths are. Padding has no tiles, so it has no items and changes nobody's cut.
 
     Rows with the longest splits have the first items: programs start in about that order as others end, and those that
     end last should be short (Graham: "Bounds on multiprocessing timing anomalies", 1969).
     """
     row = tl.program_id(0)
     total = 0
+    live = 0
     for start in range(0, rows, BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
-        total += tl.sum(_tiles_of_rows(slots_ptr, context_ptr, cu_q_ptr, r, rows, window, TILE, WINDOW, RAGGED))
+        tiles = _tiles_of_rows(slots_ptr, context_ptr, cu_q_ptr, r, rows, window, TILE, WINDOW, RAGGED)
+        total += tl.sum(tiles)
+        live += tl.sum((tiles > 0).to(tl.int32))
     piece = tl.maximum((total + shares - 1) // shares, min_tiles)
-    piece = tl.maximum(piece, tl.minimum((total + coarse - 1) // coarse, long_tiles))
+    coarsest = (total + coarse - 1) // coarse
+    piece = tl.maximum(piece, tl.where((live == 1) & (long_tiles > 0), coarsest, tl.minimum(coarsest, long_tiles)))
     begin = tl.minimum(row, rows - 1)
     context = tl.load(context_ptr + begin)
     slot = tl.load(slots_ptr + begin)

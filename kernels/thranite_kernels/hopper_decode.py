@@ -40,6 +40,8 @@ def by_wgmma(q: torch.Tensor, kv: torch.Tensor, max_q: int) -> bool:
         and q.dtype in HALF_TYPES
         and kv.dtype == q.dtype
         and heads // kv.shape[2] * max_q <= MAX_QUERY_ROWS
+        and kv.stride(0) % 8 == 0  # tensor maps' steps and starts: 16 bytes
+        and int(kv.storage_offset()) % 8 == 0
         and overlaps(q)
         and target_of(q.device).capability == CAPABILITY
     )

@@ -15,7 +15,7 @@ import torch
 
 from ._paged_decode import decode_plan_kernel, paged_decode_kernel
 from .attention import check_attention, padded_head, score_scales
-from .hopper_decode import by_wgmma, hopper_decode_launch, page_map
+from .hopper_decode import PAGE, by_wgmma, hopper_decode_launch, page_map
 from .launch import Launch, cdiv, next_power_of_2, require
 from .target import DecodeConfig, Target, decode_config, overlaps, target_of
 
@@ -38,9 +38,9 @@ class DecodePlan:
     """Work items of one step and the scratch that layers share; buffers are allocated once, `plan` refills `items`."""
 
     items: torch.Tensor  # int32 [rows + shares, RECORD]
-    partial: torch.Tensor  # fp32 [2 shares or more, KVH · blocks, BLOCK_R, D], normalised results of splits
-    lse: torch.Tensor  # fp32 [2 shares or more, KVH · blocks, BLOCK_R], their log-sum-exp in log2 units
-    count: torch.Tensor  # int32 [2 shares or more, KVH · blocks], zero between launches
+    partial: torch.Tensor  # fp32 [2 shares, KVH · blocks, BLOCK_R, D], normalised results of splits
+    lse: torch.Tensor  # fp32 [2 shares, KVH · blocks, BLOCK_R], their log-sum-exp in log2 units
+    count: torch.Tensor  # int32 [2 shares, KVH · blocks], zero between launches
     rows: int
     shares: int
     coarse: int  # shares at least, where pieces are short: `DecodeConfig.long_tiles`
@@ -80,18 +80,16 @@ class DecodePlan:
         require(1 <= max_q <= 8, "paged_decode: 1 to 8 queries a row")
         _, block_r, m_blocks = query_blocks(heads // kv_heads, max_q)
         blocks = kv_heads * m_blocks
-        most, coarse = (max(target.num_sms * ctas // blocks, 1) for ctas in (config.ctas_per_sm, 1))
-        # One row is cut evenly whatever the shares are: programs that have a multiprocessor each leave fewer parts.
-        shares = coarse if rows == 1 and config.long_tiles else most
+        shares, coarse = (max(target.num_sms * ctas // blocks, 1) for ctas in (config.ctas_per_sm, 1))
         items = torch.zeros(rows + shares, RECORD, dtype=torch.int32, device=device)
         if scratch is not None:
-            shape = (2 * most, blocks, block_r, head_dim)
+            shape = (2 * shares, blocks, block_r, head_dim)
             require(scratch.partial.shape == shape, f"paged_decode: scratch must be {shape}")
             partial, lse, count = scratch.partial, scratch.lse, scratch.count
         else:
-            partial = torch.empty(2 * most, blocks, block_r, head_dim, dtype=torch.float32, device=device)
-            lse = torch.empty(2 * most, blocks, block_r, dtype=torch.float32, device=device)
-            count = torch.zeros(2 * most, blocks, dtype=torch.int32, device=device)
+            partial = torch.empty(2 * shares, blocks, block_r, head_dim, dtype=torch.float32, device=device)
+            lse = torch.empty(2 * shares, blocks, block_r, dtype=torch.float32, device=device)
+            count = torch.zeros(2 * shares, blocks, dtype=torch.int32, device=device)
         return cls(items, partial, lse, count, rows, shares, coarse, heads, kv_heads, head_dim, max_q, window, config)
 
     def plan(self, slots: torch.Tensor, context_lens: torch.Tensor, cu_q: torch.Tensor | None = None) -> None:
@@ -182,7 +180,7 @@ def paged_decode_launch(
         (heads, kv.shape[2], head_dim) == (plan.heads, plan.kv_heads, plan.head_dim), "paged_decode: not the plan's q"
     )
     score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
-    if not (softcap or plan.window) and sinks is None and by_wgmma(q, kv, plan.max_q):
+    if not (softcap or plan.window) and sinks is None and plan.config.tile % PAGE == 0 and by_wgmma(q, kv, plan.max_q):
         return hopper_decode_launch(q, kv, block_table, plan, score_scale=score_scale, out=out, descriptor=descriptor)
     return _portable_launch(
         q, kv, block_table, plan, score_scale=score_scale, cap_scale=cap_scale, sinks=sinks, out=out

@@ -171,6 +171,7 @@ _DECODE_LARGE = {
 }
 # Of `hopper_decode` on an H200, microseconds with one share a multiprocessor and with two: 8 rows of 2,000 to 4,000
 # keys 34.5, 27.4; 16 of these 64.9, 55.1; but 16 rows of 400 to 1,400 keys 20.6, 21.9, and 24 of 400 to 800 18.9, 22.2.
+# The portable kernel has the same lists where a window, softcap or sinks need it, with which they were not measured.
 _DECODE_HOPPER = DecodeConfig(64, 4, 3, 2, whole_tiles=4, long_tiles=16)
 _DECODE_SMALL = {
     64: DecodeConfig(64, 4, 3, 2),

@@ -101,6 +101,7 @@ def test_only_plain_attention_of_16_bits_in_pages_of_64_on_hopper() -> None:
         assert kernel_of(q, kv, window=100) == portable
         assert kernel_of(q, kv, softcap=30.0) == portable
         assert kernel_of(q, meta(9, 2, 8, 32, 128)) == portable
+        assert kernel_of(q, meta(9, 2 * 8 * 64 * 128 + 4)[:, :-4].view(9, 2, 8, 64, 128)) == portable
         assert kernel_of(meta(8, 32, 96), meta(9, 2, 8, 64, 96)) == portable
         assert kernel_of(q.float(), kv.float()) == portable
         assert not by_wgmma(q, kv.to(torch.float8_e4m3fn), 1)
@@ -109,11 +110,12 @@ def test_only_plain_attention_of_16_bits_in_pages_of_64_on_hopper() -> None:
             assert kernel_of(q, kv) == portable
 
 
-def splits_of(contexts: list[int], device: str) -> list[int]:
+def splits_of(contexts: list[int], device: str, padding: int = 0) -> list[int]:
     """Into how many each row is cut on an H200, whose config is llama-8b's."""
     rows = len(contexts)
-    plan = DecodePlan.allocate(rows, 32, 8, 128, device=device, target=H200, config=decode_config(H200, 128, 2))
-    plan.plan(int32(list(range(rows)), device), int32(contexts, device))
+    config = decode_config(H200, 128, 2)
+    plan = DecodePlan.allocate(rows + padding, 32, 8, 128, device=device, target=H200, config=config)
+    plan.plan(int32([*range(rows), *[-1] * padding], device), int32([*contexts, *[0] * padding], device))
     splits = {item[6]: item[0] for item in plan.items.tolist() if item[0]}  # by the row's first query
     assert sum(item[0] > 0 for item in plan.items.tolist()) == sum(splits.values())
     assert max(item[7] for item in plan.items.tolist()) + max(splits.values()) <= len(plan.partial)
@@ -128,3 +130,5 @@ def test_rows_are_cut_into_long_pieces_or_to_one_a_multiprocessor(device: str) -
     assert splits_of([700] * 8, device) == [2] * 8  # 6 tiles, not 3
     assert splits_of([20000] * 8, device) == [5] * 8  # 76 tiles at most
     assert splits_of([256] * 64, device) == [1] * 64
+    for contexts in ([32768], [20000], [2048], [3000, 20000]):
+        assert splits_of(contexts, device) == splits_of(contexts, device, padding=3)
