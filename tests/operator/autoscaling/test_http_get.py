@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -50,16 +51,23 @@ def test_other_answers_are_refused(answer: bytes, words: str) -> None:
 async def asked(answer: bytes, host: str = "127.0.0.1") -> tuple[bytes, bytes]:
     """What a server was asked, and the body that came of its answer."""
     questions: list[bytes] = []
+    ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         questions.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(answer)
         writer.close()
+        with suppress(ConnectionError):  # who asked may have heard enough
+            await writer.wait_closed()
+        ended.set()
 
     (port,) = free_ports(1)
     async with await asyncio.start_server(serve, host, port):
         async with asyncio.timeout(5):
-            body = await get(host, port, "/metrics?name[]=a")
+            try:
+                body = await get(host, port, "/metrics?name[]=a")
+            finally:
+                await ended.wait()
     return questions[0], body
 
 
