@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "kernels"))
 
 from thranite_kernels.launch import Launch, cdiv, int32
 from thranite_kernels.paged_decode import DecodePlan, paged_decode_launch
-from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill_launch
+from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill_launch, plan_config
 from thranite_kernels.target import DecodeConfig, PrefillConfig
 from thranite_kernels.work import Work
 
@@ -142,9 +142,10 @@ def prefill_calls(
 ) -> tuple[Launch, Launch, torch.Tensor]:  # fmt: skip
     """Plan launch, attention launch, output."""
     out = torch.full_like(b.q, float("nan"))
+    heads = b.q.shape[1]
+    config = config or plan_config(b.kv, heads, window=window, softcap=softcap, sinks=sinks is not None)
     plan = PrefillPlan.allocate(
-        len(b.lengths), b.q.shape[0], b.q.shape[1], b.kv.shape[2], b.q.shape[2], itemsize=b.q.itemsize,
-        device=b.q.device, config=config,
+        len(b.lengths), b.q.shape[0], heads, b.kv.shape[2], b.q.shape[2], device=b.q.device, config=config
     )  # fmt: skip
     first = plan.plan_launch(b.slots, b.contexts, b.cu)
     second = paged_prefill_launch(

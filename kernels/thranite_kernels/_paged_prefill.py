@@ -38,6 +38,7 @@ def prefill_plan_kernel(
         for start in range(item, items, BLOCK_I):
             i = start + tl.arange(0, BLOCK_I)
             tl.store(item_ptr + i * RECORD, 0, mask=i < items)
+            tl.store(item_ptr + i * RECORD + 1, 0, mask=i < items)  # `hopper_prefill` counts in the last one
     else:
         slot = tl.load(slots_ptr + row)
         begin = tl.load(cu_q_ptr + row)

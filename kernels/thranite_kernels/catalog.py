@@ -25,7 +25,7 @@ from .launch import Launch
 from .logprobs import Logprobs, logprobs_launches
 from .packet_sum import packet_all_reduce_launch, packet_all_reduce_norm_launch
 from .paged_decode import DecodePlan, paged_decode_launch
-from .paged_prefill import PrefillPlan, paged_prefill_launch
+from .paged_prefill import PrefillPlan, paged_prefill_launch, plan_config
 from .peer_memory import PeerMemory
 from .prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs_launch
 from .rms_norm import rms_norm_launch
@@ -277,7 +277,8 @@ def attention_entries(target: Target, part: str, quick: bool = False) -> Iterato
         elif case.max_q > 1:
             continue
         else:
-            prefill = PrefillPlan.allocate(8, 64, *shape, itemsize=q.itemsize, device="meta", target=target)
+            config = plan_config(kv, case.heads, window=case.window, softcap=case.softcap, sinks=case.sinks)
+            prefill = PrefillPlan.allocate(8, 64, *shape, itemsize=q.itemsize, device="meta", config=config)
             yield Entry(f"prefill plan {case.name}", prefill.plan_launch(n, n, cu))
             launch = paged_prefill_launch(
                 q,

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .hopper_gemm import CAPABILITY, HALF_TYPES, PANEL
-from .launch import Launch, next_power_of_2, swizzled_map
-from .target import overlaps, target_of
+from .hopper_pages import page_map, suits_wgmma
+from .launch import Launch, next_power_of_2
 
 if TYPE_CHECKING:
     from .paged_decode import DecodePlan
 
-PAGE = 64
 MAX_QUERY_ROWS = 16
-HEAD_SIZES = (64, 128)
 
 FEW_ROWS = 48
 """Batches of up to so many leave multiprocessors with fewer than three programs: two with a deep ring each read faster.
@@ -31,26 +28,10 @@ llama-8b's layer on an H200, two and three programs, microseconds: 32 rows of 40
 DEEP_RING, RING = 96 << 10, 64 << 10  # bytes of a program's keys and values on their way
 
 
-def by_wgmma(q: torch.Tensor, kv: torch.Tensor, max_q: int) -> bool:
+def decode_by_wgmma(q: torch.Tensor, kv: torch.Tensor, max_q: int) -> bool:
     """Whether this kernel can, as far as types and shapes go. `kv`: [pages, 2, KVH, block_size, D]."""
-    _, heads, head_dim = q.shape
-    return (
-        kv.shape[3] == PAGE
-        and head_dim in HEAD_SIZES
-        and q.dtype in HALF_TYPES
-        and kv.dtype == q.dtype
-        and heads // kv.shape[2] * max_q <= MAX_QUERY_ROWS
-        and kv.stride(0) % 8 == 0  # tensor maps' steps and starts: 16 bytes
-        and int(kv.storage_offset()) % 8 == 0
-        and overlaps(q)
-        and target_of(q.device).capability == CAPABILITY
-    )
-
-
-def page_map(kv: torch.Tensor) -> Any:
-    """Tensor map of one layer's cache as [pages, 2·KVH, PAGE, D], a page of one head and 64 dimensions at a time."""
-    pages, _, kv_heads, block_size, head_dim = kv.shape
-    return swizzled_map(kv.view(pages, 2 * kv_heads, block_size, head_dim), [1, 1, block_size, PANEL])
+    query_rows = q.shape[1] // kv.shape[2] * max_q
+    return query_rows <= MAX_QUERY_ROWS and kv.dtype == q.dtype and suits_wgmma(kv)
 
 
 def hopper_decode_launch(

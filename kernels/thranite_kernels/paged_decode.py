@@ -15,7 +15,8 @@ import torch
 
 from ._paged_decode import decode_plan_kernel, paged_decode_kernel
 from .attention import check_attention, padded_head, score_scales
-from .hopper_decode import PAGE, by_wgmma, hopper_decode_launch, page_map
+from .hopper_decode import decode_by_wgmma, hopper_decode_launch
+from .hopper_pages import PAGE, page_map
 from .launch import Launch, cdiv, next_power_of_2, require
 from .target import DecodeConfig, Target, decode_config, overlaps, target_of
 
@@ -158,7 +159,7 @@ def paged_decode(
 
 def decode_descriptor(q: torch.Tensor, kv: torch.Tensor, plan: DecodePlan) -> Any:
     """Tensor map of one layer's cache, or None where its kernel needs none."""
-    return page_map(kv) if by_wgmma(q, kv, plan.max_q) else None
+    return page_map(kv) if decode_by_wgmma(q, kv, plan.max_q) else None
 
 
 def paged_decode_launch(
@@ -180,7 +181,8 @@ def paged_decode_launch(
         (heads, kv.shape[2], head_dim) == (plan.heads, plan.kv_heads, plan.head_dim), "paged_decode: not the plan's q"
     )
     score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
-    if not (softcap or plan.window) and sinks is None and plan.config.tile % PAGE == 0 and by_wgmma(q, kv, plan.max_q):
+    plain = not (softcap or plan.window) and sinks is None
+    if plain and plan.config.tile % PAGE == 0 and decode_by_wgmma(q, kv, plan.max_q):
         return hopper_decode_launch(q, kv, block_table, plan, score_scale=score_scale, out=out, descriptor=descriptor)
     return _portable_launch(
         q, kv, block_table, plan, score_scale=score_scale, cap_scale=cap_scale, sinks=sinks, out=out

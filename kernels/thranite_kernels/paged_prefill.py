@@ -17,6 +17,8 @@ import torch
 
 from ._paged_prefill import paged_prefill_kernel, prefill_plan_kernel
 from .attention import check_attention, padded_head, score_scales
+from .hopper_pages import page_map
+from .hopper_prefill import hopper_config, hopper_prefill_launch, prefill_by_wgmma
 from .launch import Launch, cdiv, require, tensor_map
 from .target import PrefillConfig, Target, prefill_config, target_of
 
@@ -25,9 +27,9 @@ RECORD = 8
 
 @dataclass(frozen=True, slots=True)
 class PrefillPlan:
-    """Work items of one step: blocks of queries. Window and softcap do not change it."""
+    """Work items of one step: blocks of queries."""
 
-    items: torch.Tensor  # int32 [cdiv(tokens, block_q) + rows, RECORD]
+    items: torch.Tensor  # int32 [cdiv(tokens, block_q) + rows + 1, RECORD]; the last is never an item
     rows: int
     block_q: int
     config: PrefillConfig
@@ -46,11 +48,12 @@ class PrefillPlan:
         target: Target | None = None,
         config: PrefillConfig | None = None,
     ) -> PrefillPlan:
-        """A plan for `rows` rows of `tokens` query tokens in all."""
+        """A plan for `rows` rows of `tokens` query tokens in all. `config`: the cache's `plan_config`; without it the
+        plan is for any attention."""
         device = torch.device(device)
         config = config or prefill_config(target or target_of(device), padded_head(head_dim), itemsize)
         block_q = max(config.block_m // (heads // kv_heads), 1)
-        items = torch.empty(cdiv(tokens, block_q) + rows, RECORD, dtype=torch.int32, device=device)
+        items = torch.empty(cdiv(tokens, block_q) + rows + 1, RECORD, dtype=torch.int32, device=device)
         return cls(items, rows, block_q, config)
 
     def plan(self, slots: torch.Tensor, context_lens: torch.Tensor, cu_q: torch.Tensor) -> None:
@@ -108,6 +111,16 @@ def paged_prefill(
     return out
 
 
+def plan_config(
+    kv: torch.Tensor, heads: int, *, window: int = 0, softcap: float = 0.0, sinks: bool = False
+) -> PrefillConfig:
+    """The tiles that are best for attention of that kind to one layer's cache, [pages, 2, KVH, block_size, D]."""
+    head_dim = kv.shape[4]
+    if prefill_by_wgmma(kv, heads, window=window, softcap=softcap, sinks=sinks):
+        return hopper_config(head_dim, kv.itemsize)
+    return prefill_config(target_of(kv.device), padded_head(head_dim), kv.itemsize)
+
+
 def uses_tensor_maps(kv: torch.Tensor, config: PrefillConfig) -> bool:
     """Whether unmasked tiles go through tensor-map copies: a tile must lie within a page and fill the padded head."""
     block_size, head_dim = kv.shape[3], kv.shape[4]
@@ -116,6 +129,8 @@ def uses_tensor_maps(kv: torch.Tensor, config: PrefillConfig) -> bool:
 
 def kv_descriptor(kv: torch.Tensor, config: PrefillConfig) -> Any:
     """Tensor map of one layer's cache as [pages, 2·KVH, block_size, D], one tile of one head at a time, or None."""
+    if config.wgmma:
+        return page_map(kv)
     if not uses_tensor_maps(kv, config):
         return None
     pages, _, kv_heads, block_size, head_dim = kv.shape
@@ -137,10 +152,14 @@ def paged_prefill_launch(
     out: torch.Tensor,
     descriptor: Any,
 ) -> Launch:
-    """The launch behind `paged_prefill`: (items · kv heads) programs, heads fastest."""
+    """The launch behind `paged_prefill`."""
     check_attention(q, kv, block_table, out)
     _, heads, head_dim = q.shape
     score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
+    if plan.config.wgmma:
+        suits = prefill_by_wgmma(kv, heads, window=window, softcap=softcap, sinks=sinks is not None)
+        require(suits, "paged_prefill: the plan is for other attention (see plan_config)")
+        return hopper_prefill_launch(q, kv, block_table, plan, score_scale=score_scale, out=out, descriptor=descriptor)
     descriptor = descriptor or kv_descriptor(kv, plan.config)
     constants = _constants(
         heads,

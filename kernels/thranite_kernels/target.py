@@ -107,6 +107,7 @@ class PrefillConfig:
     num_warps: int
     num_stages: int
     tma: bool = False  # unmasked tiles through tensor-map copies (sm_90 and later, tile within a page)
+    wgmma: bool = False  # by `hopper_prefill`
 
 
 @dataclass(frozen=True, slots=True)

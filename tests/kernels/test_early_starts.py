@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from thranite_kernels.gated_gemm import STAGES
-from thranite_kernels.hopper_decode import DEEP_RING, PAGE
+from thranite_kernels.hopper_decode import DEEP_RING
 from thranite_kernels.hopper_gemm import HopperTiles
+from thranite_kernels.hopper_pages import PAGE
 from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
 from thranite_kernels.prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs_launch

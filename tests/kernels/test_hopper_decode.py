@@ -13,7 +13,7 @@ import torch
 
 from tests.support.hopper import H200, on_hopper
 from tests.support.paged_batch import Batch, check_decode
-from thranite_kernels.hopper_decode import FEW_ROWS, by_wgmma
+from thranite_kernels.hopper_decode import FEW_ROWS, decode_by_wgmma
 from thranite_kernels.launch import int32
 from thranite_kernels.paged_decode import DecodePlan, paged_decode_launch
 from thranite_kernels.target import DecodeConfig, Target, decode_config, pretended
@@ -60,7 +60,7 @@ def test_matches_reference(
     """What no row may read is NaN; twice the same bits; padding is left as it is."""
     batch = Batch(q_lens, contexts, heads, kv_heads, head_dim, 64, padded, dtype, "cuda")
     q, kv, *_ = batch.tensors
-    assert by_wgmma(q, kv, max(q_lens))
+    assert decode_by_wgmma(q, kv, max(q_lens))
     check_decode(batch, config)
 
 
@@ -104,7 +104,7 @@ def test_only_plain_attention_of_16_bits_in_pages_of_64_on_hopper() -> None:
         assert kernel_of(q, meta(9, 2 * 8 * 64 * 128 + 4)[:, :-4].view(9, 2, 8, 64, 128)) == portable
         assert kernel_of(meta(8, 32, 96), meta(9, 2, 8, 64, 96)) == portable
         assert kernel_of(q.float(), kv.float()) == portable
-        assert not by_wgmma(q, kv.to(torch.float8_e4m3fn), 1)
+        assert not decode_by_wgmma(q, kv.to(torch.float8_e4m3fn), 1)
     for target in (Target(80, 108), Target(100, 148)):
         with pretended(target):
             assert kernel_of(q, kv) == portable

@@ -18,7 +18,7 @@ from thranite.attention.base import AttentionBatch, KVCache
 from thranite.layers.rotary import rotary_table
 from thranite.models.spec import ModelSpec
 from thranite_kernels.paged_decode import DecodePlan, decode_descriptor, paged_decode
-from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill
+from thranite_kernels.paged_prefill import PrefillPlan, kv_descriptor, paged_prefill, plan_config
 from thranite_kernels.rope_kv import rope_kv
 
 DecodeScratch = dict[tuple[int, int, int], DecodePlan]
@@ -36,6 +36,7 @@ class LayerKind:
     kv_heads: int
     head_dim: int
     itemsize: int  # bytes of a cache's element
+    softcap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,15 @@ class TritonAttention:
         self._descriptors: dict[int, Any] = {}  # for prompts
         self._decode_descriptors: dict[int, Any] = {}
         self.kinds = [
-            LayerKind(group, layer.window, layer.num_heads, layer.num_kv_heads, layer.head_dim, pages.itemsize)
+            LayerKind(
+                group, layer.window, layer.num_heads, layer.num_kv_heads, layer.head_dim, pages.itemsize, layer.softcap
+            )
             for layer, (group, pages) in zip(spec.layers, self._layers, strict=True)
         ]
+        self._tiles = {  # of prompts
+            kind: plan_config(pages, kind.heads, window=kind.window or 0, softcap=kind.softcap or 0.0)
+            for kind, (_, pages) in zip(self.kinds, self._layers, strict=True)
+        }
 
     def forget_addresses(self) -> None:
         """The cache's memory has moved."""
@@ -85,9 +92,9 @@ class TritonAttention:
         """Work lists for `rows` rows of `tokens` tokens in all."""
         return {
             kind: PrefillPlan.allocate(
-                rows, tokens, kind.heads, kind.kv_heads, kind.head_dim, itemsize=kind.itemsize, device=device
+                rows, tokens, kind.heads, kind.kv_heads, kind.head_dim, device=device, config=config
             )
-            for kind in dict.fromkeys(self.kinds)
+            for kind, config in self._tiles.items()
         }
 
     def attend(

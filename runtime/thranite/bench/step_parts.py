@@ -18,7 +18,7 @@ PROFILED_TOKENS = 48
 
 # By the first pattern that a kernel's name matches. cuBLAS names its kernels nvjet, cutlass, gemm or gemv.
 KINDS = (
-    ("attention", re.compile(r"paged_decode|hopper_decode|paged_prefill|decode_plan|prefill_plan")),
+    ("attention", re.compile(r"paged_decode|hopper_decode|paged_prefill|hopper_prefill|decode_plan|prefill_plan")),
     ("gemm", re.compile(r"nvjet|cutlass|gemm|gemv|xmma|skinny|splitK", re.IGNORECASE)),
     ("sums", re.compile(r"all_reduce|nccl")),
     ("sampler", re.compile(r"(alive|shape|peak|threshold|weigh|draw)_kernel|logprob")),

@@ -1,0 +1,181 @@
+"""paged_prefill on Hopper against the float64 reference on a GPU: ragged prompts, chunks, groups; and what it takes.
+
+Its kernel is Gluon's, which no interpreter runs.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from tests.support.hopper import H200, on_hopper
+from tests.support.paged_batch import Batch
+from thranite_kernels.attention import paged_attention_reference
+from thranite_kernels.paged_prefill import PrefillPlan, paged_prefill, paged_prefill_launch, plan_config
+from thranite_kernels.target import PrefillConfig, Target, prefill_config, pretended
+from thranite_kernels.testing import assert_close
+
+
+def plan_of(batch: Batch, spare: int = 0) -> PrefillPlan:
+    """Filled, with room for `spare` tokens more, as graphs have it."""
+    q, kv, _, slots, cu, contexts = batch.tensors
+    config = plan_config(kv, batch.heads)
+    assert config.wgmma
+    plan = PrefillPlan.allocate(
+        len(batch.q_lens), len(q) + spare, batch.heads, batch.kv_heads, batch.head_dim, device="cuda", config=config
+    )
+    plan.items.fill_(-7)
+    plan.plan(slots, contexts, cu)
+    return plan
+
+
+def check(batch: Batch, spare: int = 0) -> None:
+    """Two layers by one plan: the same bits, and the record that counts is as it was."""
+    q, kv, table, slots, cu, contexts = batch.tensors
+    plan = plan_of(batch, spare)
+    outs = [torch.full_like(q, 7.0) for _ in range(2)]
+    for out in outs:
+        paged_prefill(q, kv, table, plan, out=out)
+    assert torch.equal(outs[0], outs[1])
+    assert plan.items[-1, :2].tolist() == [0, 0]
+    assert_close(outs[0], paged_attention_reference(q, kv, table, slots, cu, contexts))
+
+
+def lengths(rows: int, least: int, most: int) -> list[int]:
+    """Of prompts."""
+    draw = random.Random(rows)
+    return [draw.randint(least, most) for _ in range(rows)]
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "q_lens", "contexts", "padded"),
+    [
+        (32, 8, 128, [5, 70, 1, 300, 64], [5, 100, 900, 300, 640], ()),
+        (32, 8, 128, [1, 1, 0, 2, 31, 32, 33], [1, 64, 9, 65, 31, 128, 4000], ()),
+        (16, 8, 128, [33, 200, 64], [97, 201, 64], (1,)),
+        (8, 8, 128, [65, 64, 129], [65, 640, 129], ()),
+        (64, 1, 128, [3, 40], [3, 500], ()),
+        (32, 8, 64, [129, 1000], [129, 1500], ()),
+        (8, 4, 64, [63, 64, 65, 7], [63, 64, 65, 2000], (0,)),
+        (16, 1, 64, [17, 90], [300, 90], ()),
+        (32, 8, 128, [3000], [3000], ()),
+        (32, 8, 128, lengths(40, 1, 200), [n + 50 for n in lengths(40, 1, 200)], (3, 39)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_matches_reference(
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    q_lens: list[int],
+    contexts: list[int],
+    padded: tuple[int, ...],
+    dtype: torch.dtype,
+) -> None:
+    """What no row may read is NaN."""
+    check(Batch(q_lens, contexts, heads, kv_heads, head_dim, 64, padded, dtype, "cuda"))
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_pages_and_queries_may_lie_apart() -> None:
+    """A layer's cache is a part of a larger tensor's pages, the queries the first heads of wider rows."""
+    batch = Batch([70, 200], [70, 264], 32, 8, 128, 64, (), torch.bfloat16, "cuda")
+    q, kv, *rest = batch.tensors
+    apart = torch.full((len(kv), 3, *kv.shape[1:]), torch.nan, dtype=kv.dtype, device="cuda")
+    apart[:, 1] = kv
+    wide = torch.full((len(q), 48, 128), torch.nan, dtype=q.dtype, device="cuda")
+    wide[:, :32] = q
+    batch.tensors = (wide[:, :32], apart[:, 1], *rest)
+    check(batch)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_tokens_that_no_row_names_are_left() -> None:
+    """Neighbours in a tile of queries: NaN there reaches nobody, and their output stays."""
+    batch = Batch([40, 50], [40, 500], 32, 8, 128, 64, (), torch.bfloat16, "cuda")
+    q, kv, table, slots, cu, contexts = batch.tensors
+    expected = paged_attention_reference(q, kv, table, slots, cu, contexts)
+    longer = torch.full((len(q) + 100, *q.shape[1:]), torch.nan, dtype=q.dtype, device="cuda")
+    longer[: len(q)] = q
+    out = torch.full_like(longer, 7.0)
+    paged_prefill(longer, kv, table, plan_of(batch, spare=100), out=out)
+    assert_close(out[: len(q)], expected)
+    assert bool((out[len(q) :] == 7.0).all())
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_a_graph_serves_any_lengths() -> None:
+    """A replay has the bits of a run."""
+    batch = Batch([150, 60], [150, 700], 32, 8, 128, 64, (), torch.bfloat16, "cuda")
+    q, kv, table, slots, cu, contexts = batch.tensors
+    plan, out = plan_of(batch), torch.empty_like(q)
+    paged_prefill(q, kv, table, plan, out=out)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan.plan(slots, contexts, cu)
+        paged_prefill(q, kv, table, plan, out=out)
+    for first, context in ((150, 150), (30, 100), (1, 130)):
+        cu[1] = first
+        contexts[0] = context
+        contexts[1] = 210 - first
+        graph.replay()
+        eager = torch.empty_like(q)
+        fresh = plan_of(batch)
+        paged_prefill(q, kv, table, fresh, out=eager)
+        assert torch.equal(out, eager)
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """A tensor without memory."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def kernel_of(q: torch.Tensor, kv: torch.Tensor, config: PrefillConfig) -> str:
+    """The kernel of such a launch."""
+    plan = PrefillPlan.allocate(8, 64, q.shape[1], kv.shape[2], q.shape[2], device="meta", config=config)
+    table = torch.empty(16, 4, dtype=torch.int32, device="meta")
+    launch = paged_prefill_launch(
+        q, kv, table, plan, scale=None, window=0, softcap=0.0, sinks=None, out=q, descriptor=None
+    )
+    return str(launch.kernel.fn.__name__)
+
+
+def test_only_plain_attention_of_16_bits_in_pages_of_64_on_hopper() -> None:
+    """All else is the portable kernel's, which takes any plan of its own."""
+    q, kv = meta(64, 32, 128), meta(9, 2, 8, 64, 128)
+    with pretended(H200):
+        config = plan_config(kv, 32)
+        assert kernel_of(q, kv, config) == "hopper_prefill_kernel"
+        portable = prefill_config(H200, 128, 2)
+        assert kernel_of(q, kv, portable) == "paged_prefill_kernel"
+        assert plan_config(kv, 32, window=100) == portable
+        assert plan_config(kv, 32, softcap=30.0) == portable
+        assert plan_config(kv, 32, sinks=True) == portable
+        assert plan_config(kv, 24) == portable  # groups of three heads
+        assert plan_config(meta(9, 2, 8, 32, 128), 32) == portable
+        assert plan_config(meta(9, 2 * 8 * 64 * 128 + 4)[:, :-4].view(9, 2, 8, 64, 128), 32) == portable
+        assert not plan_config(meta(9, 2, 8, 64, 96), 32).wgmma
+        assert not plan_config(kv.float(), 32).wgmma
+    for target in (Target(80, 108), Target(100, 148)):
+        with pretended(target):
+            assert not plan_config(kv, 32).wgmma
+
+
+def test_a_plan_for_other_attention_is_refused() -> None:
+    """Its blocks of queries are not the other kernel's."""
+    q, kv, table = meta(64, 32, 128), meta(9, 2, 8, 64, 128), torch.empty(16, 4, dtype=torch.int32, device="meta")
+    with pretended(H200):
+        plan = PrefillPlan.allocate(8, 64, 32, 8, 128, device="meta", config=plan_config(kv, 32))
+        with pytest.raises(ValueError, match="plan_config"):
+            paged_prefill(q, kv, table, plan, window=16)
+        with pytest.raises(ValueError, match="type"):
+            paged_prefill(q.half(), kv, table, plan)
+        with pytest.raises(ValueError, match="positive"):
+            paged_prefill(q, kv, table, plan, scale=-1.0)
