@@ -18,6 +18,7 @@ from thranite.bench.shapes import write_model_directory
 from thranite.config import EngineConfig
 from thranite.engine.scheduler import ScheduledStep
 from thranite.engine.step_cost import StepCost
+from thranite.engine.whole_tiles import rows_beyond_tiles
 from thranite.llm import LLM
 from thranite.request import EngineRequest, SequenceDelta
 from thranite.sampling_params import SamplingParams
@@ -140,9 +141,8 @@ def test_the_schedule_is_the_one_of_a_queue(requests: list[tuple[int, int, int]]
     assert found.seconds == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_the_schedule_is_the_engine_s(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_batched_tokens=100)
+def steps_seen(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(Tokens that decode, tokens of prompts) of each step that the engine will plan."""
     seen: list[tuple[int, int]] = []
     plan = llm.engine.scheduler.plan
 
@@ -153,11 +153,50 @@ def test_the_schedule_is_the_engine_s(n: int, tmp_path: Path, monkeypatch: pytes
         return step
 
     monkeypatch.setattr(llm.engine.scheduler, "plan", seeing)
+    return seen
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_schedule_is_the_engine_s(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_batched_tokens=100)
+    seen = steps_seen(llm, monkeypatch)
     requests = [(30 + 7 * i % 50, 40 - i, n) for i in range(30)]
     outputs = [SamplingParams(n=n, max_tokens=output, ignore_eos=True) for _, output, _ in requests]
     llm.generate([[i] * prompt for i, (prompt, _, _) in enumerate(requests)], outputs)
     llm.close()
     assert seen == steps_of_a_queue(requests, 100)
+
+
+@pytest.mark.parametrize(
+    ("rows", "beyond"), [(256, 0), (257, 1), (336, 80), (337, 0), (384, 0), (1, 0), (129, 0), (1025, 1)]
+)
+def test_rows_beyond_whole_tiles(rows: int, beyond: int) -> None:
+    assert rows_beyond_tiles(rows) == beyond
+
+
+@pytest.mark.parametrize(
+    ("outputs", "paused"),
+    [
+        ([400 - i for i in range(330)], True),
+        ([90] * 330, False),  # nobody has time
+        ([500] * 300 + [40] * 30, False),  # nor have all who would pause
+        ([500] * 256 + [40] * 30, True),
+    ],
+)
+def test_a_batch_s_steps_fill_tiles_and_are_no_more(
+    outputs: list[int], paused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with time pause; the batch ends with its longest all the same, and each has its tokens."""
+    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_seqs=512)
+    seen = steps_seen(llm, monkeypatch)
+    params = [SamplingParams(max_tokens=output, ignore_eos=True) for output in outputs]
+    found = llm.generate([[1, 2, 3]] * len(outputs), params)
+    llm.close()
+    assert [len(output.outputs[0].token_ids) for output in found] == outputs
+    alone = [decodes for decodes, prompts in seen if not prompts]
+    assert len(alone) == max(outputs) - 1
+    assert paused == (256 in alone)
+    assert not llm.engine.scheduler.whole_tiles
 
 
 @given(st.data(), st.lists(st.tuples(*[st.integers(1, 30)] * 2, st.integers(1, 3)), min_size=1), st.integers(0, 9))

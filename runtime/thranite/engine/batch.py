@@ -29,6 +29,7 @@ class Batch:
         raises, and says of which request."""
         if step_tokens is not None:
             self._engine.scheduler.step_tokens = step_tokens
+        self._engine.scheduler.whole_tiles = True
         self._arrival = self._engine.now
         self._coming.extend(requests)
         ids: set[str] = set()
@@ -54,7 +55,8 @@ class Batch:
         self._engine.add(request, self._arrival)
 
     def end(self) -> None:
-        """Queue no more of them; steps are as large as ever."""
+        """Queue no more of them; steps are planned as ever."""
         self._coming.clear()
         scheduler = self._engine.scheduler
         scheduler.queue.refill, scheduler.step_tokens = None, scheduler.settings.max_num_batched_tokens
+        scheduler.whole_tiles = False

@@ -20,6 +20,7 @@ from thranite.engine.prompt_share import PromptShare, Share
 from thranite.engine.request_queue import RequestQueue
 from thranite.engine.sequence import RequestState, Sequence, State
 from thranite.engine.settings import EngineSettings
+from thranite.engine.whole_tiles import rows_beyond_tiles
 from thranite.request import EngineRequest
 
 
@@ -71,6 +72,7 @@ class Scheduler:
         self.prefix_hits = 0  # tokens found
         self.max_running = settings.max_num_seqs  # the engine lowers it where it keeps to a target
         self.step_tokens = settings.max_num_batched_tokens  # of a step at most; fewer for a batch that gains by it
+        self.whole_tiles = False  # whether sequences pause where the others fill a device's tiles
         self.prompt_share: PromptShare | None = None  # the engine's, where steps have a pace to keep
         self.held: list[Sequence] = []  # whose constraints the last plan found not to be ready
         self.limited = False  # whether the last plan left sequences waiting for `max_running` alone
@@ -133,7 +135,7 @@ class Scheduler:
         begun = [seq for seq in self.running if not seq.decoding]
         share = self._share_of(begun)
         if not share.pause:
-            self._plan_decodes(draft)
+            self._plan_decodes(draft, self._decode_rows(begun))
         draft.share = draft.budget if share.tokens is None else min(share.tokens - len(draft.decodes), draft.budget)
         for seq in begun:
             if seq.state is State.RUNNING and draft.share > 0:
@@ -141,7 +143,7 @@ class Scheduler:
         if not draft.preempted:
             self._admit(draft)
         if share.pause and not draft.prefills:  # what could sample has no bitmask yet
-            self._plan_decodes(draft)
+            self._plan_decodes(draft, draft.budget)
         if not draft.decodes and not draft.prefills and not draft.starts:
             return None
         plan = StepPlan(draft.step, draft.decodes, draft.prefills, draft.starts, draft.blocks, draft.copies)
@@ -149,12 +151,24 @@ class Scheduler:
         late = any(seq.constraint is not None for seq in samples)
         return ScheduledStep(plan, samples, draft.prefilling, late)
 
-    def _plan_decodes(self, draft: _Draft) -> None:
-        """One token for each sequence that decodes.
+    def _decode_rows(self, begun: list[Sequence]) -> int:
+        """How many sequences decode at most. In a batch that ends as one, whose prompts are done, the last to have
+        begun pause where the others fill tiles, if all of them have time: fewer tokens left than the first, which sets
+        the batch's end."""
+        rows = len(self.running)
+        beyond = rows_beyond_tiles(rows)
+        if not self.whole_tiles or not beyond or begun or len(self.queue) or self.queue.refill is not None:
+            return rows
+        have_time = max(seq.left for seq in self.running[-beyond:]) < self.running[0].left
+        return rows - beyond if have_time else rows
+
+    def _plan_decodes(self, draft: _Draft, rows: int) -> None:
+        """One token for each sequence that decodes, and for `rows` of them at most.
 
         The host's hottest loop: a sequence within its last page, which it does not share, needs no more than counting.
         """
-        size, step, running, budget = self.kv.block_size, draft.step, State.RUNNING, draft.budget
+        size, step, running, budget = self.kv.block_size, draft.step, State.RUNNING, min(rows, draft.budget)
+        left = draft.budget - budget
         decodes, decoding = draft.decodes, draft.decoding
         for seq in list(self.running):
             if not seq.decoding:
@@ -171,7 +185,7 @@ class Scheduler:
             budget -= 1
             decodes.append(seq.slot if seq.slot is not None else self._slot(seq))
             decoding.append(seq)
-        draft.budget = budget
+        draft.budget = budget + left
 
     def _share_of(self, begun: list[Sequence]) -> Share:
         """What prompts may take. Nobody pauses for prompts that would then take the memory of those who do."""

@@ -103,6 +103,11 @@ class Sequence:
         self.token_at: float | None = None  # when its newest token became known
 
     @property
+    def left(self) -> int:
+        """Tokens that it may still produce, beyond those on their way."""
+        return self.end - len(self.tokens) - self.pending
+
+    @property
     def generated(self) -> int:
         """Tokens of its output that the host knows."""
         return max(len(self.tokens) - self.prompt_len, 0)
