@@ -105,9 +105,13 @@ def gauge(server: RunningServer, model: str) -> float:
     return server.metric(f'thranite_sleeping{{model_name="{model}"}}')
 
 
+def test_one_that_loads_does_not_sleep(tmp_path: Path) -> None:
+    with running_server(tmp_path, "slow-load") as server:
+        assert server.admin.post("/sleep").status_code == 409
+
+
 def test_a_server_asleep(tmp_path: Path) -> None:
     with running_server(tmp_path, server_processes=2) as server:
-        assert server.admin.post("/sleep").status_code == 409  # it loads
         server.wait_ready()
         assert server.admin.get("/is_sleeping").json()["is_sleeping"] is False
         asleep = server.admin.post("/sleep?level=1", timeout=20).json()
