@@ -13,10 +13,13 @@ import torch
 
 from tests.support.hopper import H200, on_hopper
 from tests.support.paged_batch import Batch, check_decode
+from thranite_kernels.attention import paged_attention_reference
 from thranite_kernels.hopper_decode import FEW_ROWS, decode_by_wgmma
 from thranite_kernels.launch import int32
-from thranite_kernels.paged_decode import DecodePlan, paged_decode_launch
+from thranite_kernels.paged_decode import DecodePlan, paged_decode, paged_decode_launch
+from thranite_kernels.rope_kv import rope_kv
 from thranite_kernels.target import DecodeConfig, Target, decode_config, pretended
+from thranite_kernels.testing import assert_close
 
 MANY_SPLITS = DecodeConfig(tile=64, num_warps=4, num_stages=3, ctas_per_sm=4, min_tiles=1)
 ONE_SPLIT = DecodeConfig(tile=64, num_warps=4, num_stages=3, ctas_per_sm=1, min_tiles=1000)
@@ -74,6 +77,35 @@ def test_pages_may_lie_apart() -> None:
     apart[:, 1] = kv
     batch.tensors = (q, apart[:, 1], *rest)
     check_decode(batch)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_this_step_s_keys_are_read_once_they_are_written() -> None:
+    """The kernel before writes them, and this one begins beside it: wherever in its page a row's last key lies, alone
+    in it or the one that fills it, what the page held there before (NaN) reaches nobody."""
+    lengths = [1, 2, 63, 64, 65, 127, 128, 129, 640, 641]
+    batch = Batch([1] * len(lengths), lengths, 32, 8, 128, 64, (), torch.bfloat16, "cuda")
+    _, kv, table, slots, cu, contexts = batch.tensors
+    last = contexts.long() - 1
+    pages = table[slots.long(), last // 64].long()
+    places, positions = pages * 64 + last % 64, last.int()
+    qkv = torch.randn(len(lengths), 48 * 128, device="cuda").to(torch.bfloat16)
+    plan = DecodePlan.allocate(len(lengths), 32, 8, 128, device="cuda")
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        plan.plan(slots, contexts)
+        q = rope_kv(qkv, kv, places, positions, None, heads=32)
+        return q, paged_decode(q, kv, table, plan)
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        q, out = step()
+    for _ in range(50):
+        kv[pages, :, :, last % 64] = torch.nan
+        graph.replay()
+        assert_close(out, paged_attention_reference(q, kv, table, slots, cu, contexts))
 
 
 def kernel_of(q: torch.Tensor, kv: torch.Tensor, *, max_q: int = 1, window: int = 0, softcap: float = 0.0) -> str:
