@@ -143,7 +143,7 @@ def prefill_calls(
     """Plan launch, attention launch, output."""
     out = torch.full_like(b.q, float("nan"))
     heads = b.q.shape[1]
-    config = config or plan_config(b.kv, heads, window=window, softcap=softcap, sinks=sinks is not None)
+    config = config or plan_config(b.kv, heads, b.q.dtype, window=window, softcap=softcap, sinks=sinks is not None)
     plan = PrefillPlan.allocate(
         len(b.lengths), b.q.shape[0], heads, b.kv.shape[2], b.q.shape[2], device=b.q.device, config=config
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .hopper_pages import PAGE, page_map, suits_wgmma
+from .hopper_pages import PAGE, suits_wgmma
 from .launch import Launch, next_power_of_2, require, swizzled_map
 from .target import PrefillConfig, target_of
 
@@ -24,11 +24,12 @@ RING = 160 << 10
 """Bytes of a program's keys and values on their way: five pages of heads of 128."""
 
 
-def prefill_by_wgmma(kv: torch.Tensor, heads: int, *, window: int, softcap: float, sinks: bool) -> bool:
-    """Whether this kernel can attend to one layer's cache. `kv`: [pages, 2, KVH, block_size, D]."""
+def prefill_by_wgmma(kv: torch.Tensor, heads: int, dtype: torch.dtype) -> bool:
+    """Whether this kernel can, for queries of `dtype`, as far as types and shapes go. `kv`: one layer's cache,
+    [pages, 2, KVH, block_size, D]."""
     group = heads // kv.shape[2]
     fits = group <= GROUP_ROWS and group == next_power_of_2(group)
-    return fits and not (window or softcap or sinks) and suits_wgmma(kv)
+    return fits and kv.dtype == dtype and suits_wgmma(kv)
 
 
 def hopper_config(head_dim: int, itemsize: int) -> PrefillConfig:
@@ -46,9 +47,8 @@ def hopper_prefill_launch(
     out: torch.Tensor,
     descriptor: Any,
 ) -> Launch:
-    """The launch behind `paged_prefill`, for checked arguments: a program for each multiprocessor.
-
-    `descriptor`: the cache's `page_map`, or None."""
+    """The launch behind `paged_prefill`, for checked arguments and the cache that the plan is for: a program for each
+    multiprocessor. `descriptor`: the cache's `page_map`."""
     from ._hopper_prefill import hopper_prefill_kernel  # Gluon takes its time to load, and few need it
 
     require(q.dtype == kv.dtype, "paged_prefill: wgmma takes q of the cache's type")
@@ -57,12 +57,13 @@ def hopper_prefill_launch(
     _, heads, head_dim = q.shape
     kv_heads = kv.shape[2]
     group = heads // kv_heads
+    require(plan.block_q * group == GROUPS * GROUP_ROWS, "paged_prefill: the plan is for other numbers of heads")
     return Launch(
         hopper_prefill_kernel,
         (target_of(q.device).num_sms,),
         {
             "q_desc": swizzled_map(q, [GROUP_ROWS // group, group, head_dim]),
-            "kv_desc": descriptor or page_map(kv),
+            "kv_desc": descriptor,
             "table_ptr": block_table,
             "stride_table": block_table.stride(0),
             "out_ptr": out,

@@ -17,7 +17,7 @@ import torch
 
 from ._paged_prefill import paged_prefill_kernel, prefill_plan_kernel
 from .attention import check_attention, padded_head, score_scales
-from .hopper_pages import page_map
+from .hopper_pages import page_map, suits_wgmma
 from .hopper_prefill import hopper_config, hopper_prefill_launch, prefill_by_wgmma
 from .launch import Launch, cdiv, require, tensor_map
 from .target import PrefillConfig, Target, prefill_config, target_of
@@ -112,11 +112,11 @@ def paged_prefill(
 
 
 def plan_config(
-    kv: torch.Tensor, heads: int, *, window: int = 0, softcap: float = 0.0, sinks: bool = False
+    kv: torch.Tensor, heads: int, dtype: torch.dtype, *, window: int = 0, softcap: float = 0.0, sinks: bool = False
 ) -> PrefillConfig:
-    """The tiles that are best for attention of that kind to one layer's cache, [pages, 2, KVH, block_size, D]."""
+    """The tiles for such attention by queries of `dtype`. `kv`: one layer's cache, [pages, 2, KVH, block_size, D]."""
     head_dim = kv.shape[4]
-    if prefill_by_wgmma(kv, heads, window=window, softcap=softcap, sinks=sinks):
+    if not (window or softcap or sinks) and prefill_by_wgmma(kv, heads, dtype):
         return hopper_config(head_dim, kv.itemsize)
     return prefill_config(target_of(kv.device), padded_head(head_dim), kv.itemsize)
 
@@ -130,6 +130,7 @@ def uses_tensor_maps(kv: torch.Tensor, config: PrefillConfig) -> bool:
 def kv_descriptor(kv: torch.Tensor, config: PrefillConfig) -> Any:
     """Tensor map of one layer's cache as [pages, 2·KVH, block_size, D], one tile of one head at a time, or None."""
     if config.wgmma:
+        require(suits_wgmma(kv), "paged_prefill: the plan is for another cache (see plan_config)")
         return page_map(kv)
     if not uses_tensor_maps(kv, config):
         return None
@@ -156,11 +157,11 @@ def paged_prefill_launch(
     check_attention(q, kv, block_table, out)
     _, heads, head_dim = q.shape
     score_scale, cap_scale = score_scales(head_dim**-0.5 if scale is None else scale, softcap)
-    if plan.config.wgmma:
-        suits = prefill_by_wgmma(kv, heads, window=window, softcap=softcap, sinks=sinks is not None)
-        require(suits, "paged_prefill: the plan is for other attention (see plan_config)")
-        return hopper_prefill_launch(q, kv, block_table, plan, score_scale=score_scale, out=out, descriptor=descriptor)
     descriptor = descriptor or kv_descriptor(kv, plan.config)
+    if plan.config.wgmma:
+        plain = not (window or softcap) and sinks is None
+        require(plain, "paged_prefill: the plan is for attention without window, softcap and sinks (see plan_config)")
+        return hopper_prefill_launch(q, kv, block_table, plan, score_scale=score_scale, out=out, descriptor=descriptor)
     constants = _constants(
         heads,
         kv.shape,

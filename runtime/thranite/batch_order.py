@@ -38,10 +38,12 @@ WORTH = 0.015
 
 
 class BatchOrder(NamedTuple):
-    """The requests as they should be added, and the most tokens of a step meanwhile."""
+    """The requests as they should be added, the most tokens of a step meanwhile, and whether each request produces as
+    many tokens as it may."""
 
     requests: Sequence[EngineRequest]
     step_tokens: int
+    lengths_known: bool
 
 
 class Schedule(NamedTuple):
@@ -52,13 +54,18 @@ class Schedule(NamedTuple):
     seconds: float  # without attention
 
 
-def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> BatchOrder:
-    """Longest outputs first, equal ones as the caller has them; and the size of step that saves most, if one does."""
+def batch_order(
+    requests: Sequence[EngineRequest], settings: EngineSettings, *, stop_strings: bool = False
+) -> BatchOrder:
+    """Longest outputs first, equal ones as the caller has them; and the size of step that saves most, if one does.
+
+    `stop_strings`: whether some request has any, which end it outside of the engine."""
+    known = not stop_strings and not any(map(may_end_early, requests))
     largest = settings.max_num_batched_tokens
     widths = np.array([request.params.n for request in requests], np.int64)
     sequences = int(widths.sum())
     if len(requests) < 2 or sequences > settings.most_decodes:
-        return BatchOrder(requests, largest)
+        return BatchOrder(requests, largest, known)
     outputs = np.array([request.params.max_tokens for request in requests], np.int64)
     prompts = np.array([len(request.prompt_token_ids) for request in requests], np.int64)
     order = np.argsort(-outputs, kind="stable")
@@ -74,7 +81,7 @@ def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> 
     cost = settings.step_cost
     plain = schedule(lengths, largest, cost)
     if not fits(plain):
-        return BatchOrder(requests, largest)
+        return BatchOrder(requests, largest, known)
     best, least = largest, (1 - WORTH) * plain.seconds
     tokens_of_all = int(prompts.sum() + (widths * (outputs - 1)).sum())
     if plain.steps * cost.seconds(tokens_of_all / plain.steps) < least:  # all steps alike: no size takes less
@@ -83,7 +90,13 @@ def batch_order(requests: Sequence[EngineRequest], settings: EngineSettings) -> 
                 tried = schedule(lengths, tokens, cost)
                 if tried.seconds < least and fits(tried):
                     best, least = tokens, tried.seconds
-    return BatchOrder([requests[i] for i in order], best)
+    return BatchOrder([requests[i] for i in order], best, known)
+
+
+def may_end_early(request: EngineRequest) -> bool:
+    """Whether a token or its grammar may end the request."""
+    params = request.params
+    return bool(params.eos_token_ids or params.stop_token_ids) or request.grammar is not None
 
 
 def suits(tokens: int, sequences: int, prompt: float) -> bool:
@@ -94,7 +107,7 @@ def suits(tokens: int, sequences: int, prompt: float) -> bool:
 
 
 def schedule(lengths: Sequence[tuple[int, int, int]], tokens: int, cost: StepCost) -> Schedule:
-    """The steps of a batch that is begun in this order, as `Scheduler` plans them with pages for all.
+    """The steps of a batch begun in this order, as `Scheduler` plans them with pages for all, if nobody pauses.
 
     `lengths`: (prompt tokens, output tokens, sequences) of each request; `tokens`: of a step, as many as sequences at
     least. The step that ends a prompt brings its first output token.

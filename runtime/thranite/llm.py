@@ -191,7 +191,8 @@ class LLM:
                         for request, p, text in zip(requests, params, texts, strict=True)
                     }
                     interrupts()
-                    batch.add(*batch_order(requests, self.engine.settings))
+                    stops = any(one.stop for one in params)
+                    batch.add(*batch_order(requests, self.engine.settings, stop_strings=stops))
                     interrupts()
                     order = list(jobs)
                     del requests  # each is freed once it is answered, while others run

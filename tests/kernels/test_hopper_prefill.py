@@ -21,7 +21,7 @@ from thranite_kernels.testing import assert_close
 def plan_of(batch: Batch, spare: int = 0) -> PrefillPlan:
     """Filled, with room for `spare` tokens more, as graphs have it."""
     q, kv, _, slots, cu, contexts = batch.tensors
-    config = plan_config(kv, batch.heads)
+    config = plan_config(kv, batch.heads, q.dtype)
     assert config.wgmma
     plan = PrefillPlan.allocate(
         len(batch.q_lens), len(q) + spare, batch.heads, batch.kv_heads, batch.head_dim, device="cuda", config=config
@@ -31,10 +31,10 @@ def plan_of(batch: Batch, spare: int = 0) -> PrefillPlan:
     return plan
 
 
-def check(batch: Batch, spare: int = 0) -> None:
+def check(batch: Batch) -> None:
     """Two layers by one plan: the same bits, and the record that counts is as it was."""
     q, kv, table, slots, cu, contexts = batch.tensors
-    plan = plan_of(batch, spare)
+    plan = plan_of(batch)
     outs = [torch.full_like(q, 7.0) for _ in range(2)]
     for out in outs:
         paged_prefill(q, kv, table, plan, out=out)
@@ -151,31 +151,36 @@ def test_only_plain_attention_of_16_bits_in_pages_of_64_on_hopper() -> None:
     """All else is the portable kernel's, which takes any plan of its own."""
     q, kv = meta(64, 32, 128), meta(9, 2, 8, 64, 128)
     with pretended(H200):
-        config = plan_config(kv, 32)
+        config = plan_config(kv, 32, q.dtype)
         assert kernel_of(q, kv, config) == "hopper_prefill_kernel"
         portable = prefill_config(H200, 128, 2)
         assert kernel_of(q, kv, portable) == "paged_prefill_kernel"
-        assert plan_config(kv, 32, window=100) == portable
-        assert plan_config(kv, 32, softcap=30.0) == portable
-        assert plan_config(kv, 32, sinks=True) == portable
-        assert plan_config(kv, 24) == portable  # groups of three heads
-        assert plan_config(meta(9, 2, 8, 32, 128), 32) == portable
-        assert plan_config(meta(9, 2 * 8 * 64 * 128 + 4)[:, :-4].view(9, 2, 8, 64, 128), 32) == portable
-        assert not plan_config(meta(9, 2, 8, 64, 96), 32).wgmma
-        assert not plan_config(kv.float(), 32).wgmma
+        assert plan_config(kv, 32, q.dtype, window=100) == portable
+        assert plan_config(kv, 32, q.dtype, softcap=30.0) == portable
+        assert plan_config(kv, 32, q.dtype, sinks=True) == portable
+        assert plan_config(kv, 24, q.dtype) == portable  # groups of three heads
+        assert plan_config(meta(9, 2, 8, 32, 128), 32, q.dtype) == portable
+        assert plan_config(meta(9, 2 * 8 * 64 * 128 + 4)[:, :-4].view(9, 2, 8, 64, 128), 32, q.dtype) == portable
+        assert not plan_config(meta(9, 2, 8, 64, 96), 32, q.dtype).wgmma
+        assert plan_config(kv, 32, torch.float16) == portable
+        assert not plan_config(kv.float(), 32, torch.float32).wgmma
     for target in (Target(80, 108), Target(100, 148)):
         with pretended(target):
-            assert not plan_config(kv, 32).wgmma
+            assert not plan_config(kv, 32, q.dtype).wgmma
 
 
 def test_a_plan_for_other_attention_is_refused() -> None:
     """Its blocks of queries are not the other kernel's."""
     q, kv, table = meta(64, 32, 128), meta(9, 2, 8, 64, 128), torch.empty(16, 4, dtype=torch.int32, device="meta")
     with pretended(H200):
-        plan = PrefillPlan.allocate(8, 64, 32, 8, 128, device="meta", config=plan_config(kv, 32))
+        plan = PrefillPlan.allocate(8, 64, 32, 8, 128, device="meta", config=plan_config(kv, 32, q.dtype))
         with pytest.raises(ValueError, match="plan_config"):
             paged_prefill(q, kv, table, plan, window=16)
         with pytest.raises(ValueError, match="type"):
             paged_prefill(q.half(), kv, table, plan)
         with pytest.raises(ValueError, match="positive"):
             paged_prefill(q, kv, table, plan, scale=-1.0)
+        with pytest.raises(ValueError, match="another cache"):
+            paged_prefill(q, meta(9, 2, 8, 32, 128), table, plan)
+        with pytest.raises(ValueError, match="numbers of heads"):
+            paged_prefill(q[:, :16], kv, table, plan)

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from tests.support.null_model import model_directory
 from tests.support.paged_executor import settings
 from tests.support.sampling import params
-from thranite.batch_order import BatchOrder, batch_order, most_tokens, schedule, suits
+from thranite.batch_order import BatchOrder, batch_order, may_end_early, most_tokens, schedule, suits
 from thranite.bench.shapes import write_model_directory
 from thranite.config import EngineConfig
+from thranite.engine.batch import Batch
+from thranite.engine.engine import Engine
+from thranite.engine.null_executor import NullExecutor, NullPace
 from thranite.engine.scheduler import ScheduledStep
 from thranite.engine.step_cost import StepCost
 from thranite.engine.whole_tiles import rows_beyond_tiles
 from thranite.llm import LLM
-from thranite.request import EngineRequest, SequenceDelta
+from thranite.request import EngineRequest, Grammar, SequenceDelta
 from thranite.sampling_params import SamplingParams
 
 LIMITS = settings(num_blocks=1000, max_num_seqs=8, max_num_batched_tokens=64)
@@ -195,8 +198,51 @@ def test_a_batch_s_steps_fill_tiles_and_are_no_more(
     assert [len(output.outputs[0].token_ids) for output in found] == outputs
     alone = [decodes for decodes, prompts in seen if not prompts]
     assert len(alone) == max(outputs) - 1
-    assert paused == (256 in alone)
+    assert alone[0] == (256 if paused else len(outputs))
     assert not llm.engine.scheduler.whole_tiles
+
+
+def test_siblings_pause_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(model_directory(tmp_path), device="null", skip_tokenizer_init=True, max_num_seqs=512)
+    seen = steps_seen(llm, monkeypatch)
+    params = [SamplingParams(n=3, max_tokens=output, ignore_eos=True) for output in range(200, 90, -1)]
+    found = llm.generate([[1, 2, 3]] * len(params), params)
+    llm.close()
+    assert [len(sample.token_ids) for output in found for sample in output.outputs] == [
+        one.max_tokens for one in params for _ in range(3)
+    ]
+    alone = [decodes for decodes, prompts in seen if not prompts]
+    assert (alone[0], len(alone)) == (256, 199)
+
+
+def test_a_token_or_a_grammar_may_end_a_request_early() -> None:
+    """Where one may, nobody pauses: the first sequence might then end before those that do."""
+    (request,) = batch((9, 5))
+    assert not may_end_early(request)
+    assert may_end_early(replace(request, params=params(eos_token_ids=(9,))))
+    assert may_end_early(replace(request, params=params(stop_token_ids=(9,))))
+    assert may_end_early(replace(request, grammar=Grammar("")))
+
+
+def test_so_may_stop_strings() -> None:
+    requests = batch((9, 5), (2, 80))
+    assert batch_order(requests, LIMITS).lengths_known
+    assert not batch_order(requests, LIMITS, stop_strings=True).lengths_known
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(257_792, 330), (269_504, 330), (500_000, 256)])
+def test_pauses_preempt_nobody(tokens: int, most: int) -> None:
+    """Those that pause keep their pages while the others grow: without room for all, they do not."""
+    limits = replace(WIDE, num_blocks=tokens // BLOCK, max_num_seqs=512)
+    engine = Engine(limits, NullExecutor(limits, NullPace()))
+    queued = Batch(engine)
+    queued.add(batch(*[(40, 900)] * 256, *[(40, 450)] * 74), lengths_known=True)
+    sampled: list[int] = []
+    while engine.has_work:
+        sampled.append(len(engine.step()))
+    queued.end()
+    assert engine.scheduler.preemptions == 0
+    assert sampled[9] == most
 
 
 @given(st.data(), st.lists(st.tuples(*[st.integers(1, 30)] * 2, st.integers(1, 3)), min_size=1), st.integers(0, 9))

@@ -48,9 +48,11 @@ class TritonBatch(AttentionBatch):
 
 
 class TritonAttention:
-    """An `AttentionBackend` over `cache`, for CUDA devices. `max_positions`: of the rotary tables."""
+    """An `AttentionBackend` over `cache`, for CUDA devices. `max_positions`: of the rotary tables; `dtype`: of q."""
 
-    def __init__(self, spec: ModelSpec, cache: KVCache, max_positions: int, device: torch.device) -> None:
+    def __init__(
+        self, spec: ModelSpec, cache: KVCache, max_positions: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self._spec = spec
         self._layers = [cache.layer(index) for index in range(len(spec.layers))]
         self._tables = [_table(rope, max_positions, device) for rope in spec.ropes]
@@ -63,7 +65,7 @@ class TritonAttention:
             for layer, (group, pages) in zip(spec.layers, self._layers, strict=True)
         ]
         self._tiles = {  # of prompts
-            kind: plan_config(pages, kind.heads, window=kind.window or 0, softcap=kind.softcap or 0.0)
+            kind: plan_config(pages, kind.heads, dtype, window=kind.window or 0, softcap=kind.softcap or 0.0)
             for kind, (_, pages) in zip(self.kinds, self._layers, strict=True)
         }
 

@@ -13,7 +13,7 @@ from thranite.request import EngineRequest
 class Batch:
     """Feeds an engine's queue whenever a step looks for a request and none waits. One at a time an engine.
 
-    A step takes waiting requests strictly in order, so its steps are those of a queue that held all from the start.
+    A step takes waiting requests strictly in order, so prompts are begun as from a queue that held all from the start.
     They have one priority, and ids that differ. Each is checked before any is queued: what `Engine.add` then raised in
     the midst of a step would end the engine. Whatever happens, the caller ends the batch, and aborts its requests where
     they have not ended.
@@ -24,12 +24,15 @@ class Batch:
         self._coming: deque[EngineRequest] = deque()
         self._arrival: float | None = None
 
-    def add(self, requests: Iterable[EngineRequest], step_tokens: int | None = None) -> None:
-        """`step_tokens`: of a step at most, until the batch ends, if fewer than the settings'. Raises what `Engine.add`
-        raises, and says of which request."""
+    def add(
+        self, requests: Iterable[EngineRequest], step_tokens: int | None = None, lengths_known: bool = False
+    ) -> None:
+        """Until the batch ends a step has `step_tokens` at most, where that is fewer than the settings' number, and if
+        `lengths_known`, as each request produces all that it may, sequences pause where the others fill tiles. Raises
+        what `Engine.add` raises, and says of which request."""
         if step_tokens is not None:
             self._engine.scheduler.step_tokens = step_tokens
-        self._engine.scheduler.whole_tiles = True
+        self._engine.scheduler.whole_tiles = lengths_known
         self._arrival = self._engine.now
         self._coming.extend(requests)
         ids: set[str] = set()

@@ -1,10 +1,10 @@
 """Which tokens the next step computes. Policy only: no torch, no clock of its own, no I/O.
 
 One token budget a step, of which prompts may be given a share only (`PromptShare`). In this order: sequences that
-decode (one token each, unless they pause for a pile of prompts), prompts under way, then waiting ones in queue order
-while memory admits them. Within each, earlier `order` first. When pages run out, the sequence with the latest order
-that is not in the plan yet is preempted: its pages are freed and it waits at the queue's front, to be recomputed
-(mostly from the prefix cache, where its full blocks stay).
+decode (one token each, unless they pause: all for a pile of prompts, or in a batch a few for whole tiles), prompts
+under way, then waiting ones in queue order while memory admits them. Within each, earlier `order` first. When pages run
+out, the sequence with the latest order that is not in the plan yet is preempted: its pages are freed and it waits at
+the queue's front, to be recomputed (mostly from the prefix cache, where its full blocks stay).
 """
 
 from __future__ import annotations
@@ -152,15 +152,18 @@ class Scheduler:
         return ScheduledStep(plan, samples, draft.prefilling, late)
 
     def _decode_rows(self, begun: list[Sequence]) -> int:
-        """How many sequences decode at most. In a batch that ends as one, whose prompts are done, the last to have
-        begun pause where the others fill tiles, if all of them have time: fewer tokens left than the first, which sets
-        the batch's end."""
+        """How many sequences decode at most. In a batch of known lengths whose prompts are done, the last to have
+        begun pause where the others fill tiles, if each has fewer tokens left than the first, so that it ends no later,
+        and if there are pages for all until those who pause have ended, whoever else does meanwhile."""
         rows = len(self.running)
         beyond = rows_beyond_tiles(rows)
         if not self.whole_tiles or not beyond or begun or len(self.queue) or self.queue.refill is not None:
             return rows
-        have_time = max(seq.left for seq in self.running[-beyond:]) < self.running[0].left
-        return rows - beyond if have_time else rows
+        left = max(seq.left for seq in self.running[-beyond:])
+        steps = left + max(seq.left for seq in self.running[-2 * beyond : -beyond])  # as many of these end before
+        pages = rows * (steps // self.kv.block_size + 1) * len(self.settings.layout.groups)
+        may_pause = left < self.running[0].left and pages + self._watermark <= self.kv.pool.num_free
+        return rows - beyond if may_pause else rows
 
     def _plan_decodes(self, draft: _Draft, rows: int) -> None:
         """One token for each sequence that decodes, and for `rows` of them at most.

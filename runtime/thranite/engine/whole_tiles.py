@@ -2,7 +2,8 @@
 
 Products of many rows are computed in tiles, and a last one of few rows takes about as long as a full one. So where a
 few sequences more than fill tiles decode, a batch is done sooner if those that have time pause: it ends with its
-longest sequence, and one that has fewer tokens to produce may do so later. Measured on an H200 in docs/performance.md.
+longest sequence, and one that has fewer tokens to produce may do so later, beside fewer others. That needs lengths that
+are known: the longest must not end early. Measured on an H200 in docs/performance.md.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class CudaExecutor:
         self._prompt_logprob_rows = prompt_logprob_rows
         self.cache = KVCache(settings.layout, settings.num_blocks, device)
         self._state = CudaSlots(settings, device)
-        self._attention = TritonAttention(spec, self.cache, settings.max_model_len + 1, device)
+        self._attention = TritonAttention(spec, self.cache, settings.max_model_len + 1, model.dtype, device)
         self._sampler = CudaSampler(spec.vocab_size, settings.max_num_seqs, device, self._state.last_tokens)
         self._graphs: DecodeGraphs | None = None
         self._mixed: MixedGraphs | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.torch_engine import GEMMA3, LENGTH
-from thranite.attention.base import KVCache
+from thranite.attention.base import TORCH_DTYPES, KVCache
 from thranite.attention.triton import TritonAttention
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.models.registry import load_spec
@@ -19,7 +19,7 @@ def test_tiles_by_the_size_of_an_element(capability: int, dtype: str, itemsize: 
     spec = load_spec({**GEMMA3, "head_dim": 256}, dtype=dtype, max_model_len=LENGTH)
     with pretended_gpu(target := Target(capability, 108)):
         cache = KVCache(plan_kv_layout(spec, 64, dtype), 4, DEVICE)
-        attention = TritonAttention(spec, cache, LENGTH, DEVICE)
+        attention = TritonAttention(spec, cache, LENGTH, TORCH_DTYPES[dtype], DEVICE)
         decodes = attention.decode_plans(8, DEVICE, {})
         prefills = attention.prefill_plans(2, 64, DEVICE)
     assert {plan.config for plan in decodes.values()} == {decode_config(target, 256, itemsize)}

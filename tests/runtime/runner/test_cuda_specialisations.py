@@ -62,7 +62,7 @@ class Ready:
     ) -> None:
         spec = load_spec(config, dtype=dtype, max_model_len=changes["max_model_len"])
         fields: dict[str, Any] = {
-            "layout": plan_kv_layout(spec, 64, dtype),
+            "layout": plan_kv_layout(spec, 64, changes.pop("kv_dtype", dtype)),
             "num_blocks": 8192,
             "vocab_size": spec.vocab_size,
             "max_num_seqs": 1024,
@@ -139,6 +139,7 @@ def test_no_variant_is_new_after_ready(gpu: Variants, name: str, overlap: bool, 
         (LLAMA, "bfloat16", {"max_num_seqs": 1, "eager": True}),
         (GEMMA3, "bfloat16", {"max_num_batched_tokens": 7}),
         (LLAMA, "bfloat16", {"num_blocks": 20}),
+        (LLAMA, "float16", {"kv_dtype": "bfloat16"}),
     ],
 )
 def test_small_models_and_small_limits(
