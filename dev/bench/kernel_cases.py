@@ -144,9 +144,7 @@ def prefill_calls(
     out = torch.full_like(b.q, float("nan"))
     heads = b.q.shape[1]
     config = config or plan_config(b.kv, heads, b.q.dtype, window=window, softcap=softcap, sinks=sinks is not None)
-    plan = PrefillPlan.allocate(
-        len(b.lengths), b.q.shape[0], heads, b.kv.shape[2], b.q.shape[2], device=b.q.device, config=config
-    )  # fmt: skip
+    plan = PrefillPlan.allocate(len(b.lengths), len(b.q), heads, b.kv.shape[2], config=config, device=b.q.device)
     first = plan.plan_launch(b.slots, b.contexts, b.cu)
     second = paged_prefill_launch(
         b.q, b.kv, b.table, plan, scale=None, window=window, softcap=softcap, sinks=sinks, out=out,

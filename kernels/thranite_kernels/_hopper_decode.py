@@ -15,41 +15,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from ._hopper_gemm import copy_tile
+from ._hopper_pages import NO_SCORE, PAGE, copy_page
+
+RECORD = gl.constexpr(8)  # of `_paged_decode`, which has the fields
 
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier  # until Triton 3.7
-
-PAGE = gl.constexpr(64)
-RECORD = gl.constexpr(8)  # of `_paged_decode`, which has the fields
-NO_SCORE = gl.constexpr(-1.0e30)
-
-
-if hasattr(gl.shared_memory_descriptor, "reinterpret"):
-
-    @gluon.jit
-    def _as_box(tile, BOX: gl.constexpr):
-        return tile.reinterpret(tile.dtype, [1, 1, PAGE, 64], BOX)
-
-else:  # until Triton 3.7
-
-    @gluon.jit
-    def _as_box(tile, BOX: gl.constexpr):
-        return tile._reinterpret(tile.dtype, [1, 1, PAGE, 64], BOX)
-
-
-@gluon.jit
-def _copy_page(
-    kv_desc, page, head, keys, ready, k_tiles, v_tiles, stage, live, KV_HEADS: gl.constexpr, PANELS: gl.constexpr
-):
-    """The page's first `keys` keys and values into a stage, as its last rows. The rows before them are zeros, as they
-    lie outside of the page: what nobody wrote, or another sequence, must not meet a weight of 0."""
-    mbarrier.expect(ready, 2 * PANELS * PAGE * 128, pred=live)
-    BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-    for panel in gl.static_range(PANELS):
-        at = stage * PANELS + panel
-        row = keys - PAGE
-        copy_tile(kv_desc, [page, head, row, panel * 64], ready, _as_box(k_tiles.index(at), BOX), pred=live)
-        copy_tile(kv_desc, [page, KV_HEADS + head, row, panel * 64], ready, _as_box(v_tiles.index(at), BOX), pred=live)
 
 
 @gluon.jit
@@ -66,7 +36,7 @@ def _copy_first_pages(
             live = (stage < count) & (start + PAGE <= own)
         else:
             live = (stage < count) & (start + PAGE > own)
-        _copy_page(kv_desc, page, head, keys, ready.index(stage), k_tiles, v_tiles, stage, live, KV_HEADS, PANELS)
+        copy_page(kv_desc, page, head, keys, ready.index(stage), k_tiles, v_tiles, stage, live, KV_HEADS, PANELS)
 
 
 @gluon.jit
@@ -136,7 +106,7 @@ def _attend(
         top = new_top
         barrier()  # all warps are done with the stage
         keys = gl.minimum(end - (start + STAGES * PAGE), PAGE)
-        _copy_page(kv_desc, page, head, keys, ready.index(now), k_tiles, v_tiles, now, after < count, KV_HEADS, PANELS)
+        copy_page(kv_desc, page, head, keys, ready.index(now), k_tiles, v_tiles, now, after < count, KV_HEADS, PANELS)
     return first, second, gl.sum(total, axis=0), top
 
 

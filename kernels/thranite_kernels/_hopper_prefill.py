@@ -14,25 +14,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from ._hopper_decode import NO_SCORE, PAGE
 from ._hopper_gemm import copy_tile
+from ._hopper_pages import NO_SCORE, PAGE, as_tile, copy_page
 
 RECORD = gl.constexpr(8)  # of `_paged_prefill`, which has the fields
 GROUPS = gl.constexpr(2)  # of warps that multiply
 ROWS = gl.constexpr(64)  # query rows of a group
-
-
-if hasattr(gl.shared_memory_descriptor, "reinterpret"):
-
-    @gluon.jit
-    def _as(tile, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
-        return tile.reinterpret(tile.dtype, SHAPE, LAYOUT)
-
-else:  # until Triton 3.7
-
-    @gluon.jit
-    def _as(tile, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
-        return tile._reinterpret(tile.dtype, SHAPE, LAYOUT)
 
 
 @gluon.jit
@@ -50,20 +37,6 @@ def _field(fields, at):
 
 
 @gluon.jit
-def _copy_page(kv_desc, page, head, keys, ready, k_boxes, v_boxes, stage, KV_HEADS: gl.constexpr, PANELS: gl.constexpr):
-    """The page's first `keys` keys and values into a stage, as its last rows. The rows before them are zeros, as they
-    lie outside of the page: what nobody wrote, or another sequence, must not meet a weight of 0."""
-    BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-    mbarrier.expect(ready, 2 * PANELS * PAGE * 128)
-    for panel in gl.static_range(PANELS):
-        k_box = _as(k_boxes.index(stage * PANELS + panel), [1, 1, PAGE, 64], BOX)
-        copy_tile(kv_desc, [page, head, keys - PAGE, panel * 64], ready, k_box)
-    for panel in gl.static_range(PANELS):
-        v_box = _as(v_boxes.index(stage * PANELS + panel), [1, 1, PAGE, 64], BOX)
-        copy_tile(kv_desc, [page, KV_HEADS + head, keys - PAGE, panel * 64], ready, v_box)
-
-
-@gluon.jit
 def _copies(
     q_desc, kv_desc, table_ptr, stride_table, item_ptr, items, fields, q_tiles, k_tiles, v_tiles,
     q_ready, q_free, ready, free,
@@ -74,8 +47,8 @@ def _copies(
     TOKENS: gl.constexpr = ROWS // GROUP
     BOXES: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     Q_BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=3)
-    k_boxes = _as(k_tiles, [STAGES * PANELS, PAGE, 64], BOXES)
-    v_boxes = _as(v_tiles, [STAGES * PANELS, PAGE, 64], BOXES)
+    k_boxes = as_tile(k_tiles, [STAGES * PANELS, PAGE, 64], BOXES)
+    v_boxes = as_tile(v_tiles, [STAGES * PANELS, PAGE, 64], BOXES)
     begun_ptr = item_ptr + items * RECORD  # the record after the last item's
     done = 0 * items
     turn = 0 * items
@@ -96,7 +69,7 @@ def _copies(
             _put(fields, 3, position)
             mbarrier.expect(q_ready, GROUPS * ROWS * HEAD_DIM * 2)
             for part in gl.static_range(GROUPS):
-                q_box = _as(q_tiles.index(part), [TOKENS, GROUP, HEAD_DIM], Q_BOX)
+                q_box = as_tile(q_tiles.index(part), [TOKENS, GROUP, HEAD_DIM], Q_BOX)
                 copy_tile(q_desc, [q_begin + part * TOKENS, head * GROUP, 0], q_ready, q_box)
             table_row = table_ptr + gl.maximum(slot, 0).to(gl.int64) * stride_table
             count = gl.maximum((end + PAGE - 1) // PAGE, 1)
@@ -106,7 +79,9 @@ def _copies(
                 stage = turn % STAGES
                 keys = gl.minimum(end - step * PAGE, PAGE)
                 mbarrier.wait(free.index(stage), (turn // STAGES - 1) & 1, pred=turn >= STAGES)
-                _copy_page(kv_desc, page, head, keys, ready.index(stage), k_boxes, v_boxes, stage, KV_HEADS, PANELS)
+                copy_page(
+                    kv_desc, page, head, keys, ready.index(stage), k_boxes, v_boxes, stage, True, KV_HEADS, PANELS
+                )
                 page = after
                 turn += 1
             done += 1

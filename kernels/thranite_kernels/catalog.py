@@ -278,7 +278,7 @@ def attention_entries(target: Target, part: str, quick: bool = False) -> Iterato
             continue
         else:
             config = plan_config(kv, case.heads, q.dtype, window=case.window, softcap=case.softcap, sinks=case.sinks)
-            prefill = PrefillPlan.allocate(8, 64, *shape, itemsize=q.itemsize, device="meta", config=config)
+            prefill = PrefillPlan.allocate(8, 64, case.heads, case.kv_heads, config=config, device="meta")
             yield Entry(f"prefill plan {case.name}", prefill.plan_launch(n, n, cu))
             launch = paged_prefill_launch(
                 q,

@@ -20,7 +20,7 @@ from .attention import check_attention, padded_head, score_scales
 from .hopper_pages import page_map, suits_wgmma
 from .hopper_prefill import hopper_config, hopper_prefill_launch, prefill_by_wgmma
 from .launch import Launch, cdiv, require, tensor_map
-from .target import PrefillConfig, Target, prefill_config, target_of
+from .target import PrefillConfig, prefill_config, target_of
 
 RECORD = 8
 
@@ -36,22 +36,10 @@ class PrefillPlan:
 
     @classmethod
     def allocate(
-        cls,
-        rows: int,
-        tokens: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        *,
-        itemsize: int = 2,
-        device: torch.device | str = "cuda",
-        target: Target | None = None,
-        config: PrefillConfig | None = None,
+        cls, rows: int, tokens: int, heads: int, kv_heads: int, *, config: PrefillConfig, device: torch.device | str
     ) -> PrefillPlan:
-        """A plan for `rows` rows of `tokens` query tokens in all. `config`: the cache's `plan_config`; without it the
-        plan is for any attention."""
-        device = torch.device(device)
-        config = config or prefill_config(target or target_of(device), padded_head(head_dim), itemsize)
+        """A plan for `rows` rows of `tokens` query tokens in all. `config`: the cache's `plan_config`, or
+        `prefill_config`, whose kernel takes any attention."""
         block_q = max(config.block_m // (heads // kv_heads), 1)
         items = torch.empty(cdiv(tokens, block_q) + rows + 1, RECORD, dtype=torch.int32, device=device)
         return cls(items, rows, block_q, config)

@@ -134,7 +134,7 @@ def check_prefill(
     """One launch into a poisoned output."""
     q, kv, table, slots, cu, contexts = batch.tensors
     plan = PrefillPlan.allocate(
-        len(batch.q_lens), q.shape[0], batch.heads, batch.kv_heads, batch.head_dim, device=batch.device, config=config
+        len(batch.q_lens), q.shape[0], batch.heads, batch.kv_heads, config=config, device=batch.device
     )
     plan.items.fill_(-7)
     plan.plan(slots, contexts, cu)
@@ -164,7 +164,7 @@ def test_prefill_reads_nothing_behind_the_window(device: str) -> None:
     q, kv, table, slots, cu, contexts = batch.tensors
     expected = paged_attention_reference(q, kv, table, slots, cu, contexts, window=20)
     behind(batch, 20)
-    plan = PrefillPlan.allocate(3, len(q), 4, 2, 64, device=device, config=config)
+    plan = PrefillPlan.allocate(3, len(q), 4, 2, config=config, device=device)
     plan.plan(slots, contexts, cu)
     assert_close(paged_prefill(q, kv, table, plan, window=20), expected)
 
@@ -214,7 +214,7 @@ def one_axis(batch: Batch, spare: tuple[int, int, int], prefill_first: bool = Fa
     step = prepare_inputs(state, rows, StepInputs.allocate(decodes + prompts, tokens, device), block_size=16)
 
     decode = DecodePlan.allocate(decodes, 4, 2, 64, device=device, config=MANY_SPLITS)
-    prefill = PrefillPlan.allocate(prompts, tokens, 4, 2, 64, device=device, config=SMALL)
+    prefill = PrefillPlan.allocate(prompts, tokens, 4, 2, config=SMALL, device=device)
     decode.items.fill_(-7)
     prefill.items.fill_(-7)
     decode.plan(named[:decodes], step.context_lens[:decodes])

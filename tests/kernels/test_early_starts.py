@@ -22,7 +22,7 @@ from thranite_kernels.hopper_pages import PAGE
 from thranite_kernels.paged_decode import DecodePlan
 from thranite_kernels.paged_prefill import PrefillPlan
 from thranite_kernels.prepare_inputs import RowPlan, SlotState, StepInputs, prepare_inputs_launch
-from thranite_kernels.target import STREAM, Target
+from thranite_kernels.target import STREAM, Target, prefill_config
 
 ROOT = Path(__file__).parents[2]
 TARGET = Target(90, 132)
@@ -138,7 +138,7 @@ def test_writers_of_work_lists_start_nobody_early() -> None:
     n = torch.empty(8, dtype=torch.int32, device="meta")
     cu = torch.empty(9, dtype=torch.int32, device="meta")
     decode = DecodePlan.allocate(8, 32, 8, 128, device="meta", target=TARGET)
-    prefill = PrefillPlan.allocate(8, 64, 32, 8, 128, itemsize=2, device="meta", target=TARGET)
+    prefill = PrefillPlan.allocate(8, 64, 32, 8, config=prefill_config(TARGET, 128, 2), device="meta")
     state, rows = SlotState(n, n, torch.empty(8, 4, dtype=torch.int32, device="meta")), RowPlan(n, n, n, n, n)
     inputs = StepInputs.allocate(8, 8, "meta")
     for launch in (

@@ -6,13 +6,11 @@ Its kernel is Gluon's, which no interpreter runs; what it does before it waits i
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
-from tests.support.hopper import H200, on_hopper
-from tests.support.paged_batch import Batch, check_decode
+from tests.support.hopper import H200, meta, on_hopper
+from tests.support.paged_batch import Batch, Shape, check_decode, hopper_batch, lengths, spread_pages
 from thranite_kernels.attention import paged_attention_reference
 from thranite_kernels.hopper_decode import FEW_ROWS, decode_by_wgmma
 from thranite_kernels.launch import int32
@@ -25,17 +23,11 @@ MANY_SPLITS = DecodeConfig(tile=64, num_warps=4, num_stages=3, ctas_per_sm=4, mi
 ONE_SPLIT = DecodeConfig(tile=64, num_warps=4, num_stages=3, ctas_per_sm=1, min_tiles=1000)
 
 
-def lengths(rows: int, longest: int) -> list[int]:
-    """Of contexts."""
-    draw = random.Random(rows)
-    return [draw.randint(1, longest) for _ in range(rows)]
-
-
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize("config", [None, ONE_SPLIT, MANY_SPLITS])
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim", "q_lens", "contexts", "padded"),
+    "shape",
     [
         (32, 8, 128, [1] * 8, [1, 63, 64, 65, 300, 1000, 129, 192], ()),
         (32, 8, 128, [1], [16000], ()),
@@ -50,20 +42,11 @@ def lengths(rows: int, longest: int) -> list[int]:
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_matches_reference(
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    q_lens: list[int],
-    contexts: list[int],
-    padded: tuple[int, ...],
-    dtype: torch.dtype,
-    config: DecodeConfig | None,
-) -> None:
+def test_matches_reference(shape: Shape, dtype: torch.dtype, config: DecodeConfig | None) -> None:
     """What no row may read is NaN; twice the same bits; padding is left as it is."""
-    batch = Batch(q_lens, contexts, heads, kv_heads, head_dim, 64, padded, dtype, "cuda")
+    batch = hopper_batch(shape, dtype)
     q, kv, *_ = batch.tensors
-    assert decode_by_wgmma(q, kv, max(q_lens))
+    assert decode_by_wgmma(q, kv, max(batch.q_lens))
     check_decode(batch, config)
 
 
@@ -72,10 +55,7 @@ def test_matches_reference(
 def test_pages_may_lie_apart() -> None:
     """A layer's cache is a part of a larger tensor's pages."""
     batch = Batch([1] * 4, [70, 200, 64, 1], 32, 8, 128, 64, (), torch.bfloat16, "cuda")
-    q, kv, *rest = batch.tensors
-    apart = torch.full((len(kv), 3, *kv.shape[1:]), torch.nan, dtype=kv.dtype, device="cuda")
-    apart[:, 1] = kv
-    batch.tensors = (q, apart[:, 1], *rest)
+    spread_pages(batch)
     check_decode(batch)
 
 
@@ -84,14 +64,14 @@ def test_pages_may_lie_apart() -> None:
 def test_this_step_s_keys_are_read_once_they_are_written() -> None:
     """The kernel before writes them, and this one begins beside it: wherever in its page a row's last key lies, alone
     in it or the one that fills it, what the page held there before (NaN) reaches nobody."""
-    lengths = [1, 2, 63, 64, 65, 127, 128, 129, 640, 641]
-    batch = Batch([1] * len(lengths), lengths, 32, 8, 128, 64, (), torch.bfloat16, "cuda")
+    ends = [1, 2, 63, 64, 65, 127, 128, 129, 640, 641]
+    batch = Batch([1] * len(ends), ends, 32, 8, 128, 64, (), torch.bfloat16, "cuda")
     _, kv, table, slots, cu, contexts = batch.tensors
     last = contexts.long() - 1
     pages = table[slots.long(), last // 64].long()
     places, positions = pages * 64 + last % 64, last.int()
-    qkv = torch.randn(len(lengths), 48 * 128, device="cuda").to(torch.bfloat16)
-    plan = DecodePlan.allocate(len(lengths), 32, 8, 128, device="cuda")
+    qkv = torch.randn(len(ends), 48 * 128, device="cuda").to(torch.bfloat16)
+    plan = DecodePlan.allocate(len(ends), 32, 8, 128, device="cuda")
 
     def step() -> tuple[torch.Tensor, torch.Tensor]:
         plan.plan(slots, contexts)
@@ -115,11 +95,6 @@ def kernel_of(q: torch.Tensor, kv: torch.Tensor, *, max_q: int = 1, window: int 
     table = torch.empty(16, 4, dtype=torch.int32, device="meta")
     launch = paged_decode_launch(q, kv, table, plan, scale=None, softcap=softcap, sinks=None, out=q)
     return str(launch.kernel.fn.__name__)
-
-
-def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """A tensor without memory."""
-    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def test_only_plain_attention_of_16_bits_in_pages_of_64_on_hopper() -> None:

@@ -5,13 +5,11 @@ Its kernel is Gluon's, which no interpreter runs.
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
-from tests.support.hopper import H200, on_hopper
-from tests.support.paged_batch import Batch
+from tests.support.hopper import H200, meta, on_hopper
+from tests.support.paged_batch import Batch, Shape, hopper_batch, lengths, spread_pages
 from thranite_kernels.attention import paged_attention_reference
 from thranite_kernels.paged_prefill import PrefillPlan, paged_prefill, paged_prefill_launch, plan_config
 from thranite_kernels.target import PrefillConfig, Target, prefill_config, pretended
@@ -24,7 +22,7 @@ def plan_of(batch: Batch, spare: int = 0) -> PrefillPlan:
     config = plan_config(kv, batch.heads, q.dtype)
     assert config.wgmma
     plan = PrefillPlan.allocate(
-        len(batch.q_lens), len(q) + spare, batch.heads, batch.kv_heads, batch.head_dim, device="cuda", config=config
+        len(batch.q_lens), len(q) + spare, batch.heads, batch.kv_heads, config=config, device="cuda"
     )
     plan.items.fill_(-7)
     plan.plan(slots, contexts, cu)
@@ -43,16 +41,10 @@ def check(batch: Batch) -> None:
     assert_close(outs[0], paged_attention_reference(q, kv, table, slots, cu, contexts))
 
 
-def lengths(rows: int, least: int, most: int) -> list[int]:
-    """Of prompts."""
-    draw = random.Random(rows)
-    return [draw.randint(least, most) for _ in range(rows)]
-
-
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim", "q_lens", "contexts", "padded"),
+    "shape",
     [
         (32, 8, 128, [5, 70, 1, 300, 64], [5, 100, 900, 300, 640], ()),
         (32, 8, 128, [1, 1, 0, 2, 31, 32, 33], [1, 64, 9, 65, 31, 128, 4000], ()),
@@ -63,21 +55,13 @@ def lengths(rows: int, least: int, most: int) -> list[int]:
         (8, 4, 64, [63, 64, 65, 7], [63, 64, 65, 2000], (0,)),
         (16, 1, 64, [17, 90], [300, 90], ()),
         (32, 8, 128, [3000], [5000], ()),
-        (32, 8, 128, lengths(40, 1, 200), [n + 50 for n in lengths(40, 1, 200)], (3, 39)),
+        (32, 8, 128, lengths(40, 200), [n + 50 for n in lengths(40, 200)], (3, 39)),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_matches_reference(
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    q_lens: list[int],
-    contexts: list[int],
-    padded: tuple[int, ...],
-    dtype: torch.dtype,
-) -> None:
+def test_matches_reference(shape: Shape, dtype: torch.dtype) -> None:
     """What no row may read is NaN."""
-    check(Batch(q_lens, contexts, heads, kv_heads, head_dim, 64, padded, dtype, "cuda"))
+    check(hopper_batch(shape, dtype))
 
 
 @pytest.mark.gpu
@@ -85,12 +69,11 @@ def test_matches_reference(
 def test_pages_and_queries_may_lie_apart() -> None:
     """A layer's cache is a part of a larger tensor's pages, the queries the first heads of wider rows."""
     batch = Batch([70, 200], [70, 264], 32, 8, 128, 64, (), torch.bfloat16, "cuda")
-    q, kv, *rest = batch.tensors
-    apart = torch.full((len(kv), 3, *kv.shape[1:]), torch.nan, dtype=kv.dtype, device="cuda")
-    apart[:, 1] = kv
+    spread_pages(batch)
+    q, *rest = batch.tensors
     wide = torch.full((len(q), 48, 128), torch.nan, dtype=q.dtype, device="cuda")
     wide[:, :32] = q
-    batch.tensors = (wide[:, :32], apart[:, 1], *rest)
+    batch.tensors = (wide[:, :32], *rest)
     check(batch)
 
 
@@ -132,14 +115,9 @@ def test_a_graph_serves_any_lengths() -> None:
         assert torch.equal(out, eager)
 
 
-def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """A tensor without memory."""
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
 def kernel_of(q: torch.Tensor, kv: torch.Tensor, config: PrefillConfig) -> str:
     """The kernel of such a launch."""
-    plan = PrefillPlan.allocate(8, 64, q.shape[1], kv.shape[2], q.shape[2], device="meta", config=config)
+    plan = PrefillPlan.allocate(8, 64, q.shape[1], kv.shape[2], config=config, device="meta")
     table = torch.empty(16, 4, dtype=torch.int32, device="meta")
     launch = paged_prefill_launch(
         q, kv, table, plan, scale=None, window=0, softcap=0.0, sinks=None, out=q, descriptor=None
@@ -173,7 +151,7 @@ def test_a_plan_for_other_attention_is_refused() -> None:
     """Its blocks of queries are not the other kernel's."""
     q, kv, table = meta(64, 32, 128), meta(9, 2, 8, 64, 128), torch.empty(16, 4, dtype=torch.int32, device="meta")
     with pretended(H200):
-        plan = PrefillPlan.allocate(8, 64, 32, 8, 128, device="meta", config=plan_config(kv, 32, q.dtype))
+        plan = PrefillPlan.allocate(8, 64, 32, 8, config=plan_config(kv, 32, q.dtype), device="meta")
         with pytest.raises(ValueError, match="plan_config"):
             paged_prefill(q, kv, table, plan, window=16)
         with pytest.raises(ValueError, match="type"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import torch
@@ -50,6 +51,31 @@ class Batch:
         cu = torch.tensor([0, *self.q_lens]).cumsum(0)
         contexts = [0 if r in self.padded else c for r, c in enumerate(self.contexts)]
         self.tensors = (q, kv, table, int32(slots, self.device), int32(cu, self.device), int32(contexts, self.device))
+
+
+Shape = tuple[int, int, int, list[int], list[int], tuple[int, ...]]
+"""Heads, kv heads, head size; queries and context of each row; rows of padding."""
+
+
+def hopper_batch(shape: Shape, dtype: torch.dtype) -> Batch:
+    """On a GPU, in the pages that Hopper's kernels take."""
+    heads, kv_heads, head_dim, q_lens, contexts, padded = shape
+    return Batch(q_lens, contexts, heads, kv_heads, head_dim, 64, padded, dtype, "cuda")
+
+
+def lengths(rows: int, longest: int) -> list[int]:
+    """Of contexts or prompts."""
+    draw = random.Random(rows)
+    return [draw.randint(1, longest) for _ in range(rows)]
+
+
+def spread_pages(batch: Batch) -> None:
+    """The cache as a part of a larger tensor's pages."""
+    q, kv, *rest = batch.tensors
+    apart = torch.full((len(kv), 3, *kv.shape[1:]), torch.nan, dtype=kv.dtype, device=batch.device)
+    apart[:, 1] = kv
+    table, slots, cu, contexts = rest
+    batch.tensors = (q, apart[:, 1], table, slots, cu, contexts)
 
 
 def check_decode(

@@ -93,9 +93,7 @@ class TritonAttention:
     def prefill_plans(self, rows: int, tokens: int, device: torch.device) -> dict[LayerKind, PrefillPlan]:
         """Work lists for `rows` rows of `tokens` tokens in all."""
         return {
-            kind: PrefillPlan.allocate(
-                rows, tokens, kind.heads, kind.kv_heads, kind.head_dim, device=device, config=config
-            )
+            kind: PrefillPlan.allocate(rows, tokens, kind.heads, kind.kv_heads, config=config, device=device)
             for kind, config in self._tiles.items()
         }
 

@@ -170,14 +170,13 @@ class Scheduler:
 
         The host's hottest loop: a sequence within its last page, which it does not share, needs no more than counting.
         """
-        size, step, running, budget = self.kv.block_size, draft.step, State.RUNNING, min(rows, draft.budget)
-        left = draft.budget - budget
+        size, step, running, room = self.kv.block_size, draft.step, State.RUNNING, min(rows, draft.budget)
         decodes, decoding = draft.decodes, draft.decoding
         for seq in list(self.running):
             if not seq.decoding:
                 continue
-            if seq.state is not running or budget == 0 or len(seq.tokens) + seq.pending >= seq.end:
-                continue  # preempted in this step; no budget; its last token is in flight
+            if seq.state is not running or room == 0 or len(seq.tokens) + seq.pending >= seq.end:
+                continue  # preempted in this step; no room; its last token is in flight
             if seq.may_share or seq.computed % size == 0:
                 if not self._grow(seq, seq.computed + 1, draft, preempt_self=True):
                     continue
@@ -185,10 +184,10 @@ class Scheduler:
             seq.planned_step = step
             seq.computed += 1
             seq.pending += 1
-            budget -= 1
+            room -= 1
             decodes.append(seq.slot if seq.slot is not None else self._slot(seq))
             decoding.append(seq)
-        draft.budget = budget + left
+        draft.budget -= len(decodes)
 
     def _share_of(self, begun: list[Sequence]) -> Share:
         """What prompts may take. Nobody pauses for prompts that would then take the memory of those who do."""

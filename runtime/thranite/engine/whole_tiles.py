@@ -8,12 +8,13 @@ are known: the longest must not end early. Measured on an H200 in docs/performan
 
 from __future__ import annotations
 
-TILE = 128  # rows
+from thranite.engine.prompt_share import GRAIN
+
 LEAST_ROWS = 256  # fewer take about as long as their weights are read
 MOST_BEYOND = 80  # of more the last tile is full enough
 
 
 def rows_beyond_tiles(rows: int) -> int:
     """How many of so many rows a step does better without: 0 for all of them."""
-    beyond = rows % TILE
+    beyond = rows % GRAIN
     return beyond if rows > LEAST_ROWS and beyond <= MOST_BEYOND else 0
