@@ -7,16 +7,19 @@ its own loop it takes nothing with it, and what it missed comes with the list it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import kopf
 
-from thranite_operator import names
+from thranite_operator import credentials, names
 from thranite_operator.kinds import (
     CLAIM,
     CONTROLLER_REVISION,
@@ -42,11 +45,38 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 15.0
 IDENTITY: Any = names.FIELD_MANAGER
 WATCH_TASK = "watcher for "  # how kopf names the task of a watch
 END_SECONDS = 8.0  # kopf waits 5 s for the handlers of what it has seen
+CANCEL_SECONDS, CANCEL_AGAIN_SECONDS = 5.0, 0.5
 HEALTHY_SECONDS = 60.0  # a run of this length starts the backoff anew
 
 
 class WatchLost(Exception):
     """Some objects are no longer watched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login(kopf.AiohttpSession):
+    """Equal to another of the same credentials: kopf takes up none that were refused before."""
+
+    aiohttp_session: aiohttp.ClientSession = field(compare=False)
+    info: kopf.ConnectionInfo
+
+
+class Sessions:
+    """kopf's sessions of one run. It closes those that it ends with, but not where its end is cut short."""
+
+    def __init__(self, connect: Callable[[], kopf.ConnectionInfo]) -> None:
+        self._connect = connect
+        self._made: list[aiohttp.ClientSession] = []
+
+    async def login(self, **_: Any) -> Login:
+        info = await asyncio.to_thread(self._connect)
+        session = credentials.session(info, connections=0)
+        self._made = [*(made for made in self._made if not made.closed), session]
+        return Login(server=info.server, expiration=info.expiration, info=info, aiohttp_session=session)
+
+    async def close(self) -> None:
+        for session in self._made:
+            await session.close()
 
 
 def key_of(body: Mapping[str, Any]) -> Key | None:
@@ -96,7 +126,12 @@ class Informer:
     def _supervise(self) -> None:
         backoff = FIRST_BACKOFF
         while not self._stop.is_set():
-            lasted = asyncio.run(self._run_once())
+            # Not asyncio.run: it waits for every task, however long that takes to end.
+            loop = asyncio.new_event_loop()
+            try:
+                lasted = loop.run_until_complete(self._run_once())
+            finally:
+                loop.close()
             if self._stop.is_set():
                 return
             backoff = FIRST_BACKOFF if lasted > HEALTHY_SECONDS else min(backoff * 2, LONGEST_BACKOFF)
@@ -113,11 +148,12 @@ class Informer:
             self._end_run = functools.partial(loop.call_soon_threadsafe, stop.set)
         if self._stop.is_set():
             stop.set()
+        sessions = Sessions(self._connect)
         scope: dict[str, Any] = {"namespaces": list(self._namespaces)} if self._namespaces else {"clusterwide": True}
         try:
             await until_over(
                 kopf.operator(
-                    registry=self._registry(),
+                    registry=self._registry(sessions),
                     settings=_settings(),
                     identity=IDENTITY,
                     standalone=True,
@@ -133,20 +169,19 @@ class Informer:
             self._watching.clear()
             with self._lock:
                 self._end_run = None
+            await end_others(CANCEL_SECONDS)
+            await sessions.close()
         return loop.time() - began
 
-    def _registry(self) -> kopf.OperatorRegistry:
+    def _registry(self, sessions: Sessions) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-
-        def login(**_: Any) -> kopf.ConnectionInfo:
-            return self._connect()
 
         async def see(body: Mapping[str, Any], **_: Any) -> None:  # kopf runs other functions in threads
             key = key_of(body)
             if key is not None:
                 self._enqueue(key)
 
-        kopf.on.login(registry=registry)(login)
+        kopf.on.login(registry=registry)(sessions.login)
         kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(see)
         for kind in WATCHED:
             kopf.on.event(*_address(kind), registry=registry)(see)
@@ -176,6 +211,24 @@ async def until_over(operator: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait({running}, timeout=END_SECONDS)
         raise WatchLost(f"{failed.result()}, and kopf did not end")
     await running
+
+
+async def end_others(seconds: float) -> None:
+    """End the loop's generators, and cancel its other tasks until none is left, for at most so long: kopf's watches
+    were seen to lose one cancellation, and to go on.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        left = deadline - loop.time()
+        if left <= 0:
+            logger.warning("tasks of kopf's that do not end are left: %s", ", ".join(t.get_name() for t in others))
+            return
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=min(CANCEL_AGAIN_SECONDS, left))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(loop.shutdown_asyncgens(), max(deadline - loop.time(), CANCEL_AGAIN_SECONDS))
 
 
 def _looking(look: Callable[[asyncio.Task[Any]], object]) -> Callable[..., asyncio.Task[Any]]:

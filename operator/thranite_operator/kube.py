@@ -17,10 +17,10 @@ from typing import Any
 import aiohttp
 import kopf
 
+from thranite_operator import credentials
 from thranite_operator.kinds import Kind, Object, View, kind_of
 from thranite_operator.names import FIELD_MANAGER
 
-TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
@@ -148,10 +148,8 @@ class KubeClient:
             except kopf.LoginError as error:
                 raise Unreachable(str(error)) from error
             self._server = info.server.rstrip("/")
-            headers = {**info.as_http_headers(), "User-Agent": self._agent, "Accept": "application/json"}
-            secure = info.as_ssl_context() if self._server.startswith("https") else False
-            connector = aiohttp.TCPConnector(ssl=secure, limit=32)
-            self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=TIMEOUT)
+            headers = {"User-Agent": self._agent, "Accept": "application/json"}
+            self._session = credentials.session(info, connections=32, headers=headers)
         return self._session
 
     async def _close(self) -> None:
