@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import kopf
 
+from tests.support.http_stub import http_stub
 from thranite_operator.kube import KubeClient
 
 
@@ -25,19 +25,13 @@ def test_the_connection_s_proxy_is_used() -> None:
         def log_message(self, *_: object) -> None:
             return
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        proxy = f"http://127.0.0.1:{server.server_port}"
+    with http_stub(Proxy) as port:
+        proxy = f"http://127.0.0.1:{port}"
         info = kopf.ConnectionInfo(server="http://apiserver.invalid", token="a", proxy_url=proxy)
 
         async def read() -> object:
             async with KubeClient(lambda: info, "test") as client:
                 return await client.read("/version")
 
-        try:
-            assert asyncio.run(read()) == {"major": "1"}
-        finally:
-            server.shutdown()
-            thread.join()
+        assert asyncio.run(read()) == {"major": "1"}
     assert asked == [("http://apiserver.invalid/version", "Bearer a")]

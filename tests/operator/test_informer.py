@@ -7,16 +7,16 @@ import contextlib
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import kopf
 import pytest
 
 from tests.support.apiserver import ADMIN_TOKEN, ApiServer
+from tests.support.http_stub import http_stub
 from tests.support.kube import KubeApi
 from tests.support.manifests import service
 from thranite_operator import informer
@@ -29,12 +29,8 @@ ERROR = json.dumps({"type": "ERROR", "object": STATUS}).encode() + b"\n"
 @pytest.fixture
 def failing_watches(api_server: ApiServer) -> Iterator[str]:
     """The URL of an API server whose every watch ends with an error that kopf takes for fatal."""
-    with api_server.api() as api, ThreadingHTTPServer(("127.0.0.1", 0), handler(api)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with api_server.api() as api, http_stub(handler(api)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from dev.queue_metrics import METRICS, VERSION, Refused, answer, ask
+from tests.support.http_stub import http_stub
 from thranite_operator.autoscaling.exposition import FAMILIES, Reading
 
 BASE = f"/apis/{VERSION}"
@@ -25,13 +25,8 @@ class Runtime(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = HTTPServer(("127.0.0.1", 0), Runtime)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http_stub(Runtime) as port:
+        yield port
 
 
 def readings(namespace: str, service: str) -> list[Reading]:

@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Lock, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Event, Lock
 from urllib.parse import unquote, urlsplit
+
+from tests.support.http_stub import http_stub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -76,18 +78,12 @@ def fake_hub(hub: FakeHub) -> Iterator[FakeHub]:
         pass
 
     Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.release.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_stub(Handler) as port:
+        hub.url = f"http://127.0.0.1:{port}"
+        try:
+            yield hub
+        finally:
+            hub.release.set()
 
 
 class _Handler(BaseHTTPRequestHandler):

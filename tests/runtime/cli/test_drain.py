@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
+from tests.support.http_stub import http_stub
 from thranite.cli.main import main
 from thranite.errors import ExitCode
 
@@ -34,7 +35,7 @@ def refusal(code: int, message: str) -> Answer:
 @pytest.fixture
 def admin() -> Iterator[Serve]:
     """Start a server that gives these answers in turn; its port, and what it was asked: method, body, authorization."""
-    servers: list[tuple[ThreadingHTTPServer, Thread]] = []
+    stack = ExitStack()
 
     def serve(answers: list[Answer]) -> tuple[int, list[tuple[str, str, str | None]]]:
         asked: list[tuple[str, str, str | None]] = []
@@ -62,17 +63,10 @@ def admin() -> Iterator[Serve]:
             def log_message(self, format: str, *args: object) -> None:
                 """Requests are in `asked`."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        servers.append((server, thread))
-        return server.server_port, asked
+        return stack.enter_context(http_stub(Handler)), asked
 
-    yield serve
-    for server, thread in servers:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with stack:
+        yield serve
 
 
 def drain(port: int, *options: str) -> int:
