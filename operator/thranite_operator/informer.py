@@ -189,7 +189,7 @@ class Informer:
 
 
 async def until_over(operator: Coroutine[Any, Any, None]) -> None:
-    """Wait for kopf's end; after a watch has failed, only for so long.
+    """Wait for kopf's end; after a watch has failed, only for so long. Whoever calls it cancels what is left.
 
     A watch that fails is to end its operator. With several failing at once kopf 1.45 was seen to wait for ever.
     """
@@ -207,8 +207,6 @@ async def until_over(operator: Coroutine[Any, Any, None]) -> None:
     if not running.done():
         await asyncio.wait({running}, timeout=END_SECONDS)
     if not running.done():
-        running.cancel()
-        await asyncio.wait({running}, timeout=END_SECONDS)
         raise WatchLost(f"{failed.result()}, and kopf did not end")
     await running
 
