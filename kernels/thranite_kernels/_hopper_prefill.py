@@ -40,22 +40,23 @@ def _field(fields, at):
 def _copies(
     q_desc, kv_desc, table_ptr, stride_table, item_ptr, items, fields, q_tiles, k_tiles, v_tiles,
     q_ready, q_free, ready, free,
-    GROUP: gl.constexpr, KV_HEADS: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
+    GROUP: gl.constexpr, BOX: gl.constexpr, KV_HEADS: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The warp that copies: an item's queries and its pages, then the next item's, as far ahead as there is room."""
     PANELS: gl.constexpr = HEAD_DIM // 64
-    TOKENS: gl.constexpr = ROWS // GROUP
+    TOKENS: gl.constexpr = ROWS // BOX
     BOXES: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     Q_BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=3)
     k_boxes = as_tile(k_tiles, [STAGES * PANELS, PAGE, 64], BOXES)
     v_boxes = as_tile(v_tiles, [STAGES * PANELS, PAGE, 64], BOXES)
     begun_ptr = item_ptr + items * RECORD  # the record after the last item's
+    used = gl.load(begun_ptr + 2)
     done = 0 * items
     turn = 0 * items
     work = gl.atomic_add(begun_ptr, 1, sem="relaxed")
-    while work < items * KV_HEADS:
+    while work < used * KV_HEADS:
         head = work % KV_HEADS
-        record = item_ptr + (items - 1 - work // KV_HEADS) * RECORD
+        record = item_ptr + (used - 1 - work // KV_HEADS) * RECORD
         queries = gl.load(record)
         q_begin = gl.load(record + 1)
         slot = gl.load(record + 2)
@@ -69,7 +70,7 @@ def _copies(
             _put(fields, 3, position)
             mbarrier.expect(q_ready, GROUPS * ROWS * HEAD_DIM * 2)
             for part in gl.static_range(GROUPS):
-                q_box = as_tile(q_tiles.index(part), [TOKENS, GROUP, HEAD_DIM], Q_BOX)
+                q_box = as_tile(q_tiles.index(part), [TOKENS, BOX, HEAD_DIM], Q_BOX)
                 copy_tile(q_desc, [q_begin + part * TOKENS, head * GROUP, 0], q_ready, q_box)
             table_row = table_ptr + gl.maximum(slot, 0).to(gl.int64) * stride_table
             count = gl.maximum((end + PAGE - 1) // PAGE, 1)
@@ -158,7 +159,8 @@ def _attend(
 @gluon.jit
 def _rows(
     out_ptr, stride_out, score_scale, fields, q_tiles, k_tiles, v_tiles, q_ready, q_free, ready, free,
-    GROUP: gl.constexpr, KV_HEADS: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, PART: gl.constexpr,
+    GROUP: gl.constexpr, BOX: gl.constexpr, KV_HEADS: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
+    PART: gl.constexpr,
 ):  # fmt: skip
     """A group of four warps: ROWS query rows of each item, (token, head of the group) pairs, from PART * ROWS on."""
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, PAGE, 16])
@@ -167,7 +169,7 @@ def _rows(
     )
     QUERIES: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=SCORES, k_width=2)
     OUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
-    token = (PART * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SCORES))) // GROUP
+    token = (PART * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SCORES))) // BOX
     row = PART * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, OUT))
     d = gl.arange(0, HEAD_DIM, layout=gl.SliceLayout(0, OUT))
     mbarrier.wait(q_ready, 0)
@@ -187,10 +189,10 @@ def _rows(
         scale = 1.0 / gl.where(total > 0.0, total, 1.0)
         acc = acc * gl.convert_layout(scale, gl.SliceLayout(1, RESULT))[:, None]
         value = gl.convert_layout(acc.to(out_ptr.dtype.element_ty), OUT)
-        q_row = (place // KV_HEADS + row // GROUP).to(gl.int64)
-        q_head = place % KV_HEADS * GROUP + row % GROUP
+        q_row = (place // KV_HEADS + row // BOX).to(gl.int64)
+        q_head = place % KV_HEADS * GROUP + row % BOX
         at = q_row * stride_out + q_head * HEAD_DIM
-        live = (row // GROUP < queries)[:, None] & (d < HEAD_DIM)[None, :]
+        live = ((row // BOX < queries) & (row % BOX < GROUP))[:, None] & (d < HEAD_DIM)[None, :]
         gl.store(out_ptr + at[:, None] + d[None, :], value, mask=live)
         done += 1
         mbarrier.wait(q_ready, done & 1)
@@ -199,16 +201,17 @@ def _rows(
 
 @gluon.jit(do_not_specialize=["items", "score_scale"])
 def hopper_prefill_kernel(
-    q_desc,  # [T, H, HEAD_DIM], boxes of 64 / GROUP tokens and GROUP heads
+    q_desc,  # [T, H, HEAD_DIM], boxes of 64 / BOX tokens and BOX heads
     kv_desc,  # [pages, 2 * KV_HEADS, PAGE, HEAD_DIM], boxes of a page and 64 dimensions
     table_ptr,
     stride_table,  # int32 [max_slots, max_blocks]
     out_ptr,
     stride_out,  # [T, H, HEAD_DIM], heads contiguous
-    item_ptr,  # int32 [items + 1, RECORD]; of the last record: (item, kv head) pairs begun, programs done
+    item_ptr,  # int32 [items + 1, RECORD]; of the last record: (item, kv head) pairs begun, programs done, items used
     items,
     score_scale,
     GROUP: gl.constexpr,
+    BOX: gl.constexpr,
     KV_HEADS: gl.constexpr,
     HEAD_DIM: gl.constexpr,
     STAGES: gl.constexpr,
@@ -237,14 +240,14 @@ def hopper_prefill_kernel(
                 _rows,
                 (
                     out_ptr, stride_out, score_scale, fields, q_tiles, k_tiles, v_tiles, q_ready, q_free, ready, free,
-                    GROUP, KV_HEADS, HEAD_DIM, STAGES, 0,
+                    GROUP, BOX, KV_HEADS, HEAD_DIM, STAGES, 0,
                 ),
             ),
             (
                 _rows,
                 (
                     out_ptr, stride_out, score_scale, fields, q_tiles, k_tiles, v_tiles, q_ready, q_free, ready, free,
-                    GROUP, KV_HEADS, HEAD_DIM, STAGES, 1,
+                    GROUP, BOX, KV_HEADS, HEAD_DIM, STAGES, 1,
                 ),
             ),
             (
@@ -252,7 +255,7 @@ def hopper_prefill_kernel(
                 (
                     q_desc, kv_desc, table_ptr, stride_table, item_ptr, items, fields, q_tiles, k_tiles, v_tiles,
                     q_ready, q_free, ready, free,
-                    GROUP, KV_HEADS, HEAD_DIM, STAGES,
+                    GROUP, BOX, KV_HEADS, HEAD_DIM, STAGES,
                 ),
             ),
         ],

@@ -39,6 +39,7 @@ def prefill_plan_kernel(
             i = start + tl.arange(0, BLOCK_I)
             tl.store(item_ptr + i * RECORD, 0, mask=i < items)
             tl.store(item_ptr + i * RECORD + 1, 0, mask=i < items)  # `hopper_prefill` counts in the last one
+        tl.store(item_ptr + (items - 1) * RECORD + 2, item)
     else:
         slot = tl.load(slots_ptr + row)
         begin = tl.load(cu_q_ptr + row)

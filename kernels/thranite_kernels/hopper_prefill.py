@@ -1,7 +1,7 @@
 """`paged_prefill` on Hopper: copies, products and softmax beside each other, by warps with roles.
 
-16-bit caches in pages of 64 with heads of 64 or 128, groups of a power of two heads, no window, softcap or sinks; all
-else is `_paged_prefill`'s, and so is the work list. Measured on an H200 in docs/performance.md.
+16-bit caches in pages of 64 with heads of 64 or 128, groups that nearly fill a power of two, no window, softcap or
+sinks; all else is `_paged_prefill`'s, and so is the work list. Measured on an H200 in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def prefill_by_wgmma(kv: torch.Tensor, heads: int, dtype: torch.dtype) -> bool:
     """Whether this kernel can, for queries of `dtype`, as far as types and shapes go. `kv`: one layer's cache,
     [pages, 2, KVH, block_size, D]."""
     group = heads // kv.shape[2]
-    fits = group <= GROUP_ROWS and group == next_power_of_2(group)
-    return fits and kv.dtype == dtype and suits_wgmma(kv)
+    box = next_power_of_2(group)
+    return 8 * (box - group) <= box <= GROUP_ROWS and kv.dtype == dtype and suits_wgmma(kv)
 
 
 def hopper_config(head_dim: int, itemsize: int) -> PrefillConfig:
@@ -57,12 +57,13 @@ def hopper_prefill_launch(
     _, heads, head_dim = q.shape
     kv_heads = kv.shape[2]
     group = heads // kv_heads
-    require(plan.block_q * group == GROUPS * GROUP_ROWS, "paged_prefill: the plan is for other numbers of heads")
+    box = next_power_of_2(group)
+    require(plan.block_q * box == GROUPS * GROUP_ROWS, "paged_prefill: the plan is for other numbers of heads")
     return Launch(
         hopper_prefill_kernel,
         (target_of(q.device).num_sms,),
         {
-            "q_desc": swizzled_map(q, [GROUP_ROWS // group, group, head_dim]),
+            "q_desc": swizzled_map(q, [GROUP_ROWS // box, box, head_dim]),
             "kv_desc": descriptor,
             "table_ptr": block_table,
             "stride_table": block_table.stride(0),
@@ -74,6 +75,7 @@ def hopper_prefill_launch(
         },
         {
             "GROUP": group,
+            "BOX": box,
             "KV_HEADS": kv_heads,
             "HEAD_DIM": head_dim,
             "STAGES": plan.config.num_stages,

@@ -19,7 +19,7 @@ from ._paged_prefill import paged_prefill_kernel, prefill_plan_kernel
 from .attention import check_attention, padded_head, score_scales
 from .hopper_pages import page_map, suits_wgmma
 from .hopper_prefill import hopper_config, hopper_prefill_launch, prefill_by_wgmma
-from .launch import Launch, cdiv, require, tensor_map
+from .launch import Launch, cdiv, next_power_of_2, require, tensor_map
 from .target import PrefillConfig, prefill_config, target_of
 
 RECORD = 8
@@ -40,7 +40,8 @@ class PrefillPlan:
     ) -> PrefillPlan:
         """A plan for `rows` rows of `tokens` query tokens in all. `config`: the cache's `plan_config`, or
         `prefill_config`, whose kernel takes any attention."""
-        block_q = max(config.block_m // (heads // kv_heads), 1)
+        group = heads // kv_heads
+        block_q = max(config.block_m // (next_power_of_2(group) if config.wgmma else group), 1)
         items = torch.empty(cdiv(tokens, block_q) + rows + 1, RECORD, dtype=torch.int32, device=device)
         return cls(items, rows, block_q, config)
 

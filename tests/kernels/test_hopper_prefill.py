@@ -37,7 +37,7 @@ def check(batch: Batch) -> None:
     for out in outs:
         paged_prefill(q, kv, table, plan, out=out)
     assert torch.equal(outs[0], outs[1])
-    assert plan.items[-1, :2].tolist() == [0, 0]
+    assert plan.items[-1, :3].tolist() == [0, 0, int((plan.items[:-1, 0] > 0).sum())]
     assert_close(outs[0], paged_attention_reference(q, kv, table, slots, cu, contexts))
 
 
@@ -54,6 +54,8 @@ def check(batch: Batch) -> None:
         (32, 8, 64, [129, 1000], [129, 1500], ()),
         (8, 4, 64, [63, 64, 65, 7], [63, 64, 65, 2000], (0,)),
         (16, 1, 64, [17, 90], [300, 90], ()),
+        (28, 4, 128, [5, 70, 1, 300, 64], [5, 100, 900, 300, 640], ()),
+        (14, 2, 64, [129, 17], [129, 500], (1,)),
         (32, 8, 128, [3000], [5000], ()),
         (32, 8, 128, lengths(40, 200), [n + 50 for n in lengths(40, 200)], (3, 39)),
     ],
@@ -137,6 +139,7 @@ def test_only_plain_attention_of_16_bits_in_pages_of_64_on_hopper() -> None:
         assert plan_config(kv, 32, q.dtype, softcap=30.0) == portable
         assert plan_config(kv, 32, q.dtype, sinks=True) == portable
         assert plan_config(kv, 24, q.dtype) == portable  # groups of three heads
+        assert plan_config(kv, 56, q.dtype) == config  # of seven
         assert plan_config(meta(9, 2, 8, 32, 128), 32, q.dtype) == portable
         assert plan_config(meta(9, 2 * 8 * 64 * 128 + 4)[:, :-4].view(9, 2, 8, 64, 128), 32, q.dtype) == portable
         assert not plan_config(meta(9, 2, 8, 64, 96), 32, q.dtype).wgmma
