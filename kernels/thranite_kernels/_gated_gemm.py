@@ -21,7 +21,7 @@ write_tile = getattr(tma, "async_store", None) or tma.async_copy_shared_to_globa
 
 
 @gluon.jit
-def _place(tile, row_tiles, COLUMN_TILES: gl.constexpr, GROUP: gl.constexpr):
+def place(tile, row_tiles, COLUMN_TILES: gl.constexpr, GROUP: gl.constexpr):
     """Row and column of a tile: GROUP rows of tiles column by column, so that programs at work share what L2 holds."""
     each: gl.constexpr = GROUP * COLUMN_TILES
     first = tile // each * GROUP
@@ -30,7 +30,7 @@ def _place(tile, row_tiles, COLUMN_TILES: gl.constexpr, GROUP: gl.constexpr):
 
 
 @gluon.jit
-def _copy_weights(w_desc, column, step, ready, w_tile, N: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr):
+def copy_weights(w_desc, column, step, ready, w_tile, N: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr):
     """BLOCK_N rows of gate and as many of up, 64 columns wide, of a stage that waits for as many of x besides."""
     mbarrier.expect(ready, (BLOCK_M + 2 * BLOCK_N) * 128)
     copy_tile(w_desc, [column * BLOCK_N, step * 64], ready, w_tile.slice(0, BLOCK_N))
@@ -46,22 +46,31 @@ def _copies(
     """The copying warp, a ring of stages ahead over all tiles of the program. The first weights are copied before the
     wait for what the kernel before leaves, which is x."""
     STEPS: gl.constexpr = K // 64
-    row, column = _place(gl.program_id(0), row_tiles, N // BLOCK_N, GROUP)
+    row, column = place(gl.program_id(0), row_tiles, N // BLOCK_N, GROUP)
     for stage in gl.static_range(STAGES):
-        _copy_weights(w_desc, column, stage, ready.index(stage), w_tiles.index(stage), N, BLOCK_M, BLOCK_N)
+        copy_weights(w_desc, column, stage, ready.index(stage), w_tiles.index(stage), N, BLOCK_M, BLOCK_N)
     if PDL:
         gl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
     for stage in gl.static_range(STAGES):
         copy_tile(x_desc, [row * BLOCK_M, stage * 64], ready.index(stage), x_tiles.index(stage))
     turn = STAGES + 0 * row
     for tile in range(gl.program_id(0), tiles, gl.num_programs(0)):
-        row, column = _place(tile, row_tiles, N // BLOCK_N, GROUP)
+        row, column = place(tile, row_tiles, N // BLOCK_N, GROUP)
         for step in range(gl.where(tile == gl.program_id(0), STAGES, 0), STEPS):
             slot = turn % STAGES
             mbarrier.wait(free.index(slot), (turn // STAGES - 1) & 1)
-            _copy_weights(w_desc, column, step, ready.index(slot), w_tiles.index(slot), N, BLOCK_M, BLOCK_N)
+            copy_weights(w_desc, column, step, ready.index(slot), w_tiles.index(slot), N, BLOCK_M, BLOCK_N)
             copy_tile(x_desc, [row * BLOCK_M, step * 64], ready.index(slot), x_tiles.index(slot))
             turn += 1
+
+
+@gluon.jit
+def activated(acc, dtype: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr):
+    """silu(gate) times up, of products side by side that are rounded as a product's result is."""
+    gate, up = gl.split(gl.permute(gl.reshape(acc, [BLOCK_M, 2, BLOCK_N]), [0, 2, 1]))
+    gate = gate.to(dtype).to(gl.float32)
+    y = gate / (1.0 + gl.exp2(-gate * LOG2E)) * up.to(dtype).to(gl.float32)
+    return y.to(dtype)
 
 
 @gluon.jit
@@ -78,7 +87,7 @@ def _products(
     )
     turn = 0
     for tile in range(gl.program_id(0), tiles, gl.num_programs(0)):
-        row, column = _place(tile, row_tiles, N // BLOCK_N, GROUP)
+        row, column = place(tile, row_tiles, N // BLOCK_N, GROUP)
         acc = gl.zeros([BLOCK_M, 2 * BLOCK_N], gl.float32, layout=MMA)
         for step in range(K // 64):
             slot = turn % STAGES
@@ -90,11 +99,9 @@ def _products(
             turn += 1
         acc = warpgroup_mma_wait(num_outstanding=0, deps=[acc])
         mbarrier.arrive(free.index((turn + STAGES - 1) % STAGES), count=1)
-        gate, up = gl.split(gl.permute(gl.reshape(acc, [BLOCK_M, 2, BLOCK_N]), [0, 2, 1]))
-        gate = gate.to(dtype).to(gl.float32)  # rounded as a product's result is
-        y = gate / (1.0 + gl.exp2(-gate * LOG2E)) * up.to(dtype).to(gl.float32)
+        y = activated(acc, dtype, BLOCK_M, BLOCK_N)
         tma.store_wait(0)  # of the tile before
-        y_tile.store(y.to(dtype))
+        y_tile.store(y)
         fence_async_shared()
         write_tile(y_desc, [row * BLOCK_M, column * BLOCK_N], y_tile)
     tma.store_wait(0)

@@ -19,7 +19,7 @@ from .all_reduce import one_shot_all_reduce_launch, two_shot_all_reduce_launch
 from .all_reduce_norm import two_shot_all_reduce_norm_launch
 from .attention import HEAD_SIZES
 from .fused_gemm import FusedScratch, NormTerms, gemm_add_launch, norm_gemm_launch
-from .gated_gemm import gated_gemm_launch
+from .gated_gemm import TALL_ROWS, gated_gemm_launch
 from .glu import Activation, glu_launch
 from .launch import Launch
 from .logprobs import Logprobs, logprobs_launches
@@ -176,6 +176,8 @@ def hopper_entries(target: Target) -> Iterator[Entry]:
     for rows, width, depth in ((1000, 14336, 4096), (65, 384, 256)):
         launch = gated_gemm_launch(_meta(rows, depth), _meta(2 * width, depth), out=_meta(rows, width))
         yield Entry(f"gated_gemm N{width} K{depth}", launch)
+    x, weight = _meta(TALL_ROWS, 4096), _meta(28672, 4096)
+    yield Entry("tall gated_gemm N14336", gated_gemm_launch(x, weight, out=_meta(TALL_ROWS, 14336)))
 
 
 def fused_entries() -> Iterator[Entry]:

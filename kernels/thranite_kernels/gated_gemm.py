@@ -8,6 +8,9 @@ roles: Bauer et al., SC 2011; Kerr et al., CUTLASS.) Measured on an H200 in docs
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
 from .hopper_gemm import CAPABILITY, HALF_TYPES, PANEL, readable
@@ -15,10 +18,31 @@ from .launch import Launch, cdiv, require, swizzled_map
 from .target import overlaps, target_of
 from .work import Work
 
-BLOCK_M = BLOCK_N = 128
+BLOCK_N = 128
+"""Columns of y a tile: 256 rows of W, as many as wgmma takes."""
 STAGES = 4  # of 48 KiB; y's tile takes 32
-GROUP = 16
-"""Rows of tiles that are computed column by column: 8,192 rows take 2,880 µs with 16 and 2,925 with 8 (H200)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """One of the two kernels."""
+
+    rows: int  # of x a tile
+    box: int  # of them copied at once
+    stages: int
+    group: int  # rows of tiles that are computed column by column
+    num_warps: int
+
+
+WIDE = Tiles(128, 128, STAGES, 16, 8)
+"""8,192 rows take 2,880 µs with 16 rows of tiles column by column and 2,925 with 8 (H200)."""
+TALL = Tiles(192, 64, 3, 11, 4)
+TALL_ROWS = 4096
+
+
+def tiles_of(rows: int) -> Tiles:
+    """The kernel for so many rows."""
+    return TALL if rows >= TALL_ROWS else WIDE
 
 
 def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -39,8 +63,9 @@ def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
 def evenness(rows: int, width: int, num_sms: int) -> float:
     """How much of what `num_sms` programs compute is used: the last round of tiles may be short, and so the last rows.
     `width`: columns of y."""
-    tiles = cdiv(rows, BLOCK_M) * cdiv(width, BLOCK_N)
-    return rows * width / (cdiv(tiles, num_sms) * num_sms * BLOCK_M * BLOCK_N)
+    block_m = tiles_of(rows).rows
+    tiles = cdiv(rows, block_m) * cdiv(width, BLOCK_N)
+    return rows * width / (cdiv(tiles, num_sms) * num_sms * block_m * BLOCK_N)
 
 
 def gated_gemm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -50,10 +75,10 @@ def gated_gemm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def gated_gemm_launch(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> Launch:
-    """The launch behind `gated_gemm`."""
-    from ._gated_gemm import gated_gemm_kernel  # Gluon takes its time to load, and few need it
-
+def gated_gemm_launch(
+    x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor, tiles: Tiles | None = None
+) -> Launch:
+    """The launch behind `gated_gemm`; `tiles`: those of the number of rows, unless told."""
     rows, depth = x.shape
     width = weight.shape[0] // 2
     require(weight.shape[1] == depth, "gated_gemm: x and weight disagree on the inner size")
@@ -61,27 +86,39 @@ def gated_gemm_launch(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tenso
     require(weight.shape[0] % (2 * BLOCK_N) == 0, f"gated_gemm: halves of a weight in steps of {BLOCK_N} rows")
     require(readable(x) and readable(weight), "gated_gemm: rows must be contiguous, at multiples of 16 bytes")
     require(out.is_contiguous() and out.shape == (rows, width), "gated_gemm: result [M, N], contiguous")
-    tiles = cdiv(rows, BLOCK_M) * (width // BLOCK_N)
+    tiles = tiles or tiles_of(rows)
+    count = cdiv(rows, tiles.rows) * (width // BLOCK_N)
     return Launch(
-        gated_gemm_kernel,
-        (min(tiles, target_of(x.device).num_sms),),
+        _kernel(tiles),
+        (min(count, target_of(x.device).num_sms),),
         {
-            "x_desc": swizzled_map(x, [BLOCK_M, PANEL]),
+            "x_desc": swizzled_map(x, [tiles.box, PANEL]),
             "w_desc": swizzled_map(weight, [BLOCK_N, PANEL]),
-            "y_desc": swizzled_map(out, [BLOCK_M, BLOCK_N]),
+            "y_desc": swizzled_map(out, [tiles.box, BLOCK_N]),
             "rows": rows,
         },
         {
             "N": width,
             "K": depth,
-            "BLOCK_M": BLOCK_M,
             "BLOCK_N": BLOCK_N,
-            "STAGES": STAGES,
-            "GROUP": GROUP,
+            "STAGES": tiles.stages,
+            "GROUP": tiles.group,
             "PDL": overlaps(x),
+            **({"BLOCK_M": tiles.rows} if tiles is WIDE else {}),
         },
-        num_warps=8,
+        num_warps=tiles.num_warps,
     )
+
+
+def _kernel(tiles: Tiles) -> Any:
+    """Gluon takes its time to load, and few need it."""
+    if tiles is WIDE:
+        from ._gated_gemm import gated_gemm_kernel
+
+        return gated_gemm_kernel
+    from ._tall_gated_gemm import tall_gated_gemm_kernel
+
+    return tall_gated_gemm_kernel
 
 
 def gated_gemm_reference(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from thranite_kernels.gated_gemm import STAGES
+from thranite_kernels.gated_gemm import STAGES, TALL
 from thranite_kernels.hopper_decode import DEEP_RING
 from thranite_kernels.hopper_gemm import HopperTiles
 from thranite_kernels.hopper_pages import PAGE
@@ -32,6 +32,7 @@ NAMES = (
     "hopper_gemm M64 N6144",
     "hopper_gemm M64 N4096",
     "gated_gemm N14336",
+    "tall gated_gemm N14336",
     "decode H32/8 D128 page 64",
     "decode H32/8 D128 page 32",
 )
@@ -102,6 +103,17 @@ def test_the_gated_product_of_many_rows_waits_for_x_with_its_ring_full_of_weight
     copies = positions(lines, r"cp\.async\.bulk\.tensor\S*global\.mbarrier|cp\.async\.bulk\.tensor\S*shared::cluster")
     assert sum(copy < wait for copy in copies) == 2 * STAGES
     assert sum(copy > wait for copy in copies) == STAGES + 3
+    assert not positions(lines, r"griddepcontrol\.launch_dependents")
+
+
+def test_the_one_of_thousands_of_rows_does_too() -> None:
+    """Three stages, x in three boxes each."""
+    lines = ptx("tall gated_gemm N14336")
+    (wait,) = positions(lines, r"griddepcontrol\.wait")
+    copies = positions(lines, r"cp\.async\.bulk\.tensor\S*global\.mbarrier|cp\.async\.bulk\.tensor\S*shared::cluster")
+    first = [copy for copy in copies if copy < wait]
+    assert len(first) == 2 * TALL.stages
+    assert len(copies) - len(first) == 3 * TALL.stages + 5
     assert not positions(lines, r"griddepcontrol\.launch_dependents")
 
 

@@ -10,6 +10,10 @@ import torch
 
 from tests.support.hopper import H200, on_hopper
 from thranite_kernels.gated_gemm import (
+    TALL,
+    TALL_ROWS,
+    WIDE,
+    Tiles,
     evenness,
     gated_gemm,
     gated_gemm_launch,
@@ -38,19 +42,23 @@ GUARD = 777.0
         (5000, 640, 1088),
     ],
 )
+@pytest.mark.parametrize("tiles", [WIDE, TALL])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_matches_reference(rows: int, width: int, depth: int, dtype: torch.dtype) -> None:
+def test_matches_reference(rows: int, width: int, depth: int, dtype: torch.dtype, tiles: Tiles) -> None:
     """Every element is written, none beyond; the same bits each time, also from rows that lie apart."""
     x = torch.randn(rows, depth + 64, device="cuda").to(dtype)[:, :depth]
     weight = (torch.randn(2 * width, depth, device="cuda") / depth**0.5).to(dtype)
     memory = torch.full((rows * width + 4096,), GUARD, dtype=dtype, device="cuda")
     out = memory[: rows * width].view(rows, width).fill_(torch.nan)
-    gated_gemm_launch(x, weight, out=out).run()
+    gated_gemm_launch(x, weight, out=out, tiles=tiles).run()
     # Gate and up are rounded to 8 bits before they are multiplied: one that lies between two may fall to either.
     assert_close(out, gated_gemm_reference(x, weight), peak=0.2)
     assert bool((memory[rows * width :] == GUARD).all())
     for _ in range(3):
         assert torch.equal(gated_gemm(x.contiguous(), weight), out)
+    again = torch.full_like(out, torch.nan)
+    gated_gemm_launch(x.contiguous(), weight, out=again, tiles=tiles).run()
+    assert torch.equal(again, out)
 
 
 def test_only_what_tensor_maps_can_read_on_hopper() -> None:
@@ -87,7 +95,8 @@ def test_refuses_what_it_would_read_wrongly() -> None:
 
 def test_how_even_rounds_of_tiles_are() -> None:
     """llama-8b's, over one GPU and over two."""
-    assert evenness(8192, 14336, 132) == pytest.approx(7168 / (55 * 132))
+    assert evenness(8192, 14336, 132) == pytest.approx(8192 / 192 * 112 / (37 * 132))
+    assert evenness(TALL_ROWS - 64, 14336, 132) == pytest.approx((TALL_ROWS - 64) / 128 * 112 / (28 * 132))
     assert evenness(1025, 14336, 132) == pytest.approx(1025 / 128 * 112 / (8 * 132))
     assert evenness(1500, 7168, 132) < 0.9 < evenness(8192, 7168, 132)
 

@@ -11,10 +11,11 @@ from thranite.layers import gated_products
 from thranite.layers.gated_products import gated_product
 from thranite.layers.tuned_products import tuning
 from thranite.runner.pretended_gpu import DEVICE, pretended_gpu
+from thranite_kernels.gated_gemm import TALL_ROWS
 from thranite_kernels.target import Target
 from thranite_kernels.variant import Variant
 
-ONE, TWO = "gated_gemm_kernel", "glu_kernel"
+ONE, TALL, TWO = "gated_gemm_kernel", "tall_gated_gemm_kernel", "glu_kernel"
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_untimed_it_is_for_many_rows_that_fill_the_gpu(
     launched: dict[Variant, None], rows: int, width: int, taken: bool
 ) -> None:
     assert product(rows, width) is taken
-    assert [variant.kernel for variant in launched] == [ONE] * taken
+    assert [variant.kernel for variant in launched] == [TALL if rows >= TALL_ROWS else ONE] * taken
 
 
 def test_small_weights_are_left_alone(launched: dict[Variant, None]) -> None:
