@@ -29,7 +29,7 @@ class Defaults:
 
 
 DEFAULTS: dict[DeviceKind, Defaults] = {
-    "cuda": Defaults(64, 256, 8192),
+    "cuda": Defaults(64, 256, 8448),
     "cpu": Defaults(32, 64, 2048),
     "null": Defaults(16, 256, 8192),
 }

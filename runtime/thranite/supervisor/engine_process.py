@@ -28,7 +28,7 @@ from thranite.parallel.rank_process import end
 from thranite.parallel.ranks import RankWatcher
 
 BACKLOG = 16
-DEFAULT_STEP_TOKENS = 8192  # upper guess for the stall rule where the budget is not set
+DEFAULT_STEP_TOKENS = 8448  # upper guess for the stall rule where the budget is not set
 
 OWN_CAUSE_SECONDS = 0.5  # what fails on every rank alike is told as the main thread's own failure
 
