@@ -19,6 +19,11 @@ TORCH_DTYPES = {
 }
 
 
+SEGMENT = 2 << 20
+"""Bytes in multiples of which torch takes large memory of a GPU from its driver. What a tensor leaves of its last one is
+given to others of 1 MiB or more, and one of those that stays would keep all of the tensor's memory from being given back."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
     """T query tokens in R rows; row r owns tokens `query_starts[r]` to `query_starts[r + 1]`.
@@ -43,8 +48,10 @@ class KVCache:
     def __init__(self, layout: KVLayout, num_blocks: int, device: torch.device) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
+        size = num_blocks * layout.buffer_bytes
+        self._held = -(-size // SEGMENT) * SEGMENT if device.type == "cuda" else size  # bytes of a buffer's storage
         self.buffers = [
-            torch.zeros(num_blocks, layout.buffer_bytes, dtype=torch.uint8, device=device)
+            torch.zeros(self._held, dtype=torch.uint8, device=device)[:size].view(num_blocks, layout.buffer_bytes)
             for _ in range(layout.num_buffers)
         ]
         self._layers: dict[int, tuple[int, Tensor]] = {}
@@ -72,7 +79,7 @@ class KVCache:
     def restore(self) -> None:
         """Memory again, zero as at birth, at other addresses."""
         for buffer in self.buffers:
-            buffer.untyped_storage().resize_(buffer.nbytes)
+            buffer.untyped_storage().resize_(self._held)
             buffer.zero_()
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -46,7 +46,8 @@ class Asked:
         config = {**SHAPES[name], "num_hidden_layers": 2}
         parent.mkdir(exist_ok=True)
         (parent / "config.json").write_text(json.dumps(config))
-        self.llm = LLM(str(parent), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", **options)
+        given: dict[str, Any] = {"load_format": "dummy", "skip_tokenizer_init": True, "gpu_memory_utilization": 0.5}
+        self.llm = LLM(str(parent), dtype="bfloat16", **given, **options)
         self._rng = random.Random(0)
 
     def ids(self, length: int) -> dict[str, list[int]]:
@@ -59,7 +60,7 @@ class Asked:
 
 @pytest.fixture(params=[*SHAPES])
 def asked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Asked]:
-    made = Asked(request.param, tmp_path / "model", max_model_len=33_000, max_num_seqs=1024, gpu_memory_utilization=0.5)
+    made = Asked(request.param, tmp_path / "model", max_model_len=33_000, max_num_seqs=1024)
     yield made
     made.llm.close()
 

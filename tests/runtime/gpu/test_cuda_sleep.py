@@ -13,12 +13,16 @@ from tests.runtime.gpu.test_cuda_engine import engine_on, workload
 from tests.support.rank_models import rank_model
 from tests.support.torch_engine import finish, tokens
 from thranite import LLM, SamplingParams
+from thranite.attention.base import KVCache
+from thranite.bench.shapes import QWEN3_06B
 from thranite.engine.engine import Engine
+from thranite.engine.kv_groups import plan_kv_layout
 from thranite.errors import DoesNotFit, Rejected
+from thranite.models.registry import load_spec
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 # A buffer of pages has 32 MiB or more. torch gives back whole segments alone, and one of 20 MiB holds all that has less
 # than 10, whoever needs it.
 BLOCKS = 16_384
@@ -70,6 +74,22 @@ def test_it_sleeps_on_where_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
     assert engine.wake() == 0
     assert outputs(engine) == before
     engine.close()
+
+
+@pytest.mark.parametrize("over", range(8))
+def test_what_a_cache_leaves_of_its_memory_keeps_none_of_it(over: int) -> None:
+    """Pages of 256 KiB: the driver gives multiples of 2 MiB, and a tensor of 1.1 MiB that stays looks for room."""
+    spec = load_spec({**QWEN3_06B, "num_hidden_layers": 2}, dtype="bfloat16", max_model_len=64)
+    layout = plan_kv_layout(spec, 64, "bfloat16")
+    assert layout.buffer_bytes == 1 << 18
+    give_back_what_is_cached()
+    before = torch.cuda.memory_reserved()
+    cache = KVCache(layout, 256 + over, torch.device("cuda", 0))
+    assert torch.cuda.memory_reserved() - before >= cache.num_bytes
+    kept = torch.empty(9 << 17, dtype=torch.uint8, device="cuda")
+    del cache
+    give_back_what_is_cached()
+    assert torch.cuda.memory_reserved() - before < 32 * MIB, kept.shape
 
 
 def model(directory: Path) -> str:
