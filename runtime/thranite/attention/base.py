@@ -20,8 +20,8 @@ TORCH_DTYPES = {
 
 
 SEGMENT = 2 << 20
-"""Bytes in multiples of which torch takes large memory of a GPU from its driver. What a tensor leaves of its last one is
-given to others of 1 MiB or more, and one of those that stays would keep all of the tensor's memory from being given back."""
+"""Bytes: torch takes large memory of a GPU from its driver in multiples of this. What a tensor leaves of its last one
+is given to others, and one of them that stays keeps all of the tensor's memory from being given back."""
 
 
 @dataclass(frozen=True, slots=True)
