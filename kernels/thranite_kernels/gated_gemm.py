@@ -2,8 +2,8 @@
 
 Many rows run at the board's power limit, so what counts is energy: 256 rows of W a tile, as many as wgmma takes, and
 nothing of gate and up in memory. A program a multiprocessor goes over tiles of 128 rows of x by 128 of y; one warp
-copies by tensor map, a ring of stages ahead and beyond the tile, eight multiply. Tiles of 192 rows for thousands of them
-are another kernel's, without a warp that only copies. (Persistent programs and warps with roles: Bauer et al., SC 2011;
+copies by tensor map, a ring of stages ahead and beyond the tile, eight multiply. Thousands of rows are another kernel's,
+in tiles of 192 and without a warp that only copies. (Persistent programs and warps with roles: Bauer et al., SC 2011;
 Kerr et al., CUTLASS.) Measured on an H200 in docs/performance.md.
 """
 
@@ -38,8 +38,8 @@ class Tiles:
 WIDE = Tiles(128, 128, STAGES, 16, 8)
 """8,192 rows take 2,880 µs with 16 rows of tiles column by column and 2,925 with 8 (H200)."""
 TALL = Tiles(192, 64, 3, 8, 4)
-"""8,192 rows take 2,851 µs with 8, 2,858 with 11 and 2,897 with 22, where WIDE takes 2,904 (another H200). `num_warps` are
-those of one of three groups."""
+"""8,192 rows take 2,851 µs with 8 rows of tiles column by column and 2,897 with 22, and 2,904 in wide ones (another H200).
+`num_warps` are those of one of three groups."""
 TALL_ROWS = 4096
 """So many rows take 1,441 µs in tall tiles and 1,452 in wide ones; 2,048 take 749 and 729."""
 
