@@ -31,7 +31,7 @@ def place(tile, row_tiles, COLUMN_TILES: gl.constexpr, GROUP: gl.constexpr):
 
 @gluon.jit
 def copy_weights(w_desc, column, step, ready, w_tile, N: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr):
-    """BLOCK_N rows of gate and as many of up, 64 columns wide, of a stage that waits for as many of x besides."""
+    """BLOCK_N rows of gate and as many of up, 64 columns wide, of a stage that waits for BLOCK_M rows of x besides."""
     mbarrier.expect(ready, (BLOCK_M + 2 * BLOCK_N) * 128)
     copy_tile(w_desc, [column * BLOCK_N, step * 64], ready, w_tile.slice(0, BLOCK_N))
     copy_tile(w_desc, [N + column * BLOCK_N, step * 64], ready, w_tile.slice(BLOCK_N, BLOCK_N))

@@ -8,7 +8,7 @@ from ._paged import LOG2E, NO_SCORE, add_sink, shape_scores, tile_offsets, tile_
 
 RECORD: tl.constexpr = tl.constexpr(8)
 """int32 fields of one work item: queries (0: no work), first query, slot, end of visible keys, position of the first
-query; three unused."""
+query; three unused. The last record is no item."""
 
 
 @triton.jit(
@@ -38,7 +38,8 @@ def prefill_plan_kernel(
         for start in range(item, items, BLOCK_I):
             i = start + tl.arange(0, BLOCK_I)
             tl.store(item_ptr + i * RECORD, 0, mask=i < items)
-            tl.store(item_ptr + i * RECORD + 1, 0, mask=i < items)  # `hopper_prefill` counts in the last one
+            tl.store(item_ptr + i * RECORD + 1, 0, mask=i < items)
+        # In the last record `hopper_prefill` counts in two fields, and reads the number of items in the third.
         tl.store(item_ptr + (items - 1) * RECORD + 2, item)
     else:
         slot = tl.load(slots_ptr + row)

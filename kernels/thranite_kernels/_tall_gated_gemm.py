@@ -3,7 +3,7 @@
 often than those of 128.
 
 Compiled for sm_90 alone. Three groups of four warps have 64 rows each. All of the register file is theirs, 168 a
-thread of which 128 are results, so the first of them copies besides, one page of the ring a step.
+thread of which 128 are results, so the first of them copies besides, a stage of the ring each step.
 """
 
 from triton.experimental import gluon

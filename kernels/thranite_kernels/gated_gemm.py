@@ -2,9 +2,9 @@
 
 Many rows run at the board's power limit, so what counts is energy: 256 rows of W a tile, as many as wgmma takes, and
 nothing of gate and up in memory. A program a multiprocessor goes over tiles of 128 rows of x by 128 of y; one warp
-copies by tensor map, a ring of stages ahead and beyond the tile, eight multiply. Thousands of rows are another kernel's,
-in tiles of 192 and without a warp that only copies. (Persistent programs and warps with roles: Bauer et al., SC 2011;
-Kerr et al., CUTLASS.) Measured on an H200 in docs/performance.md.
+copies by tensor map, a ring of stages ahead and beyond the tile, eight multiply. Thousands of rows are another
+kernel's, in tiles of 192 and without a warp that only copies. (Persistent programs and warps with roles: Bauer et al.,
+SC 2011; Kerr et al., CUTLASS.) Measured on an H200 in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STAGES = 4  # of 48 KiB; y's tile takes 32
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """One of the two kernels."""
+    """Of one of the two kernels."""
 
     rows: int  # of x a tile
     box: int  # of them copied at once
@@ -35,18 +35,19 @@ class Tiles:
     num_warps: int
 
 
-WIDE = Tiles(128, 128, STAGES, 16, 8)
+SHORT = Tiles(128, 128, STAGES, 16, 8)
 """8,192 rows take 2,880 µs with 16 rows of tiles column by column and 2,925 with 8 (H200)."""
 TALL = Tiles(192, 64, 3, 8, 4)
-"""8,192 rows take 2,851 µs with 8 rows of tiles column by column and 2,897 with 22, and 2,904 in wide ones (another H200).
+"""8,192 rows take 2,851 µs with 8 rows of tiles column by column and 2,897 with 22; 2,904 in short ones (another H200).
 `num_warps` are those of one of three groups."""
 TALL_ROWS = 4096
-"""So many rows take 1,441 µs in tall tiles and 1,452 in wide ones; 2,048 take 749 and 729."""
+"""So many rows take 1,441 µs in tall tiles, 11 rows of them column by column, and 1,452 in short ones; 2,048 rows take
+749 and 729."""
 
 
 def tiles_of(rows: int) -> Tiles:
     """The kernel for so many rows."""
-    return TALL if rows >= TALL_ROWS else WIDE
+    return TALL if rows >= TALL_ROWS else SHORT
 
 
 def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -108,7 +109,7 @@ def gated_gemm_launch(
             "STAGES": tiles.stages,
             "GROUP": tiles.group,
             "PDL": overlaps(x),
-            **({"BLOCK_M": tiles.rows} if tiles.rows == WIDE.rows else {}),
+            **({"BLOCK_M": tiles.rows} if tiles.rows == SHORT.rows else {}),
         },
         num_warps=tiles.num_warps,
     )
@@ -116,7 +117,7 @@ def gated_gemm_launch(
 
 def _kernel(tiles: Tiles) -> Any:
     """Gluon takes its time to load, and few need it."""
-    if tiles.rows == WIDE.rows:
+    if tiles.rows == SHORT.rows:
         from ._gated_gemm import gated_gemm_kernel
 
         return gated_gemm_kernel

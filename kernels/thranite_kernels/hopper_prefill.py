@@ -1,7 +1,8 @@
 """`paged_prefill` on Hopper: copies, products and softmax beside each other, by warps with roles.
 
-16-bit caches in pages of 64 with heads of 64 or 128, groups that nearly fill a power of two, no window, softcap or
-sinks; all else is `_paged_prefill`'s, and so is the work list. Measured on an H200 in docs/performance.md.
+16-bit caches in pages of 64 with heads of 64 or 128, groups that fill a power of two but for an eighth at most (7 of 8,
+14 and 15 of 16), no window, softcap or sinks; all else is `_paged_prefill`'s, and so is the work list. Measured on an
+H200 in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def prefill_by_wgmma(kv: torch.Tensor, heads: int, dtype: torch.dtype) -> bool:
     """Whether this kernel can, for queries of `dtype`, as far as types and shapes go. `kv`: one layer's cache,
     [pages, 2, KVH, block_size, D]."""
     group = heads // kv.shape[2]
-    box = next_power_of_2(group)
+    box = next_power_of_2(group)  # rows of a token; those that are no heads are computed for nothing
     return 8 * (box - group) <= box <= GROUP_ROWS and kv.dtype == dtype and suits_wgmma(kv)
 
 

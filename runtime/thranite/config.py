@@ -50,7 +50,7 @@ class EngineConfig:
         None, "sequences that run at once (default: 1024 on GPUs of 80 GB, else 256; 64 on the CPU)"
     )
     max_num_batched_tokens: int | None = option(
-        None, "tokens a step at most, prompts and outputs together (default: 8448; 2048 on the CPU)"
+        None, "tokens a step at most, prompts and outputs together (default: 8448; over GPUs 8192; 2048 on the CPU)"
     )
     enforce_eager: bool = option(False, "run without CUDA graphs")
     kernel_cache: str | None = option(

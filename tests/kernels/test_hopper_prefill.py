@@ -56,6 +56,7 @@ def check(batch: Batch) -> None:
         (16, 1, 64, [17, 90], [300, 90], ()),
         (28, 4, 128, [5, 70, 1, 300, 64], [5, 100, 900, 300, 640], ()),
         (14, 2, 64, [129, 17], [129, 500], (1,)),
+        (30, 2, 128, [70, 9], [70, 300], ()),
         (32, 8, 128, [3000], [5000], ()),
         (32, 8, 128, lengths(40, 200), [n + 50 for n in lengths(40, 200)], (3, 39)),
     ],
@@ -138,8 +139,10 @@ def test_only_plain_attention_of_16_bits_in_pages_of_64_on_hopper() -> None:
         assert plan_config(kv, 32, q.dtype, window=100) == portable
         assert plan_config(kv, 32, q.dtype, softcap=30.0) == portable
         assert plan_config(kv, 32, q.dtype, sinks=True) == portable
-        assert plan_config(kv, 24, q.dtype) == portable  # groups of three heads
-        assert plan_config(kv, 56, q.dtype) == config  # of seven
+        for group in (3, 6, 13):
+            assert plan_config(kv, 8 * group, q.dtype) == portable
+        for group in (7, 15):
+            assert plan_config(kv, 8 * group, q.dtype) == config
         assert plan_config(meta(9, 2, 8, 32, 128), 32, q.dtype) == portable
         assert plan_config(meta(9, 2 * 8 * 64 * 128 + 4)[:, :-4].view(9, 2, 8, 64, 128), 32, q.dtype) == portable
         assert not plan_config(meta(9, 2, 8, 64, 96), 32, q.dtype).wgmma

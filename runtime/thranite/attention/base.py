@@ -19,9 +19,9 @@ TORCH_DTYPES = {
 }
 
 
-SEGMENT = 2 << 20
-"""Bytes: torch takes large memory of a GPU from its driver in multiples of this. What a tensor leaves of its last one
-is given to others, and one of them that stays keeps all of the tensor's memory from being given back."""
+LARGE_BYTES, LARGE_STEP = 10 << 20, 2 << 20
+"""For a tensor of LARGE_BYTES or more torch takes memory of its own from a GPU's driver, in steps of LARGE_STEP. If it
+leaves more than 1 MiB of that, other tensors get the rest, and one that stays keeps all of it from being given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,10 @@ class KVCache:
         self.layout = layout
         self.num_blocks = num_blocks
         size = num_blocks * layout.buffer_bytes
-        self._held = -(-size // SEGMENT) * SEGMENT if device.type == "cuda" else size  # bytes of a buffer's storage
+        large = device.type == "cuda" and size >= LARGE_BYTES
+        self._storage_bytes = -(-size // LARGE_STEP) * LARGE_STEP if large else size
         self.buffers = [
-            torch.zeros(self._held, dtype=torch.uint8, device=device)[:size].view(num_blocks, layout.buffer_bytes)
+            torch.zeros(self._storage_bytes, dtype=torch.uint8, device=device)[:size].view(num_blocks, -1)
             for _ in range(layout.num_buffers)
         ]
         self._layers: dict[int, tuple[int, Tensor]] = {}
@@ -69,7 +70,13 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
+        """Of all pages."""
         return sum(buffer.nbytes for buffer in self.buffers)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the pages take of the device, less than LARGE_STEP a buffer more."""
+        return self._storage_bytes * len(self.buffers)
 
     def release(self) -> None:
         """Give the memory back. Views stay, and are of no use until `restore`."""
@@ -79,7 +86,7 @@ class KVCache:
     def restore(self) -> None:
         """Memory again, zero as at birth, at other addresses."""
         for buffer in self.buffers:
-            buffer.untyped_storage().resize_(self._held)
+            buffer.untyped_storage().resize_(self._storage_bytes)
             buffer.zero_()
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:

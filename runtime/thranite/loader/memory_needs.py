@@ -34,6 +34,8 @@ DEFAULTS: dict[DeviceKind, Defaults] = {
     "null": Defaults(16, 256, 8192),
 }
 LARGE_GPU_NUM_SEQS = 1024
+SHARED_STEP_TOKENS = 8192
+"""Of a GPU among several: rows of 4,096 that `two_shot_all_reduce_norm` sums at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,10 @@ def memory_needs(
     dtype = resolve_dtype(spec, config, device.kind)
     kv_dtype = dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
     seqs = config.max_num_seqs or (LARGE_GPU_NUM_SEQS if large else defaults.max_num_seqs)
-    tokens = config.max_num_batched_tokens or defaults.max_num_batched_tokens
     pretended = device.kind == "null"
     ranks = config.tensor_parallel_size
+    shared = device.kind == "cuda" and ranks > 1
+    tokens = config.max_num_batched_tokens or (SHARED_STEP_TOKENS if shared else defaults.max_num_batched_tokens)
     part = rank_spec(spec, ranks)
     estimate = 0 if pretended else activation_estimate(part, dtype, seqs, tokens, ranks)
     measured = measured_activation_bytes is not None

@@ -49,7 +49,7 @@ def measure_activations(
     executor = make(dataclasses.replace(settings, num_blocks=pages))
     torch.cuda.synchronize(device)
     held = torch.cuda.memory_allocated(device)
-    state = held - before - executor.cache.num_bytes
+    state = held - before - executor.cache.held_bytes
     layers, peak = (_peak(executor, each, device) - held for each in (without_samples(plan), plan))
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)

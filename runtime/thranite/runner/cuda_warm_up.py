@@ -4,8 +4,7 @@ Triton compiles a kernel anew for a new type, for an integer of 1 or a multiple 
 multiple of 16 bytes and for each constant. What of it varies from step to step: the logits' type (as the head gives
 them, or fp32 once a row is biased or penalised), whether a row is truncated, the room for alternatives
 (`cuda_rows.TOP_WIDTHS`), and the tiles of the kernels that choose them by the number of tokens (1, up to 16, up to 512,
-more; of fused products by `FUSED_BOUNDS`, of Hopper's by `ROW_BLOCKS` and `TALL_ROWS`), or of sequences that decode
-(`FEW_ROWS`).
+more; of fused products by `FUSED_BOUNDS`, of Hopper's by `ROW_BLOCKS`), or of sequences that decode (`FEW_ROWS`).
 `tests/runtime/runner/test_cuda_specialisations.py` holds these steps to that, for every launch that an engine makes.
 
 The steps' block tables are empty, so all they write goes to the null page, and the slots are void until a sequence
@@ -19,7 +18,6 @@ from collections.abc import Iterator
 from thranite.engine.plan import Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.sampling_params import TokenParams
-from thranite_kernels.gated_gemm import TALL_ROWS
 from thranite_kernels.hopper_decode import FEW_ROWS
 from thranite_kernels.hopper_gemm import ROW_BLOCKS
 from thranite_kernels.target import FUSED_BOUNDS
@@ -49,8 +47,6 @@ def warm_up_steps(settings: EngineSettings) -> Iterator[StepPlan]:
     if settings.most_decodes > FEW_ROWS:
         slots = list(range(FEW_ROWS + 1))
         yield StepPlan(step=0, decodes=slots, starts=[SlotStart(slot, 0, PLAIN, [0], 1, 0) for slot in slots])
-    if most >= TALL_ROWS:
-        yield _prompts(TALL_ROWS - 1, PLAIN, settings)
     for count in sorted({min(count, most) for count in (*FUSED_BOUNDS, *ROW_BLOCKS)} - counts):
         yield _prompts(count, SHAPED, settings)  # whose tokens are all scored: a small head multiplies as many rows
 

@@ -12,6 +12,7 @@ from tests.support.specs import layer_spec, llama_8b, model_spec
 from thranite.config import EngineConfig
 from thranite.errors import DoesNotFit
 from thranite.loader.device_memory import GIB, MIB, DeviceMemory, null_memory
+from thranite.loader.memory_needs import SHARED_STEP_TOKENS
 from thranite.loader.plan import AUTOMATIC_MIN_LEN, CPU_KV_BYTES, NULL_KV_BLOCKS, plan_memory
 from thranite.loader.plan_report import render
 
@@ -36,11 +37,17 @@ def test_llama_8b_on_an_h200() -> None:
     assert plan.weight_bytes == 8_030_261_248 * 2
     assert plan.layout.page_bytes == 64 * 2 * 8 * 128 * 2 * 32  # tokens, k and v, heads, dim, bytes, layers
     assert plan.num_blocks == (plan.budget_bytes - plan.weight_bytes - plan.activation_bytes - GIB) // (8 * MIB)
-    assert (plan.max_num_seqs, plan.max_num_batched_tokens, plan.block_size) == (1024, 8192, 64)
+    assert (plan.max_num_seqs, plan.max_num_batched_tokens, plan.block_size) == (1024, 8448, 64)
     assert plan.max_model_len == 131_072
     assert plan.max_concurrency == pytest.approx((plan.num_blocks - 1) / 2048)
     assert (plan.dtype, plan.kv_cache_dtype) == ("bfloat16", "bfloat16")
     assert plan.notes == ()
+
+
+def test_a_step_over_several_gpus_is_as_long_as_one_sum_takes() -> None:
+    assert plan_memory(llama_8b(), config(tensor_parallel_size=2), H200).max_num_batched_tokens == SHARED_STEP_TOKENS
+    asked = config(tensor_parallel_size=2, max_num_batched_tokens=1000)
+    assert plan_memory(llama_8b(), asked, H200).max_num_batched_tokens == 1000
 
 
 def test_a_length_nobody_asked_for_shrinks_and_says_so() -> None:
@@ -58,7 +65,7 @@ def test_a_length_asked_for_is_refused_with_the_largest_that_fits() -> None:
         plan_memory(llama_8b(), config(max_model_len=shrunk + 1), L4)
     text = str(caught.value)
     assert f"--max-model-len {shrunk} " in text
-    for part in ("22.5 GiB x 0.9", "weights", "8.03 billion x 2 bytes", "activations of 8,192 tokens", "pages of 64"):
+    for part in ("22.5 GiB x 0.9", "weights", "8.03 billion x 2 bytes", "activations of 8,448 tokens", "pages of 64"):
         assert part in text
     assert plan_memory(llama_8b(), config(max_model_len=shrunk), L4).max_model_len == shrunk
 

@@ -71,4 +71,16 @@ def test_it_is_timed_once_and_taken_unless_slower(
     assert timed == [TWO, ONE]
 
 
+def test_where_thousands_of_rows_are_timed_the_kernel_of_fewer_is_compiled_as_well(
+    launched: dict[Variant, None],
+) -> None:
+    """Widths that 4,095 rows would not be taken for untimed, but 3,584 are."""
+    with tuning():
+        assert product(8192, width=1792)
+    assert [variant.kernel for variant in launched] == [ONE, TALL]
+    assert not product(TALL_ROWS - 1, width=1792)
+    assert product(3584, width=1792)
+    assert [variant.kernel for variant in launched] == [ONE, TALL]
+
+
 gated_products_is_faster = gated_products.is_faster  # the pretended GPU has no time to be measured
