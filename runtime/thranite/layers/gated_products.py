@@ -28,7 +28,7 @@ def gated_product(x: Tensor, weight: Tensor) -> Tensor | None:
     rows = x.shape[0]
     if not x.is_cuda or rows <= HOPPER_ROWS or weight.numel() <= SKINNY_GPU_ELEMENTS:
         return None
-    from thranite_kernels.gated_gemm import TALL_ROWS, evenness, gated_gemm, takes
+    from thranite_kernels.gated_gemm import SHORT, TALL, evenness, gated_gemm, gated_gemm_launch, takes
     from thranite_kernels.target import target_of
 
     if not takes(x, weight):
@@ -36,8 +36,8 @@ def gated_product(x: Tensor, weight: Tensor) -> Tensor | None:
     key = (x.device, rows, *weight.shape, weight.dtype)
     if is_tuning() and key not in _faster:
         _faster[key] = is_faster(x, weight)
-        if rows >= TALL_ROWS:  # steps of fewer rows, which may not be timed, find the other kernel compiled
-            gated_gemm(x[: TALL_ROWS - 1], weight)
+        for tiles in (SHORT, TALL):  # steps of other rows, which may not be timed, find theirs compiled
+            gated_gemm_launch(x, weight, out=x.new_empty(rows, weight.shape[0] // 2), tiles=tiles).run()
     faster = _faster.get(key)
     if faster is None:
         even = evenness(rows, weight.shape[0] // 2, target_of(x.device).num_sms)

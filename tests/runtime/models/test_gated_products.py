@@ -71,15 +71,15 @@ def test_it_is_timed_once_and_taken_unless_slower(
     assert timed == [TWO, ONE]
 
 
-def test_where_thousands_of_rows_are_timed_the_kernel_of_fewer_is_compiled_as_well(
-    launched: dict[Variant, None],
+@pytest.mark.parametrize("rows", [128, TALL_ROWS - 1, 8192])
+def test_where_one_number_of_rows_is_timed_all_others_find_their_kernel_compiled(
+    launched: dict[Variant, None], rows: int
 ) -> None:
-    """Widths that 4,095 rows would not be taken for untimed, but 3,584 are."""
     with tuning():
-        assert product(8192, width=1792)
+        assert product(rows)
     assert [variant.kernel for variant in launched] == [ONE, TALL]
-    assert not product(TALL_ROWS - 1, width=1792)
-    assert product(3584, width=1792)
+    assert product(3584)
+    assert product(8448)
     assert [variant.kernel for variant in launched] == [ONE, TALL]
 
 
