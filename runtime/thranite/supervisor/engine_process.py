@@ -24,11 +24,13 @@ from thranite.ipc import child, control, messages
 from thranite.ipc.engine_loop import Closed, Command, EngineLoop, Quit, SetDraining, SetSleeping, SteppingEngine
 from thranite.ipc.hub import CONTROL, Hub
 from thranite.ipc.stages import StageReporter
+from thranite.loader.memory_needs import DEFAULTS
 from thranite.parallel.rank_process import end
 from thranite.parallel.ranks import RankWatcher
 
 BACKLOG = 16
-DEFAULT_STEP_TOKENS = 8448  # upper guess for the stall rule where the budget is not set
+# Upper guess for the stall rule where the budget is not set.
+DEFAULT_STEP_TOKENS = max(kind.max_num_batched_tokens for kind in DEFAULTS.values())
 
 OWN_CAUSE_SECONDS = 0.5  # what fails on every rank alike is told as the main thread's own failure
 
