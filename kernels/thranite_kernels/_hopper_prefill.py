@@ -62,30 +62,27 @@ def _copies(
         slot = gl.load(record + 2)
         end = gl.load(record + 3)
         position = gl.load(record + 4)
-        if queries > 0:
-            mbarrier.wait(q_free, (done - 1) & 1, pred=done > 0)
-            _put(fields, 0, queries)
-            _put(fields, 1, q_begin * KV_HEADS + head)
-            _put(fields, 2, end)
-            _put(fields, 3, position)
-            mbarrier.expect(q_ready, GROUPS * ROWS * HEAD_DIM * 2)
-            for part in gl.static_range(GROUPS):
-                q_box = as_tile(q_tiles.index(part), [TOKENS, BOX, HEAD_DIM], Q_BOX)
-                copy_tile(q_desc, [q_begin + part * TOKENS, head * GROUP, 0], q_ready, q_box)
-            table_row = table_ptr + gl.maximum(slot, 0).to(gl.int64) * stride_table
-            count = gl.maximum((end + PAGE - 1) // PAGE, 1)
-            page = gl.load(table_row, mask=end > 0, other=0)
-            for step in range(count):
-                after = gl.load(table_row + step + 1, mask=step + 1 < count, other=0)
-                stage = turn % STAGES
-                keys = gl.minimum(end - step * PAGE, PAGE)
-                mbarrier.wait(free.index(stage), (turn // STAGES - 1) & 1, pred=turn >= STAGES)
-                copy_page(
-                    kv_desc, page, head, keys, ready.index(stage), k_boxes, v_boxes, stage, True, KV_HEADS, PANELS
-                )
-                page = after
-                turn += 1
-            done += 1
+        mbarrier.wait(q_free, (done - 1) & 1, pred=done > 0)
+        _put(fields, 0, queries)
+        _put(fields, 1, q_begin * KV_HEADS + head)
+        _put(fields, 2, end)
+        _put(fields, 3, position)
+        mbarrier.expect(q_ready, GROUPS * ROWS * HEAD_DIM * 2)
+        for part in gl.static_range(GROUPS):
+            q_box = as_tile(q_tiles.index(part), [TOKENS, BOX, HEAD_DIM], Q_BOX)
+            copy_tile(q_desc, [q_begin + part * TOKENS, head * GROUP, 0], q_ready, q_box)
+        table_row = table_ptr + gl.maximum(slot, 0).to(gl.int64) * stride_table
+        count = gl.maximum((end + PAGE - 1) // PAGE, 1)
+        page = gl.load(table_row, mask=end > 0, other=0)
+        for step in range(count):
+            after = gl.load(table_row + step + 1, mask=step + 1 < count, other=0)
+            stage = turn % STAGES
+            keys = gl.minimum(end - step * PAGE, PAGE)
+            mbarrier.wait(free.index(stage), (turn // STAGES - 1) & 1, pred=turn >= STAGES)
+            copy_page(kv_desc, page, head, keys, ready.index(stage), k_boxes, v_boxes, stage, True, KV_HEADS, PANELS)
+            page = after
+            turn += 1
+        done += 1
         work = gl.atomic_add(begun_ptr, 1, sem="relaxed")
     mbarrier.wait(q_free, (done - 1) & 1, pred=done > 0)
     _put(fields, 0, 0)

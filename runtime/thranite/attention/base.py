@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thranite.engine.kv_groups import KVLayout
+from thranite.layers.own_memory import own_bytes
 
 TORCH_DTYPES = {
     "float64": torch.float64,
@@ -17,11 +18,6 @@ TORCH_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-LARGE_BYTES, LARGE_STEP = 10 << 20, 2 << 20
-"""For a tensor of LARGE_BYTES or more torch takes memory of its own from a GPU's driver, in steps of LARGE_STEP. If it
-leaves more than 1 MiB of that, other tensors get the rest, and one that stays keeps all of it from being given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +45,7 @@ class KVCache:
         self.layout = layout
         self.num_blocks = num_blocks
         size = num_blocks * layout.buffer_bytes
-        large = device.type == "cuda" and size >= LARGE_BYTES
-        self._storage_bytes = -(-size // LARGE_STEP) * LARGE_STEP if large else size
+        self._storage_bytes = own_bytes(size, device)
         self.buffers = [
             torch.zeros(self._storage_bytes, dtype=torch.uint8, device=device)[:size].view(num_blocks, -1)
             for _ in range(layout.num_buffers)
@@ -75,7 +70,7 @@ class KVCache:
 
     @property
     def held_bytes(self) -> int:
-        """What the pages take of the device, less than LARGE_STEP a buffer more."""
+        """What the pages take of the device: up to 2 MiB more for each buffer."""
         return self._storage_bytes * len(self.buffers)
 
     def release(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from thranite.layers.communicator import ALONE, Communicator
 from thranite.layers.module import Module
+from thranite.layers.own_memory import own_empty
 from thranite.models.partition import Rank, vocabulary_rows
 
 
@@ -32,7 +33,7 @@ class Embedding(Module):
         self.communicator = communicator
         self.rows = Rank(communicator.rank, communicator.size).vocabulary(vocab)
         held = vocabulary_rows(vocab, communicator.size)
-        self.weight = nn.Parameter(torch.empty(held, hidden, dtype=dtype, device=device), requires_grad=False)
+        self.weight = nn.Parameter(own_empty(held, hidden, dtype=dtype, device=device), requires_grad=False)
         self.scale = torch.tensor(scale, dtype=dtype).item()
 
     def load(self, source: Tensor) -> None:

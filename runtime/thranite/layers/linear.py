@@ -17,6 +17,7 @@ from thranite.layers.communicator import ALONE, Communicator
 from thranite.layers.dense import SKINNY_GPU_ROWS, add_dense, dense, dense_parts, gated_dense
 from thranite.layers.gated_products import gated_product
 from thranite.layers.module import Module
+from thranite.layers.own_memory import own_empty
 from thranite.models.partition import Cut
 
 # From so many rows on a product adds to the residual stream itself, and the norm that follows moves two tensors, not
@@ -61,7 +62,7 @@ class UnquantizedMethod:
     """Weights as the checkpoint has them."""
 
     def create_weights(self, linear: Linear, dtype: torch.dtype, device: torch.device) -> None:
-        weight = torch.empty(linear.out_features, linear.in_features, dtype=dtype, device=device)
+        weight = own_empty(linear.out_features, linear.in_features, dtype=dtype, device=device)
         bias = torch.empty(linear.out_features, dtype=dtype, device=device) if linear.has_bias else None
         for parameter in (weight, bias):
             if parameter is not None:

@@ -14,11 +14,13 @@ from tests.support.paged_executor import settings
 from tests.support.rank_models import OPTIONS, rank_model
 from tests.support.torch_engine import LLAMA, finish, tokens, torch_engine
 from thranite import LLM
-from thranite.attention.base import LARGE_STEP, KVCache
+from thranite.attention.base import KVCache
 from thranite.engine.engine import Engine
 from thranite.engine.kv_groups import plan_kv_layout
 from thranite.engine.null_executor import NullExecutor, NullPace
 from thranite.errors import InvalidRequest, Rejected
+from thranite.layers.embedding import Embedding
+from thranite.layers.own_memory import LARGE_STEP
 from thranite.loader.device_memory import GIB, DeviceMemory
 from thranite.loader.memory_needs import CUDA_RESERVE
 from thranite.models.registry import load_spec
@@ -127,6 +129,10 @@ def test_views_of_the_cache_see_its_new_memory() -> None:
     assert any((buffer[2] != 0).any() for buffer in cache.buffers)
 
 
+def is_alone(storage: torch.UntypedStorage, used: int) -> bool:
+    return storage.nbytes() % LARGE_STEP == 0 <= storage.nbytes() - used < LARGE_STEP
+
+
 @pytest.mark.parametrize("blocks", [1, 70_001, 80_000, 99_999])
 def test_a_gpu_s_pages_leave_nothing_of_what_its_driver_gives(blocks: int) -> None:
     """Few pages share such memory with others, whatever their bytes."""
@@ -134,10 +140,18 @@ def test_a_gpu_s_pages_leave_nothing_of_what_its_driver_gives(blocks: int) -> No
     with FakeTensorMode():
         cache = KVCache(plan_kv_layout(spec, 16, "float32"), blocks, torch.device("cuda", 0))
         for buffer in cache.buffers:
-            held = buffer.untyped_storage().nbytes()
-            assert held == buffer.nbytes if blocks == 1 else held % LARGE_STEP == 0 <= held - buffer.nbytes < LARGE_STEP
-        assert cache.held_bytes == held * len(cache.buffers)
+            storage = buffer.untyped_storage()
+            assert storage.nbytes() == buffer.nbytes if blocks == 1 else is_alone(storage, buffer.nbytes)
+        assert cache.held_bytes == storage.nbytes() * len(cache.buffers)
         assert cache.num_bytes == blocks * cache.layout.page_bytes
+
+
+@pytest.mark.parametrize("vocab", [100, 9_999, 151_936])
+def test_a_gpu_s_weights_leave_nothing_of_it_either(vocab: int) -> None:
+    with FakeTensorMode():
+        weight = Embedding(vocab, 1024, 1.0, dtype=torch.bfloat16, device=torch.device("cuda", 0)).weight
+        storage = weight.untyped_storage()
+        assert storage.nbytes() == weight.nbytes if vocab == 100 else is_alone(storage, weight.nbytes)
 
 
 def test_weights_come_back_as_they_were_also_where_tensors_share_them() -> None:
