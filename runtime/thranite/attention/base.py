@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thranite.engine.kv_groups import KVLayout
-from thranite.layers.own_memory import own_bytes
+from thranite.layers.own_memory import own_bytes, own_zeros
 
 TORCH_DTYPES = {
     "float64": torch.float64,
@@ -44,10 +44,8 @@ class KVCache:
     def __init__(self, layout: KVLayout, num_blocks: int, device: torch.device) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
-        size = num_blocks * layout.buffer_bytes
-        self._storage_bytes = own_bytes(size, device)
         self.buffers = [
-            torch.zeros(self._storage_bytes, dtype=torch.uint8, device=device)[:size].view(num_blocks, -1)
+            own_zeros(num_blocks, layout.buffer_bytes, dtype=torch.uint8, device=device)
             for _ in range(layout.num_buffers)
         ]
         self._layers: dict[int, tuple[int, Tensor]] = {}
@@ -70,8 +68,8 @@ class KVCache:
 
     @property
     def held_bytes(self) -> int:
-        """What the pages take of the device: up to 2 MiB more for each buffer."""
-        return self._storage_bytes * len(self.buffers)
+        """What the pages take of the device: up to 2 MiB more for each buffer, nothing once released."""
+        return sum(buffer.untyped_storage().nbytes() for buffer in self.buffers)
 
     def release(self) -> None:
         """Give the memory back. Views stay, and are of no use until `restore`."""
@@ -81,7 +79,7 @@ class KVCache:
     def restore(self) -> None:
         """Memory again, zero as at birth, at other addresses."""
         for buffer in self.buffers:
-            buffer.untyped_storage().resize_(self._storage_bytes)
+            buffer.untyped_storage().resize_(own_bytes(buffer.nbytes, buffer.device))
             buffer.zero_()
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,5 +21,14 @@ def own_bytes(size: int, device: torch.device) -> int:
 
 def own_empty(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """As `torch.empty`, in a storage of `own_bytes`."""
+    return _own(torch.empty, shape, dtype, device)
+
+
+def own_zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As `torch.zeros`, in a storage of `own_bytes`. A CPU's is not touched before it is used."""
+    return _own(torch.zeros, shape, dtype, device)
+
+
+def _own(make: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
-    return torch.empty(own_bytes(size, device), dtype=torch.uint8, device=device)[:size].view(dtype).view(shape)
+    return make(own_bytes(size, device), dtype=torch.uint8, device=device)[:size].view(dtype).view(shape)
