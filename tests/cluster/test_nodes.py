@@ -36,6 +36,8 @@ def spread_web(cluster: Cluster, namespace: Namespace) -> None:
     spec = manifests.server_spec(cluster.image, pod={"topologySpreadConstraints": [spread]})
     namespace.apply(manifests.deployment("web", 2, spec), manifests.service("web"))
     namespace.wait_rolled("web")
+    # Seen once on a busy machine: the rollout had ended, and a moment later one of the two was not ready.
+    eventually(lambda: len(places(namespace)) == 2, what="both pods ready")
 
 
 def places(namespace: Namespace) -> list[str]:
