@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tests.support.processes import children_of
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
@@ -26,10 +27,4 @@ def rank_model(directory: Path, **changes: Any) -> str:
 
 def rank_pids(engine_pid: int) -> list[int]:
     """The further ranks of a process, in rank order."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
-            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == engine_pid and b"rank" in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-    return sorted(found)
+    return children_of(engine_pid, "rank")

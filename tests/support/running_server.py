@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 import thranite
+from tests.support.processes import children_of
 from tests.support.waiting import TIMEOUT, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -56,13 +57,7 @@ class RunningServer:
 
     def pids_of(self, module: str) -> list[int]:
         """The children that run `module`, in the order of their start."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        children += [
-            child
-            for task in Path(f"/proc/{self.process.pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
-        return sorted({int(pid) for pid in children if _runs(pid, module)})
+        return children_of(self.process.pid, module)
 
     def engine_pid(self) -> int:
         return self.pid_of("engine_process")
@@ -82,13 +77,6 @@ class RunningServer:
             if line.startswith(sample):
                 return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"no sample {sample}")
-
-
-def _runs(pid: str, module: str) -> bool:
-    try:
-        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return False  # it ended meanwhile
 
 
 @contextmanager
