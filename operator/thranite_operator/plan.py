@@ -11,7 +11,7 @@ from thranite_operator.compare import needs_write
 from thranite_operator.kinds import CLAIM, DEPLOYMENT, JOB, POD, Object, Ref, View
 from thranite_operator.model_state import ModelState, model_state
 from thranite_operator.observed import Observed
-from thranite_operator.pods import Pod
+from thranite_operator.pods import Pod, parse_time
 from thranite_operator.render import availability, cache, network, workload
 from thranite_operator.render.model import locate
 from thranite_operator.render.objects import owned
@@ -46,8 +46,8 @@ class Plan:
 def make_plan(service: InferenceService, observed: Observed, settings: Settings, now: datetime) -> Plan:
     revision = choose(service, pod_template(service, settings), observed.revisions, settings)
     job = cache.loader_job(service, settings)
-    observed_job = _find_job(observed, job)
-    model = model_state(locate(service), observed_job, observed.loaders, observed.pods, now)
+    current_job = _current_job(service, observed, job)
+    model = model_state(locate(service), current_job, observed.loaders, observed.pods, now)
     wanted = [_with_owner(obj, service) for obj in _children(service, observed, revision, model, job, settings)]
     taken = [Ref.of(obj) for obj in wanted if _is_foreign(observed.children.get(Ref.of(obj)), service)]
     kept = [obj for obj in wanted if Ref.of(obj) not in taken]
@@ -57,7 +57,12 @@ def make_plan(service: InferenceService, observed: Observed, settings: Settings,
     return Plan(
         children=kept,
         write=[obj for obj in kept if _must_write(obj, known.get(Ref.of(obj)))],
-        delete=list(_deletions(service, observed, kept, model)),
+        delete=[
+            *_unwanted_children(service, observed, kept, revision),
+            *_spent_jobs(observed, current_job, model),
+            *_outdated_revisions(service, observed, kept),
+            *(Deletion(Ref(POD.name, pod.name), pod.uid) for pod in _surplus_failures(observed.pods)),
+        ],
         taken=taken,
         revision=revision,
         model=model,
@@ -127,30 +132,66 @@ def _owner(obj: View) -> str | None:
     return next((owner["uid"] for owner in obj["metadata"].get("ownerReferences", ()) if owner.get("controller")), None)
 
 
-def _find_job(observed: Observed, job: Object | None) -> View | None:
-    name = job["metadata"]["name"] if job else None
-    return next((item for item in observed.jobs if item["metadata"]["name"] == name), None)
+def _current_job(service: InferenceService, observed: Observed, planned: Object | None) -> View | None:
+    """The loader that is there, unless another must take its place: the claim it filled is gone, be there a new one or
+    not; or it has not loaded the model, and would be made another way by now. Such a one may wait without end for an
+    image or a node."""
+    name = planned["metadata"]["name"] if planned else None
+    job = next((item for item in observed.jobs if item["metadata"]["name"] == name), None)
+    if planned is None or job is None:
+        return None
+    completed = job.get("status", {}).get("completionTime")
+    if completed is not None:
+        return None if _claim_was_lost(service, observed, parse_time(completed)) else job
+    template = job["metadata"]["labels"].get(names.TEMPLATE)  # a former operator's have none
+    return job if template in (None, planned["metadata"]["labels"][names.TEMPLATE]) else None
 
 
-def _deletions(
-    service: InferenceService, observed: Observed, kept: Sequence[Object], model: ModelState
+def _claim_was_lost(service: InferenceService, observed: Observed, filled: datetime) -> bool:
+    """Of a user's own claim nothing is known."""
+    if cache.claim(service) is None:
+        return False
+    claim = observed.child(CLAIM, names.cache_claim(service.name))
+    return claim is None or parse_time(claim["metadata"]["creationTimestamp"]) > filled
+
+
+def _unwanted_children(
+    service: InferenceService, observed: Observed, kept: Sequence[Object], revision: Revision
 ) -> Iterator[Deletion]:
     wanted = {Ref.of(obj) for obj in kept}
     for ref, obj in observed.children.items():
-        unwanted = ref not in wanted and ref.kind != DEPLOYMENT.name
-        if unwanted and _owner(obj) == service.uid and not _ends(obj):
+        if ref in wanted or ref.kind == DEPLOYMENT.name or _owner(obj) != service.uid or _ends(obj):
+            continue
+        if ref.kind != CLAIM.name or not _may_be_mounted(ref.name, observed, kept, revision):
             yield Deletion(ref, obj["metadata"]["uid"])
+
+
+def _may_be_mounted(claim: str, observed: Observed, kept: Sequence[Object], revision: Revision) -> bool:
+    """By pods of a former template, or by those that the Deployment still makes from one: of a claim that is being
+    deleted they could not start."""
+    if any(
+        pod.template != revision.template_hash and pod.phase not in ("Failed", "Succeeded") for pod in observed.pods
+    ):
+        return True
+    templates = (obj["spec"]["template"]["spec"] for obj in kept if obj["kind"] == DEPLOYMENT.name)
+    volumes = (volume for spec in templates for volume in spec.get("volumes", ()))
+    return any(volume.get("persistentVolumeClaim", {}).get("claimName") == claim for volume in volumes)
+
+
+def _spent_jobs(observed: Observed, current: View | None, model: ModelState) -> Iterator[Deletion]:
     for job in observed.jobs:
         expired = model.retry_in == 0
-        if (Ref.of(job) not in wanted or expired) and not _ends(job):
+        if (job is not current or expired) and not _ends(job):
             yield Deletion(Ref.of(job), job["metadata"]["uid"])
+
+
+def _outdated_revisions(service: InferenceService, observed: Observed, kept: Sequence[Object]) -> Iterator[Deletion]:
     deployment = observed.child(DEPLOYMENT, service.name) or {"metadata": {}}
-    used = {ref.name for ref in wanted} | {str(deployment["metadata"].get("annotations", {}).get(names.REVISION))}
+    used = {Ref.of(obj).name for obj in kept}
+    used |= {str(deployment["metadata"].get("annotations", {}).get(names.REVISION))}
     used |= {str(service.status.get("templateRevision", {}).get("name"))}
     for item in outdated(observed.revisions, used):
         yield Deletion(Ref.of(item), item["metadata"]["uid"])
-    for pod in _surplus_failures(observed.pods):
-        yield Deletion(Ref(POD.name, pod.name), pod.uid)
 
 
 def _surplus_failures(pods: Sequence[Pod]) -> Sequence[Pod]:

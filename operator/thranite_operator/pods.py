@@ -34,7 +34,8 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """`containers`: init containers first. `unscheduled`: the scheduler's words while there is no node."""
+    """`containers`: init containers first. `unscheduled`: the scheduler's words while there is no node. `end_due`: when
+    the grace period of one that is being deleted ends."""
 
     name: str
     uid: str
@@ -47,6 +48,7 @@ class Pod:
     unscheduled: str | None = None
     scheduled_at: str | None = None
     ready_at: str | None = None
+    end_due: str | None = None
     address: str | None = None
     reason: str = ""
     message: str = ""
@@ -86,6 +88,7 @@ def project(obj: Mapping[str, Any]) -> Pod:
         unscheduled=_unscheduled(scheduled),
         scheduled_at=scheduled.get("lastTransitionTime") if is_scheduled else None,
         ready_at=ready.get("lastTransitionTime") if is_ready else None,
+        end_due=meta.get("deletionTimestamp"),
         address=status.get("podIP"),
         reason=status.get("reason", ""),
         message=status.get("message", ""),

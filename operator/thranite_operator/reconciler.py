@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from thranite_operator import names, status
 from thranite_operator.apply import carry_out
 from thranite_operator.autoscaling.autoscaler import Autoscaler
+from thranite_operator.conditions import FORBIDDEN
 from thranite_operator.events import EventPoster, transitions
 from thranite_operator.kinds import INFERENCE_SERVICE, Object
 from thranite_operator.kube import KubeClient, KubeError, Refused
 from thranite_operator.observed import observe
-from thranite_operator.plan import Plan, make_plan
+from thranite_operator.plan import make_plan
 from thranite_operator.settings import Settings
 from thranite_operator.spec import InferenceService, parse_service
 from thranite_operator.start_time import StartTimes
@@ -22,6 +23,8 @@ from thranite_operator.start_time import StartTimes
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # namespace, name
+
+FORBIDDEN_RETRY_SECONDS = 30.0  # nothing tells when a quota has room or a role is bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,14 @@ class Reconciler:
             return Again(gone=obj is None)
         service = parse_service(obj)
         try:
-            plan, after = await self._converge(key, service)
+            again, after = await self._converge(key, service)
         except KubeError as error:
             await self._report_failure(service, error)
             raise
         await self._write_status(service, after)
-        return Again(plan.model.retry_in)
+        return again
 
-    async def _converge(self, key: Key, service: InferenceService) -> tuple[Plan, Object]:
+    async def _converge(self, key: Key, service: InferenceService) -> tuple[Again, Object]:
         now = self._clock()
         observed = await observe(self._client, service)
         plan = make_plan(service, observed, self._settings, now)
@@ -79,7 +82,11 @@ class Reconciler:
         starts = self._starts.get(key, StartTimes(self._began))
         expected, self._starts[key] = starts.learn(known, observed.pods)
         report = self._autoscaler.observe(service, observed.pods) if self._autoscaler is not None else None
-        return plan, status.compute(service, observed, plan, problems, expected, now, report)
+        delays = [] if plan.model.retry_in is None else [plan.model.retry_in]
+        if any(problem.reason == FORBIDDEN for problem in problems):
+            delays.append(FORBIDDEN_RETRY_SECONDS)
+        again = Again(min(delays, default=None))
+        return again, status.compute(service, observed, plan, problems, expected, now, report)
 
     async def _report_failure(self, service: InferenceService, error: KubeError) -> None:
         try:

@@ -127,7 +127,7 @@ def test_a_claim_that_cannot_grow_is_told(services: Services, namespace: Namespa
     services.apply(**cached(hub, "tiny", CLAIM))
     services.wait("ModelCached")
     services.patch({"model": {"cache": {"size": "2Gi"}}})
-    eventually(lambda: services.condition("Ready")[:2] == ("False", "InvalidTemplate"), what="the refusal")
+    eventually(lambda: services.condition("Ready")[:2] == ("False", "Forbidden"), what="the refusal")
     assert "must support resize" in services.condition("Ready")[2]
     assert requested(namespace) == "1Gi"
 

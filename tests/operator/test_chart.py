@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def test_namespaces_get_a_binding_each_and_the_cluster_none() -> None:
     bindings = [body for body in bodies if body["kind"] == "RoleBinding"]
     assert [body["metadata"]["namespace"] for body in bindings] == ["a", "b"]
     assert not [body for body in bodies if body["kind"] == "ClusterRoleBinding"]
+
+
+def test_the_roles_of_users_do_not_hang_on_that_of_the_operator() -> None:
+    own, users = {"thranite"}, {"thranite-view", "thranite-edit"}
+    for create, aggregate in itertools.product((True, False), repeat=2):
+        bodies = render(f"rbac.create={create}".lower(), f"rbac.aggregate={aggregate}".lower())
+        roles = {body["metadata"]["name"] for body in bodies if body["kind"] == "ClusterRole"}
+        assert roles == (own if create else set()) | (users if aggregate else set())
 
 
 @pytest.mark.parametrize(

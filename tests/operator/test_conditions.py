@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.apiserver import LIMITED_TOKEN, LIMITED_USER, ApiServer
+from tests.support.apiserver import ApiServer
 from tests.support.kube import KubeApi, Object
 from tests.support.manifests import (
     STAMP,
     condition,
     container,
+    job_status,
     pod,
     ready,
     running,
@@ -23,7 +24,6 @@ from tests.support.manifests import (
     unschedulable,
 )
 from tests.support.reconciling import Reconciling
-from thranite_operator.kube import Refused
 
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 PVC: Object = {"type": "PVC", "claimName": "models"}
@@ -269,18 +269,6 @@ def test_a_failed_pod_without_any_word_of_why(api: KubeApi, namespace: str, oper
     assert condition(api, namespace, "Degraded")[:2] == ("True", "PodFailed")
 
 
-def job_status(api: KubeApi, namespace: str, kind: str, at: str) -> None:
-    (job,) = api.items("Job", namespace)
-    name = job["metadata"]["name"]
-    status: Object = {"startTime": STAMP, "conditions": [{"type": f"{kind}Criteria", "status": "True"}]}
-    stamp = {"lastTransitionTime": at, "status": "True"}
-    before = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}[kind]
-    status["conditions"] = [{"type": before, **stamp}, {"type": kind, **stamp}]
-    if kind == "Complete":
-        status |= {"completionTime": at, "succeeded": 1}
-    api.merge("Job", namespace, name, {"status": status}, "status")
-
-
 def test_no_gpu_is_asked_for_before_the_model_is_cached(api: KubeApi, namespace: str, operator: Reconciling) -> None:
     start(api, namespace, operator, PVC)
     assert api.items("Deployment", namespace) == []
@@ -366,32 +354,3 @@ def test_an_empty_dir_is_filled_by_the_pods(api: KubeApi, namespace: str, operat
     pod(api, namespace, {**ready(), "initContainerStatuses": done}, name="x-2")
     operator.reconcile(namespace)
     assert condition(api, namespace, "ModelCached")[:2] == ("True", "Cached")
-
-
-def test_an_operator_that_may_not_write_says_so(
-    api_server: ApiServer, api: KubeApi, namespace: str, operator: Reconciling
-) -> None:
-    start(api, namespace, operator)
-    pod(api, namespace, ready())
-    operator.reconcile(namespace)
-    meta, group = {"name": "limited", "namespace": namespace}, "rbac.authorization.k8s.io"
-    groups = ["", "apps", "batch", "policy", "networking.k8s.io", "monitoring.coreos.com", "thranite.dev"]
-    rules = [
-        {"apiGroups": groups, "resources": ["*"], "verbs": ["get", "list"]},
-        {"apiGroups": ["thranite.dev"], "resources": ["inferenceservices/status"], "verbs": ["patch"]},
-        {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
-    ]
-    api.create({"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules})
-    subjects = [{"kind": "User", "name": LIMITED_USER, "apiGroup": group}]
-    role = {"apiGroup": group, "kind": "Role", "name": "limited"}
-    binding = {"apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": meta}
-    api.create({**binding, "roleRef": role, "subjects": subjects})
-    api.merge("InferenceService", namespace, "x", {"spec": {"replicas": 2}})
-    with Reconciling(api_server, token=LIMITED_TOKEN) as limited, pytest.raises(Refused, match="forbidden"):
-        limited.reconcile(namespace)
-    status, reason, message = condition(api, namespace, "Ready")
-    assert (status, reason) == ("Unknown", "ReconcileFailed")
-    assert "forbidden" in message
-    assert condition(api, namespace, "Available")[:2] == ("True", "Serving")
-    operator.reconcile(namespace)
-    assert condition(api, namespace, "Ready")[:2] == ("True", "Serving")

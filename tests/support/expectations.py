@@ -14,7 +14,7 @@ GPU = "nvidia\\.com/gpu"
 
 
 def problems_of(status: Object) -> list[str]:
-    bad = ("InvalidTemplate", "NameTaken", "ReconcileFailed")
+    bad = ("InvalidTemplate", "Forbidden", "NameTaken", "ReconcileFailed")
     return [item["message"] for item in status["conditions"] if item["reason"] in bad]
 
 

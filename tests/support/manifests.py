@@ -83,6 +83,19 @@ def unschedulable(message: str) -> Object:
     return {"phase": "Pending", "conditions": [condition]}
 
 
+def job_status(api: KubeApi, namespace: str, kind: str, at: str) -> None:
+    """The only Job has ended so."""
+    (job,) = api.items("Job", namespace)
+    name = job["metadata"]["name"]
+    status: Object = {"startTime": STAMP, "conditions": [{"type": f"{kind}Criteria", "status": "True"}]}
+    stamp = {"lastTransitionTime": at, "status": "True"}
+    before = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}[kind]
+    status["conditions"] = [{"type": before, **stamp}, {"type": kind, **stamp}]
+    if kind == "Complete":
+        status |= {"completionTime": at, "succeeded": 1}
+    api.merge("Job", namespace, name, {"status": status}, "status")
+
+
 def condition(api: KubeApi, namespace: str, kind: str, name: str = "x") -> tuple[str, str, str]:
     """Status, reason and message."""
     status = api.get("InferenceService", namespace, name)["status"]

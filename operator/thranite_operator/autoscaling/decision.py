@@ -87,16 +87,19 @@ def _disabled(state: AutoscalerState) -> Decision:
 
 
 def _look(spec: AutoscalingSpec, state: AutoscalerState, seen: Survey, current: int, now: float) -> AutoscalerState:
-    """The service rate stays that of the decisions before: learned from this very queue it could lower the ask."""
-    arrivals = tuple(item for item in state.arrivals if item.time > now - trend.TREND_SECONDS)
+    """The service rate stays that of the decisions before: learned from this very queue it could lower the ask. Where
+    the clock was set back, what is said to come is not known; a pace holds from now on."""
+    arrivals = tuple(item for item in state.arrivals if now - trend.TREND_SECONDS < item.time <= now)
+    recommendations = tuple(item for item in state.recommendations if item.time <= now)
     if seen.arrival_rate is not None:
         arrivals += (Arrival(now, seen.arrival_rate),)
     rush = seen.reporting > 0 and seen.backlog >= RUSH_RATIO * spec.target_queue_depth * current
     return replace(
         state,
         arrivals=arrivals,
-        recommendations=state.recommendations or (Recommendation(now, current),),
-        rush_until=now + RUSH_SECONDS if rush else state.rush_until,
+        recommendations=recommendations or (Recommendation(now, current),),
+        changes=tuple(replace(item, time=min(item.time, now)) for item in state.changes),
+        rush_until=now + RUSH_SECONDS if rush else min(state.rush_until, now + RUSH_SECONDS),
     )
 
 

@@ -15,11 +15,12 @@ from thranite_operator.autoscaling.sample import Phase, PodSample
 from thranite_operator.autoscaling.scraper import Scraped, Target
 from thranite_operator.autoscaling.spec import AutoscalingSpec
 from thranite_operator.autoscaling.trace import Moment
-from thranite_operator.pods import Pod
+from thranite_operator.pods import Pod, parse_time
 from thranite_operator.spec import InferenceService
 
 JOURNAL_KEPT = 100
 MOMENTS_KEPT = 480  # two hours of rounds by default
+LOST_SECONDS = 60.0  # after its grace period: a pod that is still there then is on a node that does not answer
 SAMPLES_KEPT = 5000  # of pods, in all moments of one service together
 
 
@@ -80,7 +81,7 @@ class Follower:
 
     def decide(self, now: float, clock: float) -> Decision:
         """`now`: seconds since the epoch; `clock`: the scraper's."""
-        pods = tuple(self._sample(pod, clock) for pod in self.pods)
+        pods = tuple(self._sample(pod, clock) for pod in self.pods if not _is_lost(pod, now))
         state = replace(self._state, start_seconds=self.service.status.get("expectedStartSeconds"))
         decision = decide(self.spec, state, pods, self.current, now)
         self._keep(
@@ -133,6 +134,11 @@ class Follower:
         kind = phase(pod)
         load = self.history.load(pod.uid, clock, self.spec.interval_seconds) if kind == "Ready" else None
         return PodSample(uid=pod.uid, phase=kind, load=load)
+
+
+def _is_lost(pod: Pod, now: float) -> bool:
+    """It ends when its node comes back or is deleted, which may be never; nothing can wait for it."""
+    return pod.end_due is not None and now > parse_time(pod.end_due).timestamp() + LOST_SECONDS
 
 
 def phase(pod: Pod) -> Phase:

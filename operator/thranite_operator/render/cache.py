@@ -34,7 +34,8 @@ def claim(service: InferenceService) -> Object | None:
 
 
 def loader_job(service: InferenceService, settings: Settings) -> Object | None:
-    """A Job's template never changes, so its name is made of what decides about the model's files."""
+    """A Job's template never changes. Its name is made of what decides about the model's files, so one that has loaded
+    them stays; its label tells the rest, for one that has not."""
     location = locate(service)
     if location.loaded_by != names.LOADER:
         return None
@@ -42,7 +43,9 @@ def loader_job(service: InferenceService, settings: Settings) -> Object | None:
     name = names.loader_job(service.name, digest(_identity(service, location)))
     failures = [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": FINAL_EXIT_CODES}}]
     spec = {"backoffLimit": RETRIES, "podFailurePolicy": {"rules": failures}, "template": template}
-    return child(JOB, service, name, names.LOADER, spec=spec)
+    job = child(JOB, service, name, names.LOADER, spec=spec)
+    job["metadata"]["labels"][names.TEMPLATE] = digest(spec)
+    return job
 
 
 def _identity(service: InferenceService, location: Location) -> Object:
