@@ -137,7 +137,8 @@ class SamplingParams:
     ) -> TokenParams:
         """Bind to one prompt and model.
 
-        `bad_words` are the token forms of `self.bad_words`; `seed` is used when the caller gave none.
+        `bad_words` are the token forms of `self.bad_words`; those with a token that the tokenizer has and the model
+        lacks are left out, as they can never be said. `seed` is used when the caller gave none.
         Raises InvalidRequest for token ids outside the vocabulary.
         """
         room = max(max_model_len - prompt_len, 0)
@@ -155,7 +156,7 @@ class SamplingParams:
             repetition_penalty=self.repetition_penalty,
             logit_bias=tuple((self.logit_bias or {}).items()),
             allowed_token_ids=tuple(self.allowed_token_ids or ()),
-            bad_words=bad_words,
+            bad_words=tuple(word for word in bad_words if max(word) < vocab_size),
             eos_token_ids=() if self.ignore_eos else eos_token_ids,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             seed=self.seed if self.seed is not None else seed,

@@ -143,7 +143,7 @@ def _build_cuda(
         make, engine_settings(spec, plan, config), model.rank_spec, device, others, config.enforce_eager
     )
     measured = -model.communicator.least([-measured])[0]
-    plan = plan_memory(spec, config, plan.device, measured_activation_bytes=measured)
+    plan = plan_memory(spec, config, plan.device, measured_activation_bytes=measured, longest=plan.max_model_len)
     progress.stage("allocate KV cache")
     executor = make(engine_settings(spec, plan, config))
     progress.stage("capture graphs")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from thranite.config import EngineConfig
 from thranite.engine.kv_groups import KVLayout
-from thranite.errors import DoesNotFit
+from thranite.errors import ConfigError, DoesNotFit, UnsupportedModel
 from thranite.loader.device_memory import GIB, DeviceMemory, format_bytes
 from thranite.loader.memory_needs import MemoryNeeds, memory_needs
 from thranite.loader.shortage import busy_device, too_small
@@ -67,16 +67,25 @@ class MemoryPlan:
 
 
 def plan_memory(
-    spec: ModelSpec, config: EngineConfig, device: DeviceMemory, *, measured_activation_bytes: int | None = None
+    spec: ModelSpec,
+    config: EngineConfig,
+    device: DeviceMemory,
+    *,
+    measured_activation_bytes: int | None = None,
+    longest: int | None = None,
 ) -> MemoryPlan:
     """Raise DoesNotFit unless one sequence of the maximum length can run.
 
     `measured_activation_bytes`: peak of a profiling run beyond the weights, workspaces and context included; it
-    replaces the estimate and the reserve.
+    replaces the estimate and the reserve. `longest`: the tokens that the model was built for, whose windows and
+    positions hold for no longer sequence.
     """
     needs = memory_needs(spec, config, device, measured_activation_bytes)
+    if device.kind == "cuda":
+        _check_kernels(spec, needs.layout)
     budget = _budget(config, device)
-    wanted = config.max_model_len or spec.max_position_embeddings
+    asked = config.max_model_len or spec.max_position_embeddings
+    wanted = asked if longest is None else min(asked, longest)
     num_blocks = max(_num_blocks(config, device, needs, budget, wanted), 0)
     largest = largest_length(needs.layout, num_blocks, wanted, needs.max_num_batched_tokens)
     notes = []
@@ -85,14 +94,16 @@ def plan_memory(
         floor = 1 if exempt else min(AUTOMATIC_MIN_LEN, wanted)
         if config.max_model_len is not None or largest < floor:
             raise too_small(spec, config, device, needs, budget, num_blocks, wanted=wanted, largest=largest)
-        notes.append(f"max_model_len is {largest:,}, not the model's {wanted:,}: more does not fit the KV cache")
-    if wanted > spec.max_position_embeddings:
-        notes.append(f"max_model_len {wanted:,} is beyond the model's {spec.max_position_embeddings:,} positions")
+    served = min(largest, wanted)
+    if served < asked:
+        notes.append(f"max_model_len is {served:,}, not the model's {asked:,}: more does not fit the KV cache")
+    if asked > spec.max_position_embeddings:
+        notes.append(f"max_model_len {asked:,} is beyond the model's {spec.max_position_embeddings:,} positions")
     return MemoryPlan(
         device=device,
         dtype=needs.dtype,
         kv_cache_dtype=needs.kv_cache_dtype,
-        max_model_len=min(largest, wanted),
+        max_model_len=served,
         max_num_seqs=needs.max_num_seqs,
         max_num_batched_tokens=needs.max_num_batched_tokens,
         budget_bytes=budget,
@@ -105,6 +116,17 @@ def plan_memory(
         tensor_parallel_size=config.tensor_parallel_size,
         notes=tuple(notes),
     )
+
+
+def _check_kernels(spec: ModelSpec, layout: KVLayout) -> None:
+    """Attention on GPUs has no code for other pages and heads."""
+    if layout.block_size & (layout.block_size - 1):
+        raise ConfigError(f"--block-size must be a power of two on GPUs, got {layout.block_size}")
+    for head_dim in sorted({layer.head_dim for layer in spec.layers}):
+        if head_dim % 16 or head_dim > 256:
+            raise UnsupportedModel(
+                f"{spec.architecture} has heads of {head_dim}; on GPUs attention takes multiples of 16 up to 256"
+            )
 
 
 def largest_length(layout: KVLayout, num_blocks: int, limit: int, chunk: int) -> int:

@@ -118,6 +118,8 @@ def _uniform(config: ConfigReader, kind: str) -> Sequence[str]:
 def _qwen_windows(config: ConfigReader) -> tuple[Sequence[str], int | None]:
     window = config.optional_integer("sliding_window") if config.flag("use_sliding_window") else None
     first = config.get("max_window_layers")
+    if window is not None and (isinstance(first, bool) or not isinstance(first, int) or first < 0):
+        raise config.unsupported("max_window_layers", "an integer from 0 on is needed")
     implied = [
         SLIDING if window is not None and layer >= first else FULL
         for layer in range(config.integer("num_hidden_layers"))

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from thranite.engine.plan import BlockUpdate, Prefill, SlotStart, StepPlan
+from thranite.engine.plan import Prefill, SlotStart, StepPlan
 from thranite.engine.settings import EngineSettings
 from thranite.loader.device_memory import DeviceMemory
 from thranite.loader.memory_needs import CUDA_RESERVE, PROMPT_LOGPROB_ROWS
+from thranite.loader.plan import NULL_PAGES
 from thranite.models.spec import ModelSpec
 from thranite.runner.cuda_executor import CudaExecutor
 from thranite.runner.cuda_graphs import graph_sizes
@@ -41,12 +42,12 @@ def measure_activations(
 
     Counts what the whole process took on the device beyond weights and pages: the slots' state and the sampler's, the
     step, libraries' workspaces, context, and what graphs will take unless `eager`. `spec`: of one rank. `others`: bytes
-    that other processes hold.
+    that other processes hold. Beside the weights there may be no room for the pages of so many sequences, so there are
+    none: block tables are empty, as those of a warm-up.
     """
     plan = largest_step(settings)
-    pages = 1 + sum(len(update.blocks) for update in plan.blocks)
     before = torch.cuda.memory_allocated(device)
-    executor = make(dataclasses.replace(settings, num_blocks=pages))
+    executor = make(dataclasses.replace(settings, num_blocks=NULL_PAGES + 1))
     torch.cuda.synchronize(device)
     held = torch.cuda.memory_allocated(device)
     state = held - before - executor.cache.held_bytes
@@ -89,23 +90,19 @@ def without_samples(plan: StepPlan) -> StepPlan:
 
 
 def largest_step(settings: EngineSettings) -> StepPlan:
-    """Prefills that fill the token budget, over as many slots as there are; each samples, and the first is scored."""
+    """Prefills that fill the token budget, over as many slots as there are; each samples, and the first is scored.
+    Their block tables are empty: all that they write goes to the null page."""
     params = TokenParams(
         max_tokens=1, seed=0, temperature=0.8, top_p=0.9, top_k=50, min_p=0.01, repetition_penalty=1.1, logprobs=1,
         logit_bias=((0, 0.0),),
     )  # fmt: skip
-    size, page = settings.layout.block_size, 1
-    starts, blocks, prefills = [], [], []
+    starts, prefills = [], []
     for slot, count in enumerate(prompt_lengths(settings)):
         tokens = [(slot + i) % settings.vocab_size for i in range(count)]
         scores = min(MAX_LOGPROBS, settings.vocab_size) if slot == 0 and count > 1 else None
         starts.append(SlotStart(slot, 0, params, tokens, count, 0))
         prefills.append(Prefill(slot, 0, tokens, (slot,), scores, () if scores is None else tokens[1:]))
-        for group in range(len(settings.layout.groups)):
-            needed = -(-count // size)
-            blocks.append(BlockUpdate(group, slot, 0, list(range(page, page + needed))))
-            page += needed
-    return StepPlan(step=0, prefills=prefills, starts=starts, blocks=blocks)
+    return StepPlan(step=0, prefills=prefills, starts=starts)
 
 
 def prompt_lengths(settings: EngineSettings) -> list[int]:

@@ -97,6 +97,9 @@ def test_tokens_do_not_depend_on_pages_chunks_order_preemption_hits_or_overlap(d
             assert [delta.finish_reason is not None for delta in got] == [False] * (len(got) - 1) + [True]
         first = deltas[request.request_id, 0][0]
         assert first.cached_tokens is not None
+        assert first.cached_tokens < len(prompt)
+        others = [d for i in range(params.n) for d in deltas[request.request_id, i] if d is not first]
+        assert all(delta.cached_tokens is None for delta in others)
         if params.prompt_logprobs is not None:
             assert first.cached_tokens == 0
             scores = first.prompt_logprobs

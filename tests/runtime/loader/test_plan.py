@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.specs import layer_spec, llama_8b, model_spec
 from thranite.config import EngineConfig
-from thranite.errors import DoesNotFit
+from thranite.errors import ConfigError, DoesNotFit, UnsupportedModel
 from thranite.loader.device_memory import GIB, MIB, DeviceMemory, null_memory
 from thranite.loader.memory_needs import SHARED_STEP_TOKENS
 from thranite.loader.plan import AUTOMATIC_MIN_LEN, CPU_KV_BYTES, NULL_KV_BLOCKS, plan_memory
@@ -68,6 +68,32 @@ def test_a_length_asked_for_is_refused_with_the_largest_that_fits() -> None:
     for part in ("22.5 GiB x 0.9", "weights", "8.03 billion x 2 bytes", "activations of 8,448 tokens", "pages of 64"):
         assert part in text
     assert plan_memory(llama_8b(), config(max_model_len=shrunk), L4).max_model_len == shrunk
+
+
+def test_a_model_that_was_built_for_a_length_serves_none_beyond_it() -> None:
+    """Its windows and positions are those of that length, however little the step turned out to take."""
+    first = plan_memory(llama_8b(), config(), L4)
+    free = plan_memory(llama_8b(), config(), L4, measured_activation_bytes=GIB)
+    assert free.max_model_len > first.max_model_len
+    plan = plan_memory(llama_8b(), config(), L4, measured_activation_bytes=GIB, longest=first.max_model_len)
+    assert (plan.max_model_len, plan.num_blocks) == (first.max_model_len, free.num_blocks)
+    assert plan.notes == first.notes
+    less = plan_memory(llama_8b(), config(), L4, measured_activation_bytes=3 * GIB, longest=first.max_model_len)
+    assert less.max_model_len < first.max_model_len
+
+
+@pytest.mark.parametrize("device", [H200, cpu(GIB), null_memory()])
+def test_what_attention_on_gpus_has_no_code_for_is_refused_before_loading(device: DeviceMemory) -> None:
+    odd = model_spec(layer_spec(head_dim=24))
+    pages = config(block_size=48)
+    if device is not H200:
+        assert plan_memory(odd, config(), device).layout.groups[0].head_dim == 24
+        assert plan_memory(model_spec(), pages, device).block_size == 48
+        return
+    with pytest.raises(UnsupportedModel, match="heads of 24; on GPUs"):
+        plan_memory(odd, config(), device)
+    with pytest.raises(ConfigError, match="--block-size must be a power of two on GPUs, got 48"):
+        plan_memory(model_spec(), pages, device)
 
 
 def test_weights_beyond_the_device_name_the_memory_needed() -> None:

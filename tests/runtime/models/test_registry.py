@@ -136,6 +136,15 @@ def test_qwen_windows_need_their_switch() -> None:
     assert all(layer.qkv_bias and not layer.out_bias for layer in load_spec(QWEN2_5_7B).layers)
 
 
+@pytest.mark.parametrize("first", [None, -1, True, "20"])
+def test_qwen_windows_need_their_first_layer(first: Any) -> None:
+    on = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": first}
+    with pytest.raises(UnsupportedModel, match="max_window_layers"):
+        load_spec(QWEN2_5_7B | on)
+    assert windows(load_spec(QWEN2_5_7B | {"max_window_layers": None})) == [None] * 28
+    assert windows(load_spec(QWEN2_5_7B | on | {"max_window_layers": 0})) == [4096] * 28
+
+
 def test_qwen3_normalises_heads() -> None:
     spec = load_spec(QWEN3_0_6B)
     assert all(layer.qk_norm and layer.head_dim == 128 for layer in spec.layers)

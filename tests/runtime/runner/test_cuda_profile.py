@@ -49,8 +49,7 @@ def test_the_largest_step_fills_the_budget(seqs: int, budget: int, length: int, 
     assert len(plan.prefills[0].targets) == scored
     assert (plan.prefills[0].prompt_logprobs is not None) == (scored > 0)
     assert all(0 < len(prefill.token_ids) < length for prefill in plan.prefills)
-    pages = [page for update in plan.blocks for page in update.blocks]
-    assert sorted(pages) == list(range(1, len(pages) + 1))
+    assert not plan.blocks
 
 
 @pytest.mark.parametrize("eager", [True, False])

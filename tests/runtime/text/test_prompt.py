@@ -95,6 +95,16 @@ def test_bad_words_become_token_sequences_with_and_without_space() -> None:
     assert len(words) == 3, "a space token and then x is covered by x alone"
 
 
+def test_bad_words_that_only_the_tokenizer_knows_are_never_said_anyway() -> None:
+    """A fine-tune may have a token beyond its model's vocabulary, such as one for padding."""
+    words = SamplingParams(bad_words=["x", "wor"])
+    least = max(TOKENIZER.encode("x", add_special_tokens=False))
+    known = [word for word in build([1], words).params.bad_words if max(word) <= least]
+    small = replace(INFO, vocab_size=least + 1)
+    kept = build_request("r", [1], words, small, TOKENIZER, seed=7).params.bad_words
+    assert kept == tuple(known) != build([1], words).params.bad_words
+
+
 def test_other_fields_are_handed_on() -> None:
     request = build_request(
         "r", [1], SamplingParams(), replace(INFO), TOKENIZER, seed=0, priority=-3, timeout_seconds=2.5, cache_salt="t"
