@@ -104,6 +104,11 @@ class EngineConfig:
         if self.priority_aging_seconds <= 0:
             raise ConfigError(f"--priority-aging-seconds must be above 0, got {self.priority_aging_seconds}")
 
+    @property
+    def tokenizer_source(self) -> tuple[str, str | None]:
+        """Where the tokenizer is, and its revision, which `revision` says of the model's own alone."""
+        return (self.model, self.revision) if self.tokenizer is None else (self.tokenizer, None)
+
 
 def flag(name: str) -> str:
     """The command line's spelling of a field: max_model_len → --max-model-len."""

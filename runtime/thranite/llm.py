@@ -89,9 +89,7 @@ class LLM:
         while self.engine.prepare():
             pass
         gc.collect()  # or the first run pays for a walk through all that was imported, tenths of a second
-        self._tokenizer = (
-            None if skip_tokenizer_init else Tokenizer.load(tokenizer or model, None if tokenizer else revision)
-        )
+        self._tokenizer = None if skip_tokenizer_init else Tokenizer.load(*self.config.tokenizer_source)
         self._ids = itertools.count()
 
     def get_tokenizer(self) -> Tokenizer:

@@ -98,6 +98,8 @@ def _wait(admin: AdminPort, status: dict[str, Any]) -> int:
         time.sleep(POLL_SECONDS)
         try:
             code, status = admin.ask("GET")
+        except TimeoutError:
+            continue  # it is there, and has other work
         except (OSError, http.client.HTTPException) as error:
             print(f"the server has ended ({type(error).__name__})", file=sys.stderr)
             return ExitCode.OK

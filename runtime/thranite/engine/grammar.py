@@ -40,10 +40,7 @@ class Grammars:
 
     @classmethod
     def of(cls, config: EngineConfig, spec: ModelSpec) -> Grammars:
-        own = config.tokenizer is None
-        return cls(
-            config.tokenizer or config.model, config.revision if own else None, spec.vocab_size, spec.eos_token_ids
-        )
+        return cls(*config.tokenizer_source, spec.vocab_size, spec.eos_token_ids)
 
     def constraint(self, grammar: Grammar, params: TokenParams) -> GrammarConstraint:
         matcher = self._kept(grammar.source) or self._submit(grammar.source)

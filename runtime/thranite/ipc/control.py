@@ -163,6 +163,7 @@ class Heartbeat(_Message, tag=20, frozen=True, array_like=True):
     """The engine's I/O thread says how its step loop is.
 
     `busy_seconds`: since work is there and no step finished (0: idle); `allowed_seconds`: how long that may last;
+    `in_step`: whether it is a step of requests, not sleep, waking or a preparation;
     `behind`: the tensor-parallel rank that gives no sign of life, if one does not.
     """
 
@@ -170,6 +171,7 @@ class Heartbeat(_Message, tag=20, frozen=True, array_like=True):
     busy_seconds: float
     allowed_seconds: float
     behind: str | None = None
+    in_step: bool = True
 
 
 class ServerBeat(_Message, tag=21, frozen=True, array_like=True):

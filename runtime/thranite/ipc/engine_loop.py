@@ -87,6 +87,7 @@ class Pulse:
         self._clock = clock
         self.steps = 0
         self.allowed_seconds = FIRST_STEP_SECONDS
+        self.in_step = True
         self._busy_since: float | None = None
 
     def begin(self, allowed_seconds: float) -> None:
@@ -101,10 +102,11 @@ class Pulse:
     def within(self, allowed_seconds: float) -> Iterator[None]:
         """Busy with what is no step of requests."""
         before = self.allowed_seconds
+        self.in_step = False
         self.begin(allowed_seconds)
         yield
         self.end()
-        self.allowed_seconds = before
+        self.allowed_seconds, self.in_step = before, True
 
     @property
     def busy_seconds(self) -> float:

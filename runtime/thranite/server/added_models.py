@@ -16,9 +16,12 @@ from thranite.engine.client import EngineClient
 from thranite.errors import EngineDead, StartupError
 from thranite.ipc import control
 from thranite.ipc.client import SocketEngineClient
+from thranite.server.context import ServerContext
 from thranite.server.directory import ModelDirectory
 from thranite.server.metrics_source import MetricsSource
+from thranite.server.settings import ServerSettings
 from thranite.server.text_files import added_texts
+from thranite.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class AddedModels:
         """End all open requests, or those of one model."""
         for model in self._models.values():
             if model.client is not None and name in (None, model.name):
+                model.cut = True
                 model.client.cut_off(message)
 
     def remove(self, name: str) -> None:
@@ -100,28 +104,34 @@ class AddedModels:
 
     async def _follow(self, order: control.AddModel) -> None:
         try:
-            tokenizer, settings = await asyncio.to_thread(added_texts, self._start, order)
+            await self._serve(order.name, *await asyncio.to_thread(added_texts, self._start, order))
         except Exception as error:  # noqa: BLE001 - whatever it is, this model is not served, and others are
+            self._directory.withdraw(order.name)
+            client = self._models[order.name].give_up()
+            if client is not None:
+                await client.close()
             self._refuse(order.name, error)
-            return
-        model, up = self._models[order.name], None
+
+    async def _serve(self, name: str, tokenizer: Tokenizer | None, settings: ServerSettings) -> None:
+        """Without end, but for what keeps it from being served."""
+        model, up = self._models[name], None
         while True:
             up = await model.next_engine(up)
             try:
                 client = model.client = await SocketEngineClient.connect(up.socket_path)
             except EngineDead as error:
-                logger.debug("model %s: %s", order.name, error.cause)  # its death is the supervisor's to judge
+                logger.debug("model %s: %s", name, error.cause)  # its death is the supervisor's to judge
                 continue
-            figures = self._metrics.add(order.name)
+            figures = self._metrics.add(name)
             figures.client, figures.startup_seconds = client, up.startup_seconds
             settings = dataclasses.replace(settings, created=up.loaded_at)
-            self._directory.serve(self._wrap(client, order.name), tokenizer, settings)
+            model.context = self._directory.serve(self._wrap(client, name), tokenizer, settings)
             model.expected = False
-            self._send(control.ModelServed(order.name))
+            self._send(control.ModelServed(name))
             await asyncio.wait([client.closed])
-            self._directory.withdraw(order.name)
+            self._directory.withdraw(name)
             figures.reset()
-            model.client = None
+            model.give_up()
 
     def _refuse(self, name: str, error: Exception) -> None:
         if not isinstance(error, StartupError):
@@ -131,7 +141,7 @@ class AddedModels:
 
     async def _removal(self, model: _AddedModel) -> None:
         """Let its requests end, or be ended; then forget it, and say so, unless the name is to be served again."""
-        while model.client is not None and model.client.open_requests:
+        while model.busy:
             await asyncio.sleep(POLL_SECONDS)
         model.task.cancel()
         await asyncio.gather(model.task, return_exceptions=True)
@@ -150,16 +160,29 @@ class AddedModels:
 
 
 class _AddedModel:
-    """One of them. `expected`: its engine listens, and it is not served here yet. `leaving`: it is being removed;
-    `later`: orders for the next one of its name."""
+    """One of them. `client`, `context`: while its engine is connected. `expected`: that listens, and it is not served
+    here yet. `leaving`: it is being removed; `later`: orders for the next one of its name. `cut`: its requests were
+    ended."""
 
     def __init__(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self.name = name
         self.client: SocketEngineClient | None = None
         self.engines: asyncio.Queue[control.EngineUp] = asyncio.Queue()
-        self.expected = self.leaving = False
+        self.context: ServerContext | None = None
+        self.expected = self.leaving = self.cut = False
         self.later: list[control.AddModel | control.EngineUp] = []
         self.task = asyncio.create_task(work, name=f"model {name}")
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are open, be it that they are still tokenised: those of a cut-off are not waited for."""
+        preparing = self.context is not None and self.context.preparing > 0 and not self.cut
+        return preparing or (self.client is not None and self.client.open_requests > 0)
+
+    def give_up(self) -> SocketEngineClient | None:
+        """Its client, if there is one, which is no longer its own."""
+        client, self.client, self.context, self.cut = self.client, None, None, False
+        return client
 
     async def next_engine(self, last: control.EngineUp | None) -> control.EngineUp:
         """The next one to connect to: a new one, or after a while the last one again, which may live."""

@@ -35,7 +35,7 @@ class PreparedChat:
 
 
 def chat_params(request: ChatRequest, defaults: Mapping[str, Any]) -> SamplingParams:
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs to be true", "top_logprobs")
     newer = request.max_completion_tokens is not None
     max_tokens = request.max_completion_tokens if newer else request.max_tokens

@@ -99,7 +99,8 @@ class ChatSamples:
                 case Content(text):
                     delta.content = text if delta.content is UNSET else delta.content + text
                 case Reasoning(text):
-                    delta.reasoning_content = text
+                    before = delta.reasoning_content
+                    delta.reasoning_content = text if before is UNSET else before + text
                 case CallBegin(index, name):
                     function = CallFunction("", name)
                     calls[index] = CallResult(function, call_id(self._format.tools), "function", index)

@@ -94,12 +94,15 @@ class CompletionSamples:
             logprobs=self._logprobs(index, prompt, deltas),
             finish_reason="length" if self._echo_only else last.finish_reason,
             stop_reason=UNSET if last.stop_reason is None else last.stop_reason,
-            token_ids=[token for delta in deltas for token in delta.token_ids] if ids else UNSET,
+            token_ids=self._token_ids(deltas) if ids else UNSET,
             prompt_token_ids=list(self._prompt_ids[prompt]) if ids and with_prompt_ids else UNSET,
             prompt_logprobs=UNSET
             if self._request.prompt_logprobs is None or scored is None
             else prompt_logprobs(scored, self._request.prompt_logprobs, self._text),
         )
+
+    def _token_ids(self, deltas: Sequence[TextDelta]) -> list[int]:
+        return [] if self._echo_only else [token for delta in deltas for token in delta.token_ids]
 
     def _logprobs(self, index: int, prompt: int, deltas: Sequence[TextDelta]) -> CompletionLogprobs | None:
         if self._params.logprobs is None:

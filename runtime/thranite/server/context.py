@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 class ServerContext:
-    """Belongs to one event loop. `threads`: those of all models, which tokenise."""
+    """Belongs to one event loop. `threads`: those of all models, which tokenise. `preparing`: requests in them, or that
+    wait for them; what comes out reaches the engine before the event loop goes on."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class ServerContext:
         self.settings = settings
         override = settings.chat_template
         self.tokenizer = tokenizer.with_chat_template(override) if tokenizer and override else tokenizer
+        self.preparing = 0
         self._threads = threads
         self._seeds = random.Random(f"{client.info.seed}:{settings.process_index}")
         self.fingerprint = _fingerprint(client, settings)
@@ -42,7 +44,11 @@ class ServerContext:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run tokenising off the event loop, which goes on meanwhile: see `Tokenizer.encode`."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self.preparing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self.preparing -= 1
 
 
 def new_id(prefix: str) -> str:

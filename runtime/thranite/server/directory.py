@@ -29,11 +29,12 @@ class ModelDirectory:
 
     # --- who is served
 
-    def serve(self, client: EngineClient, tokenizer: Tokenizer | None, settings: ServerSettings) -> None:
+    def serve(self, client: EngineClient, tokenizer: Tokenizer | None, settings: ServerSettings) -> ServerContext:
         """Answer for a model under all its names from now on."""
         context = ServerContext(client, tokenizer, settings, self._threads)
         for name in settings.served_model_names:
             self._served[name] = context
+        return context
 
     def withdraw(self, name: str) -> None:
         """No request finds the model any more; those that have found it go on."""

@@ -6,14 +6,16 @@ that clients come back by way of the load balancer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.routing import request_response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thranite.errors import EngineDead
+from thranite.server.auth import ApiKeyMiddleware
 from thranite.server.errors import ErrorAnswer, describe, error_answer
+from thranite.server.keys import ApiKey
 from thranite.server.metrics_source import MetricsSource
 from thranite.server.models import refuse_socket, respond
 
@@ -23,14 +25,17 @@ COUNT_REQUESTS = "thranite.count_requests"  # in the scope of a WebSocket: call 
 
 
 class Gate:
-    """`app` is None while the model loads. `on_change` is called whenever `open_requests` changed."""
+    """`app` is None while the model loads. `keys`: of which metrics ask for one then, too. `on_change` is called
+    whenever `open_requests` changed."""
 
-    def __init__(self, metrics: MetricsSource, on_change: Callable[[], None]) -> None:
+    def __init__(self, metrics: MetricsSource, on_change: Callable[[], None], keys: Sequence[ApiKey] = ()) -> None:
         self.app: ASGIApp | None = None
         self.dead: EngineDead | None = None
         self.draining = False
         self.open_requests = 0
-        self._metrics = metrics
+        self._metrics: ASGIApp = request_response(metrics.endpoint)
+        if keys:
+            self._metrics = ApiKeyMiddleware(self._metrics, keys)
         self._on_change = on_change
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,8 +52,7 @@ class Gate:
         if self.app is not None and self.dead is None:
             await self.app(scope, receive, send)
         elif scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD") and self.app is None:
-            response = await self._metrics.endpoint(Request(scope, receive))
-            await response(scope, receive, send)
+            await self._metrics(scope, receive, send)
         else:
             answer = self._loading() if self.dead is None else describe(self.dead)
             await respond(answer, scope["path"])(scope, receive, send)

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from thranite.config import EngineConfig, check_choices
-from thranite.errors import ConfigError, InvalidRequest
+from thranite.errors import ConfigError, InvalidRequest, UnsupportedModel
 from thranite.ipc.control import AddModel
 from thranite.loader.device_memory import parse_bytes
 from thranite.sampling_params import Pooling
@@ -67,7 +67,7 @@ class ModelDefaults:
         return AddModel(
             name=name,
             config=engine,
-            chat_template=_read(texts.chat_template),
+            chat_template=_template(texts.chat_template),
             generation_config=texts.generation_config,
             tool_call_parser=texts.tool_call_parser,
             reasoning_parser=texts.reasoning_parser,
@@ -128,13 +128,20 @@ def _bytes(text: str) -> int:
         raise InvalidRequest(error.message, BYTES) from error
 
 
-def _read(path: str | None) -> str | None:
+def _template(path: str | None) -> str | None:
+    """The source of a chat template that can be parsed."""
     if path is None:
         return None
+    from thranite.text.chat_template import ChatTemplate  # jinja2, which few models need here
+
     try:
-        return Path(path).read_text(encoding="utf-8")
+        source = Path(path).read_text(encoding="utf-8")
+        ChatTemplate(source, {})
     except (OSError, ValueError) as error:  # no text, or a path with a null character
         raise InvalidRequest(f"{path} cannot be read: {error}", "chat_template") from error
+    except UnsupportedModel as error:
+        raise InvalidRequest(f"{path}: {error.message}", "chat_template") from error
+    return source
 
 
 def _listed() -> str:

@@ -31,7 +31,7 @@ from thranite.server.directory import ModelDirectory
 from thranite.server.gate import Gate
 from thranite.server.http import make_http_server
 from thranite.server.metrics_source import MetricsSource
-from thranite.server.text_files import load_first_tokenizer, make_settings
+from thranite.server.text_files import api_keys, load_first_tokenizer, make_settings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -58,7 +58,7 @@ class ServerProcess:
     def __init__(self, channel: Channel, start: control.StartServer, build_app: BuildApp) -> None:
         self._channel, self._start, self._build_app = channel, start, build_app
         self._metrics = MetricsSource(start.served_model_names[0])
-        self._gate = Gate(self._metrics, self._on_requests)
+        self._gate = Gate(self._metrics, self._on_requests, api_keys(start))
         self._client: SocketEngineClient | None = None
         self._models = ModelDirectory(start.served_model_names, start.tokenizer_threads)
         self._added = AddedModels(start, self._models, self._metrics, channel.send, self._traced)

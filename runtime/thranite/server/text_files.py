@@ -22,10 +22,7 @@ logger = logging.getLogger(__name__)
 
 def load_tokenizer(config: EngineConfig) -> Tokenizer | None:
     """None under --skip-tokenizer-init. Raises StartupError."""
-    if config.skip_tokenizer_init:
-        return None
-    own = config.tokenizer is None
-    return Tokenizer.load(config.tokenizer or config.model, config.revision if own else None)
+    return None if config.skip_tokenizer_init else Tokenizer.load(*config.tokenizer_source)
 
 
 def load_first_tokenizer(config: EngineConfig) -> Tokenizer | None:
@@ -71,11 +68,16 @@ def added_texts(start: StartServer, model: AddModel) -> tuple[Tokenizer | None, 
     return load_tokenizer(model.config), _settings(start, (model.name,), model)
 
 
+def api_keys(start: StartServer) -> tuple[ApiKey, ...]:
+    """Those that clients may send; (): anyone may ask."""
+    return tuple(ApiKey(value, KeyClass(name)) for value, name in start.api_keys)
+
+
 def _settings(start: StartServer, names: tuple[str, ...], model: AddModel) -> ServerSettings:
     """Keys, bodies and threads are the server's, the rest is the model's."""
     return ServerSettings(
         served_model_names=names,
-        api_keys=tuple(ApiKey(value, KeyClass(name)) for value, name in start.api_keys),
+        api_keys=api_keys(start),
         chat_template=model.chat_template,
         default_sampling=_default_sampling(model.config, model.generation_config),
         max_body_bytes=start.max_body_bytes,

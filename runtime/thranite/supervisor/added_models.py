@@ -53,7 +53,7 @@ class _Model:
 
     @property
     def retry_seconds(self) -> float:
-        return min(FIRST_RETRY_SECONDS * 2.0 ** (self.failures - 1), LONGEST_RETRY_SECONDS)
+        return min(FIRST_RETRY_SECONDS * 2.0 ** min(self.failures - 1, 16), LONGEST_RETRY_SECONDS)
 
     def enter(self, phase: ModelPhase, now: float) -> None:
         self.phase, self.since = phase, now

@@ -26,10 +26,10 @@ class EngineLife:
 
     def take(self, message: control.FromChild, now: float) -> None:
         match message:
-            case control.Heartbeat(_, busy_seconds, allowed_seconds, behind):
+            case control.Heartbeat(_, busy_seconds, allowed_seconds, behind, in_step):
                 self._behind = behind
                 if self._stall is not None:
-                    self._stall.heartbeat(busy_seconds, allowed_seconds)
+                    self._stall.heartbeat(busy_seconds, allowed_seconds, in_step)
             case control.EngineReady():
                 self.ready = True
                 self._stall = StallWatch(self._stall_timeout, now)

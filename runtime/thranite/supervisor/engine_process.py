@@ -28,7 +28,7 @@ from thranite.loader.memory_needs import DEFAULTS
 from thranite.parallel.rank_process import end
 from thranite.parallel.ranks import RankWatcher
 
-BACKLOG = 16
+BACKLOG = 128  # more than all server processes, which connect at once: beyond it they are refused
 # Upper guess for the stall rule where the budget is not set.
 DEFAULT_STEP_TOKENS = max(kind.max_num_batched_tokens for kind in DEFAULTS.values())
 
@@ -141,7 +141,9 @@ class EngineProcess:
     def _beat(self) -> None:
         if self._loop is not None:
             pulse = self._loop.pulse
-            beat = control.Heartbeat(pulse.steps, pulse.busy_seconds, pulse.allowed_seconds, self._behind)
+            beat = control.Heartbeat(
+                pulse.steps, pulse.busy_seconds, pulse.allowed_seconds, self._behind, pulse.in_step
+            )
             self._hub.post(CONTROL, beat)
 
 

@@ -48,6 +48,7 @@ class Sleeper:
         if self.status.phase is ModelPhase.WAKING:
             raise Rejected("the model is waking: ask again once it is awake", "waking")
         if self.status.phase is ModelPhase.ASLEEP:
+            self.status = replace(self.status, error=None)  # of a waking: that it sleeps on is what is wished now
             return
         falls_already = self.status.phase is ModelPhase.FALLING_ASLEEP
         self._deadline = min(self._deadline, now + seconds) if falls_already else now + seconds

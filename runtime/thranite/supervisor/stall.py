@@ -11,7 +11,7 @@ SILENCE_SECONDS = 10.0  # a living engine process sends four heartbeats a second
 
 
 class StallWatch:
-    """`timeout` overrides both rules: the allowance that heartbeats carry, and how long they may be missing."""
+    """`timeout` overrides both rules: what heartbeats allow for a step, and how long they may be missing."""
 
     def __init__(self, timeout: float | None, now: float) -> None:
         self._timeout = timeout
@@ -20,11 +20,14 @@ class StallWatch:
         self._silent = 0.0
         self._busy = 0.0
         self._allowed = float("inf")
+        self._in_step = True
 
-    def heartbeat(self, busy_seconds: float, allowed_seconds: float) -> None:
+    def heartbeat(self, busy_seconds: float, allowed_seconds: float, in_step: bool = True) -> None:
+        """`in_step`: whether it is a step of requests that makes it busy."""
         self._silent = 0.0
         self._busy = busy_seconds
-        self._allowed = allowed_seconds if self._timeout is None else self._timeout
+        self._in_step = in_step
+        self._allowed = self._timeout if in_step and self._timeout is not None else allowed_seconds
 
     def advance(self, now: float) -> None:
         gap = min(now - self._last, MAX_GAP_SECONDS)
@@ -36,7 +39,9 @@ class StallWatch:
     def verdict(self) -> str | None:
         """Why the engine hangs; None while it does not."""
         if self._busy > self._allowed:
-            return f"no step finished for {self._busy:.1f} s while work was waiting; {self._allowed:.1f} s are allowed"
+            what = "no step finished" if self._in_step else "sleep, waking or a preparation went on"
+            waits = " while work was waiting" if self._in_step else ""
+            return f"{what} for {self._busy:.1f} s{waits}; {self._allowed:.1f} s are allowed"
         if self._silent > self._silence_limit:
             return f"no sign of life for {self._silent:.1f} s; {self._silence_limit:.1f} s are allowed"
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.http_stub import http_stub
+from thranite.cli import drain as drain_command
 from thranite.cli.main import main
 from thranite.errors import ExitCode
 
@@ -26,6 +28,9 @@ def status(drained: bool, *, draining: bool = True, open_requests: int = 0) -> A
         "open_requests": open_requests,
         "deadline_seconds": 9.0 if draining else None,
     }
+
+
+SLOW: Answer = status(False, open_requests=1)
 
 
 def refusal(code: int, message: str) -> Answer:
@@ -48,6 +53,8 @@ def admin() -> Iterator[Serve]:
                 given = next(left, None)
                 if given is None:  # the process ended: the connection closes without an answer
                     return
+                if given is SLOW:
+                    time.sleep(0.5)
                 data = json.dumps(given[1]).encode()
                 self.send_response(given[0])
                 self.send_header("Content-Length", str(len(data)))
@@ -97,6 +104,13 @@ def test_the_admin_key_is_sent(admin: Serve, tmp_path: Path) -> None:
 def test_a_server_that_ends_meanwhile_is_drained(admin: Serve) -> None:
     port, _ = admin([status(False, open_requests=1)])
     assert drain(port) == ExitCode.OK
+
+
+def test_a_server_that_is_busy_is_asked_again(admin: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_command, "ANSWER_SECONDS", 0.2)
+    port, asked = admin([status(False, open_requests=1), SLOW, status(False, open_requests=1), status(True)])
+    assert drain(port) == ExitCode.OK
+    assert len(asked) == 4
 
 
 def test_a_server_that_is_not_up_has_nothing_to_drain(admin: Serve, capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,7 +183,7 @@ def test_what_is_no_step_is_judged_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def watched(name: str, result: int) -> None:
         def call() -> int:
-            seen.append((name, pulse.busy_seconds > 0, pulse.allowed_seconds))
+            seen.append((name, pulse.busy_seconds > 0 and not pulse.in_step, pulse.allowed_seconds))
             return result
 
         monkeypatch.setattr(harness.engine, name, call)
@@ -207,7 +207,7 @@ def test_what_is_no_step_is_judged_too(monkeypatch: pytest.MonkeyPatch) -> None:
         ("sleep", True, REST_SECONDS),
         ("wake", True, REST_SECONDS),
     }
-    assert (pulse.busy_seconds, pulse.allowed_seconds) == (0.0, allowed)
+    assert (pulse.busy_seconds, pulse.allowed_seconds, pulse.in_step) == (0.0, allowed, True)
 
 
 def test_what_the_engine_raises_ends_the_loop() -> None:

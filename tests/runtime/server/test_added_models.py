@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from tests.runtime.server.test_process import START
 from tests.support.engine_thread import EngineThread, engine_thread
 from thranite.config import EngineConfig
+from thranite.errors import UnsupportedModel
 from thranite.ipc import control
 from thranite.request import EngineRequest
 from thranite.sampling_params import TokenParams
 from thranite.server.added_models import AddedModels
+from thranite.server.context import ServerContext
 from thranite.server.directory import ModelDirectory
 from thranite.server.errors import ModelUnknown
 from thranite.server.metrics_source import MetricsSource
@@ -96,6 +100,84 @@ def test_a_model_that_is_removed_while_it_leaves_is_gone_once(again: bool) -> No
             await asyncio.sleep(0.05)
             assert models.told == [control.ModelServed("late"), control.ModelGone("late")]
             assert not models.served()
+
+    with engine_thread() as engine:
+        asyncio.run(run(engine))
+
+
+def test_a_request_that_is_still_tokenised_is_answered_before_its_model_is_gone() -> None:
+    async def run(engine: EngineThread) -> None:
+        models, tokenised = Models(engine), threading.Event()
+        models.added.add(LATE)
+        models.added.engine_up(models.up)
+        await until(models.served)
+        context = models.directory.get("late")
+
+        async def answer() -> str | None:
+            await context.in_thread(tokenised.wait)
+            stream = await context.client.submit(EngineRequest("late", (5, 6), TokenParams(3, 0)))
+            while True:
+                for delta in await stream.take():
+                    if delta.finish_reason is not None:
+                        return delta.finish_reason
+
+        answering = asyncio.create_task(answer())
+        await until(lambda: context.preparing == 1)
+        models.added.remove("late")
+        await asyncio.sleep(0.1)
+        assert models.told == [control.ModelServed("late")]
+        tokenised.set()
+        assert await answering == "length"
+        await until(lambda: models.told[1:] == [control.ModelGone("late")])
+        models.directory.close()
+
+    with engine_thread() as engine:
+        asyncio.run(run(engine))
+
+
+def test_a_cut_off_waits_for_no_tokenising() -> None:
+    async def run(engine: EngineThread) -> None:
+        models, tokenised = Models(engine), threading.Event()
+        models.added.add(LATE)
+        models.added.engine_up(models.up)
+        await until(models.served)
+        preparing = asyncio.create_task(models.directory.get("late").in_thread(tokenised.wait))
+        await asyncio.sleep(0)
+        models.added.remove("late")
+        models.added.cut_off("unloaded", "late")
+        await until(lambda: models.told[1:] == [control.ModelGone("late")])
+        tokenised.set()
+        await preparing
+        models.directory.close()
+
+    with engine_thread() as engine:
+        asyncio.run(run(engine))
+
+
+def test_a_model_that_no_request_could_use_is_refused_and_may_be_cured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong shows once its engine is there: a chat template, of the options, that is none."""
+
+    async def run(engine: EngineThread) -> None:
+        models = Models(engine)
+        serve, broken = models.directory.serve, [UnsupportedModel("chat template: line 1: unexpected tag")]
+
+        def serving(*args: Any) -> ServerContext:
+            if broken:
+                raise broken.pop()
+            return serve(*args)
+
+        monkeypatch.setattr(models.directory, "serve", serving)
+        models.added.add(LATE)
+        models.added.engine_up(models.up)
+        cause = "UnsupportedModel: chat template: line 1: unexpected tag"
+        await until(lambda: models.told == [control.ModelRefused("late", cause)])
+        assert not models.served()
+        models.added.add(LATE)
+        models.added.engine_up(models.up)
+        await until(models.served)
+        assert models.told[1:] == [control.ModelServed("late")]
+        await models.added.close()
+        models.directory.close()
 
     with engine_thread() as engine:
         asyncio.run(run(engine))

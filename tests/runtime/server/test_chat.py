@@ -147,6 +147,8 @@ def test_logprobs_without_alternatives(server: LiveServer) -> None:
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert [token.top_logprobs for token in logprobs.content or ()] == [[]] * 5
+    none = server.openai.chat.completions.create(model=MODEL, messages=HELLO, logprobs=False, top_logprobs=0)
+    assert none.choices[0].logprobs is None
 
 
 def test_token_ids_of_a_stream(server: LiveServer) -> None:

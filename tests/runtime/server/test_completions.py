@@ -145,6 +145,9 @@ def test_only_an_echo(server: LiveServer) -> None:
     assert [(part.choices[0].text, part.choices[0].finish_reason) for part in parts] == [("abc", "length")]
     assert last.usage is not None
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 0)
+    body = {"model": MODEL, "prompt": "abc", "echo": True, "max_tokens": 0, "return_token_ids": True}
+    (choice,) = server.http.post("/v1/completions", json=body).json()["choices"]
+    assert (choice["text"], choice["token_ids"]) == ("abc", [])
 
 
 @pytest.mark.parametrize(("max_tokens", "generated"), [(0, []), (1, ["hello"])])

@@ -73,6 +73,13 @@ def test_a_value_of_the_wrong_type_names_its_field() -> None:
     assert found.value.param == "gpu_memory_utilization"
 
 
+def test_a_chat_template_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text("{% if %}")
+    with pytest.raises(InvalidRequest, match=r"t\.jinja: the chat template does not parse: line 1") as found:
+        DEFAULTS.define("m", "x", {"chat_template": str(tmp_path / "t.jinja")})
+    assert found.value.param == "chat_template"
+
+
 class Models(Target):
     """Notes what it is asked."""
 

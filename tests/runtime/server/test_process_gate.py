@@ -10,6 +10,7 @@ from starlette.routing import Route
 from tests.support.asgi_calls import AppCalls
 from thranite.errors import EngineDead
 from thranite.server.gate import Gate
+from thranite.server.keys import ApiKey, KeyClass
 from thranite.server.metrics_source import MetricsSource
 
 
@@ -38,6 +39,14 @@ def test_loading() -> None:
     assert int(answer.headers["retry-after"]) > 0
     assert AppCalls(closed).post("/v1/messages", json={}).json()["error"]["type"] == "overloaded_error"
     assert "thranite_requests_waiting" in AppCalls(closed).get("/metrics").text
+
+
+def test_metrics_of_a_model_that_loads_need_a_key_as_later() -> None:
+    closed = Gate(MetricsSource("m"), lambda: None, [ApiKey("sk-1", KeyClass.STANDARD)])
+    calls = AppCalls(closed)
+    assert calls.get("/metrics").status_code == 401
+    assert "thranite_requests_waiting" in calls.get("/metrics", headers={"authorization": "Bearer sk-1"}).text
+    assert calls.post("/v1/completions", json={}).json()["error"]["code"] == "loading"
 
 
 def test_open_requests_are_counted_whatever_becomes_of_them() -> None:

@@ -136,6 +136,13 @@ def test_an_answer_cut_for_length_says_so() -> None:
         assert streamed(server, tools=TOOLS)[2:] == (calls, reason)
 
 
+@pytest.mark.parametrize("text", ["so the answer (<", "Let x be the tag named `</"])
+def test_reasoning_that_is_cut_where_it_may_have_ended(text: str) -> None:
+    engine = FakeEngine(says(text, tokens_per_delta=100, finish=FinishReason.LENGTH), max_model_len=4096)
+    with live_server(engine, TOKENIZER.with_chat_template(BEGUN)) as server:
+        assert streamed(server) == whole(server) == ("", text, [], "length")
+
+
 def test_reasoning_is_split_from_content() -> None:
     with server_of(THINKING, "<think>\nhm\n</think>\n\nYes. " + CALL) as server:
         assert whole(server, tools=TOOLS) == ("Yes.", "hm", [("weather", ARGUMENTS)], "tool_calls")

@@ -100,6 +100,15 @@ def test_waits_double_up_to_a_limit_and_are_forgotten_after_stable_service() -> 
     assert "SIGKILL" in (life.models.state("a").cause or "")
 
 
+def test_one_that_always_fails_is_tried_for_ever() -> None:
+    """Four days long, a failure every 300 s: more often than a float can be doubled."""
+    life = Life("a")
+    for _ in range(1100):
+        assert launched(life.advance(LONGEST_RETRY_SECONDS) + life.advance()) == [A]
+        life.models.engine_ended(A, 7)
+        assert (life.models.state("a").retry_seconds or 0) <= LONGEST_RETRY_SECONDS
+
+
 def test_a_process_that_the_system_refuses_is_a_failure_like_others() -> None:
     life = Life("a", "b")
     assert launched(life.advance()) == [A]

@@ -16,7 +16,7 @@ from tests.support.running_server import RunningServer, running_server
 from tests.support.waiting import wait_for
 from thranite.errors import ExitCode, Rejected
 from thranite.ipc.control import ModelPhase, Sleep, Slept
-from thranite.supervisor.sleep import Sleeper
+from thranite.supervisor.sleep import Sleeper, SleepStatus
 
 GIB = 1 << 30
 
@@ -103,6 +103,19 @@ def test_one_that_cannot_wake_sleeps_on_and_may_try_again() -> None:
 
 def gauge(server: RunningServer, model: str) -> float:
     return server.metric(f'thranite_sleeping{{model_name="{model}"}}')
+
+
+def test_sleep_of_one_that_could_not_wake_is_what_it_does() -> None:
+    sleeper = Sleeper()
+    sleeper.sleep(0.0, 0.0)
+    sleeper.advance(0.0)
+    sleeper.take(Slept(True, 1.0, 100))
+    sleeper.wake()
+    sleeper.advance(0.0)
+    sleeper.take(Slept(True, 0.0, 0, "the device lacks 3 GiB"))
+    assert sleeper.status.error == "the device lacks 3 GiB"
+    sleeper.sleep(1.0, 0.0)
+    assert sleeper.status == SleepStatus(ModelPhase.ASLEEP, freed_bytes=100, sleep_seconds=1.0)
 
 
 def test_one_that_loads_does_not_sleep(tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ def test_silence_counts_even_when_idle() -> None:
     assert "no sign of life" in str(watched.wait(0.5))
 
 
+def test_the_override_is_of_steps_alone() -> None:
+    """To wake may take longer than any step."""
+    watched = Watched(timeout=2.0)
+    watched.watch.heartbeat(200.0, 300.0, in_step=False)
+    assert watched.watch.verdict() is None
+    watched.watch.heartbeat(301.0, 300.0, in_step=False)
+    assert watched.watch.verdict() == "sleep, waking or a preparation went on for 301.0 s; 300.0 s are allowed"
+    watched.watch.heartbeat(2.1, 300.0)
+    assert watched.watch.verdict() == "no step finished for 2.1 s while work was waiting; 2.0 s are allowed"
+
+
 def test_the_override_replaces_both_limits() -> None:
     watched = Watched(timeout=2.0)
     watched.watch.heartbeat(2.1, 600.0)
