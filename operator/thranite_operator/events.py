@@ -17,7 +17,7 @@ MAX_MESSAGE = 1024
 REPEAT_WINDOW = timedelta(minutes=10)
 MAX_REMEMBERED = 4096
 WARNINGS = (
-    *("ProgressDeadlineExceeded", "InvalidTemplate", "NameTaken", "ReconcileFailed", "FailedCreate"),
+    *("ProgressDeadlineExceeded", "InvalidTemplate", "Forbidden", "NameTaken", "ReconcileFailed", "FailedCreate"),
     *("MetricsUnavailable", "MetricMissing", "InsufficientGPU", "FailedUpdateScale", "InvalidSchedule"),
 )
 QUIET = {

@@ -42,6 +42,8 @@ def test_a_quota_on_one_child_stops_neither_the_others_nor_the_counts(
     assert condition(api, namespace, "Available")[:2] == ("False", "NoReplicaReady")
     assert api.get("InferenceService", namespace, "x")["status"]["observedGeneration"] == 2
     assert again.seconds == 30
+    events = {event["reason"]: event["type"] for event in api.items("Event", namespace)}
+    assert events["Forbidden"] == "Warning"
     quota(api, namespace, "services.loadbalancers", "1")
     operator.reconcile(namespace)
     assert api.get("Service", namespace, "x")["spec"]["type"] == "LoadBalancer"
