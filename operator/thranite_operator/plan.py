@@ -167,14 +167,15 @@ def _unwanted_children(
 
 
 def _may_be_mounted(claim: str, observed: Observed, kept: Sequence[Object], revision: Revision) -> bool:
-    """By pods of a former template, or by those that the Deployment still makes from one: of a claim that is being
-    deleted they could not start."""
+    """By pods of a former template, or by those that the Deployment makes, or made until it is written: of a claim that
+    is being deleted they could not start."""
     if any(
         pod.template != revision.template_hash and pod.phase not in ("Failed", "Succeeded") for pod in observed.pods
     ):
         return True
-    templates = (obj["spec"]["template"]["spec"] for obj in kept if obj["kind"] == DEPLOYMENT.name)
-    volumes = (volume for spec in templates for volume in spec.get("volumes", ()))
+    deployments: list[View] = [obj for obj in kept if obj["kind"] == DEPLOYMENT.name]
+    deployments += [obj for ref, obj in observed.children.items() if ref.kind == DEPLOYMENT.name]
+    volumes = (volume for obj in deployments for volume in obj["spec"]["template"]["spec"].get("volumes", ()))
     return any(volume.get("persistentVolumeClaim", {}).get("claimName") == claim for volume in volumes)
 
 

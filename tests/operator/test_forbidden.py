@@ -50,6 +50,22 @@ def test_a_quota_on_one_child_stops_neither_the_others_nor_the_counts(
     assert condition(api, namespace, "Ready")[1] != "Forbidden"
 
 
+def test_pods_are_not_made_of_a_revision_that_cannot_be_stored(
+    api: KubeApi, namespace: str, operator: Reconciling
+) -> None:
+    """Nor without the policy that shields them: what hangs on a refused child waits for it."""
+    quota(api, namespace, "count/controllerrevisions.apps", "0")
+    api.create(service(namespace))
+    operator.reconcile(namespace)
+    assert condition(api, namespace, "Ready")[:2] == ("False", "Forbidden")
+    assert "ControllerRevision" in condition(api, namespace, "Ready")[2]
+    assert api.items("Deployment", namespace) == []
+    assert [item["metadata"]["name"] for item in api.items("Service", namespace)] == ["x", "x-pods"]
+    quota(api, namespace, "count/controllerrevisions.apps", "1")
+    operator.reconcile(namespace)
+    assert len(api.items("Deployment", namespace)) == 1
+
+
 def quota(api: KubeApi, namespace: str, resource: str, limit: str) -> None:
     """With the status that its controller would write."""
     meta = {"name": "quota", "namespace": namespace}

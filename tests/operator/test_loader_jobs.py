@@ -128,6 +128,18 @@ def test_a_claim_outlasts_the_pods_that_serve_from_it(api: KubeApi, namespace: s
     assert operator.writes(namespace)[f"delete {CLAIMS}"] == 1
 
 
+def test_a_claim_outlasts_the_deployment_that_mounts_it(api: KubeApi, namespace: str, operator: Reconciling) -> None:
+    """Also where it has no pod: it may make one, or its change be refused."""
+    api.create(service(namespace, cache=OWN_CLAIM))
+    load(api, namespace, operator)
+    cache = {"size": None, "type": "None"}
+    api.merge("InferenceService", namespace, "x", {"spec": {"model": {"cache": cache}}})
+    writes = operator.writes(namespace)
+    assert writes["apply Deployment"] == 1
+    assert f"delete {CLAIMS}" not in writes
+    assert operator.writes(namespace)[f"delete {CLAIMS}"] == 1
+
+
 def claim_of_pods(api: KubeApi, namespace: str) -> str:
     volumes = api.get("Deployment", namespace, "x")["spec"]["template"]["spec"]["volumes"]
     (claim,) = (volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume)

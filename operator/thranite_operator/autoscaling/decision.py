@@ -88,9 +88,9 @@ def _disabled(state: AutoscalerState) -> Decision:
 
 def _look(spec: AutoscalingSpec, state: AutoscalerState, seen: Survey, current: int, now: float) -> AutoscalerState:
     """The service rate stays that of the decisions before: learned from this very queue it could lower the ask. Where
-    the clock was set back, what is said to come is not known; a pace holds from now on."""
+    the clock was set back, arrivals of then are unknown, and what holds for a while does so from now on."""
     arrivals = tuple(item for item in state.arrivals if now - trend.TREND_SECONDS < item.time <= now)
-    recommendations = tuple(item for item in state.recommendations if item.time <= now)
+    recommendations = tuple(replace(item, time=min(item.time, now)) for item in state.recommendations)
     if seen.arrival_rate is not None:
         arrivals += (Arrival(now, seen.arrival_rate),)
     rush = seen.reporting > 0 and seen.backlog >= RUSH_RATIO * spec.target_queue_depth * current

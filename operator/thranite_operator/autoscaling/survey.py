@@ -10,8 +10,9 @@ from thranite_operator.autoscaling.sample import PodSample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """`reporting` and `missing` are Ready pods. `arrival_rate`: requests per second of all of them, None unless each
-    has been scraped twice. `backlog`: requests that wait, and those turned away since the last scrape."""
+    """`reporting` and `missing` are Ready pods. `arrival_rate`: requests per second of all of them, None while any is
+    missing; one that was scraped once has just begun, and counts for nothing. `backlog`: requests that wait, and those
+    turned away since the last scrape."""
 
     reporting: int
     missing: int
@@ -36,5 +37,5 @@ def survey(pods: Sequence[PodSample]) -> Survey:
         draining=sum(pod.phase == "Draining" for pod in pods),
         backlog=sum(load.waiting for load in loads) + rejected,
         kv_cache_usage=sum(load.kv_cache_usage for load in loads),
-        arrival_rate=sum(rate.received for rate in rates) if ready and len(rates) == len(ready) else None,
+        arrival_rate=sum(rate.received for rate in rates) if rates and len(loads) == len(ready) else None,
     )

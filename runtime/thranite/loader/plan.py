@@ -96,7 +96,10 @@ def plan_memory(
             raise too_small(spec, config, device, needs, budget, num_blocks, wanted=wanted, largest=largest)
     served = min(largest, wanted)
     if served < asked:
-        notes.append(f"max_model_len is {served:,}, not the model's {asked:,}: more does not fit the KV cache")
+        why = (
+            "more does not fit the KV cache" if longest is None or largest < longest else "the model was built for that"
+        )
+        notes.append(f"max_model_len is {served:,}, not the model's {asked:,}: {why}")
     if asked > spec.max_position_embeddings:
         notes.append(f"max_model_len {asked:,} is beyond the model's {spec.max_position_embeddings:,} positions")
     return MemoryPlan(

@@ -68,7 +68,7 @@ class AddedModels:
         """End all open requests, or those of one model."""
         for model in self._models.values():
             if model.client is not None and name in (None, model.name):
-                model.cut = True
+                model.cut = model.leaving  # else it may be a sleep, after which others come
                 model.client.cut_off(message)
 
     def remove(self, name: str) -> None:
@@ -107,6 +107,7 @@ class AddedModels:
             await self._serve(order.name, *await asyncio.to_thread(added_texts, self._start, order))
         except Exception as error:  # noqa: BLE001 - whatever it is, this model is not served, and others are
             self._directory.withdraw(order.name)
+            self._metrics.add(order.name).reset()
             client = self._models[order.name].give_up()
             if client is not None:
                 await client.close()

@@ -141,9 +141,8 @@ class EngineProcess:
     def _beat(self) -> None:
         if self._loop is not None:
             pulse = self._loop.pulse
-            beat = control.Heartbeat(
-                pulse.steps, pulse.busy_seconds, pulse.allowed_seconds, self._behind, pulse.in_step
-            )
+            allowed, in_step = pulse.allowed_seconds, pulse.in_step  # read first: what has begun since is not long busy
+            beat = control.Heartbeat(pulse.steps, pulse.busy_seconds, allowed, self._behind, in_step)
             self._hub.post(CONTROL, beat)
 
 

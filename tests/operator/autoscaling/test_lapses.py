@@ -21,8 +21,16 @@ INTERVAL = 15.0
 BEGIN = 1_800_000_000.0
 
 
-def sample(uid: int, *, rate: float = 1.0, waiting: float = 0, cache: float = 0.3, silent: bool = False) -> PodSample:
-    rates = Rates(received=rate, finished=rate, rejected=0, seconds=INTERVAL)
+def sample(
+    uid: int,
+    *,
+    rate: float = 1.0,
+    finished: float = 1.0,
+    waiting: float = 0,
+    cache: float = 0.3,
+    silent: bool = False,
+) -> PodSample:
+    rates = Rates(received=rate, finished=finished, rejected=0, seconds=INTERVAL)
     load = Load(waiting=waiting, running=3, kv_cache_usage=cache, rates=rates)
     return PodSample(uid=f"p{uid}", phase="Ready", load=None if silent else load)
 
@@ -47,6 +55,36 @@ def test_arrivals_that_were_not_seen_are_no_rise_once_they_are(start_seconds: fl
     behavior = Behavior(scale_down=ScaleDown(stabilization_window_seconds=window))
     spec = AutoscalingSpec(max_replicas=40, behavior=behavior)
     assert set(sizes(spec, start_seconds, range(60, 60 + rounds))) == {10}
+
+
+def test_pods_that_come_one_by_one_do_not_hide_what_arrives() -> None:
+    """60 requests per second for replicas that finish 1.5 each, of which one more is ready at each look."""
+    state, current, found = AutoscalerState(service_rate=1.5), 16, []
+    for turn in range(20):
+        ready = min(8 + turn, current)
+        pods = [sample(uid, rate=60 / ready, finished=1.5, waiting=20, cache=0.9) for uid in range(ready)]
+        assert pods[-1].load is not None
+        pods[-1] = replace(pods[-1], load=replace(pods[-1].load, rates=None))
+        pods += [PodSample(uid=f"q{uid}", phase="Pending") for uid in range(current - ready)]
+        decision = decide(AutoscalingSpec(max_replicas=200), state, tuple(pods), current, BEGIN + turn * INTERVAL)
+        state, current = decision.state, decision.desired
+        found.append(decision)
+    assert Reason.WAITING_FOR_PENDING not in {decision.reason for decision in found}
+    assert found[8].desired >= 60
+
+
+@pytest.mark.parametrize("step", [0.0, -60.0, -240.0, -270.0])
+def test_a_clock_set_back_takes_no_replica_that_was_asked_for_lately(step: float) -> None:
+    """Ten minutes of little, two of much, then little again: for 300 s nothing is taken away."""
+    spec, state, time = AutoscalingSpec(max_replicas=10), AutoscalerState(), BEGIN
+    for waiting in [0.0] * 40 + [9.0] * 8:
+        pods = [sample(uid, rate=0.1, finished=5.0, waiting=waiting, cache=0.01) for uid in range(2)]
+        state, time = replace(decide(spec, state, tuple(pods), 2, time).state, rush_until=0.0), time + INTERVAL
+    pods = [sample(uid, rate=0.1, finished=5.0, cache=0.01) for uid in range(2)]
+    for turn in range(18):
+        decision = decide(spec, state, tuple(pods), 2, time + step + turn * INTERVAL)
+        assert (decision.recommended, decision.desired) == (1, 2), turn
+        state = decision.state
 
 
 @pytest.mark.parametrize("seconds", [-3600.0, -86400.0 * 365, -1.0, 0.0])

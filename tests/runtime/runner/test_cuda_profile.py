@@ -66,6 +66,7 @@ def test_what_is_counted(monkeypatch: pytest.MonkeyPatch, eager: bool) -> None:
 
         def make(measured: EngineSettings) -> CudaExecutor:
             nonlocal cache
+            assert measured.num_blocks == 2  # whatever is planned for the cache
             executor = CudaExecutor(model, SPEC, measured, DEVICE, 256, eager=eager)
             cache = executor.cache.num_bytes
             held.append(weights + state + cache)

@@ -123,6 +123,7 @@ def test_a_request_that_is_still_tokenised_is_answered_before_its_model_is_gone(
 
         answering = asyncio.create_task(answer())
         await until(lambda: context.preparing == 1)
+        models.added.cut_off("put to sleep", "late")  # it woke since
         models.added.remove("late")
         await asyncio.sleep(0.1)
         assert models.told == [control.ModelServed("late")]
