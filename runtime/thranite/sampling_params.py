@@ -190,7 +190,7 @@ def _check_ranges(p: SamplingParams) -> None:
     bound("min_p", 0.0 <= p.min_p <= 1.0, "between 0 and 1")
     bound("presence_penalty", -2.0 <= p.presence_penalty <= 2.0, "between -2 and 2")
     bound("frequency_penalty", -2.0 <= p.frequency_penalty <= 2.0, "between -2 and 2")
-    bound("repetition_penalty", p.repetition_penalty > 0.0, "above 0")
+    bound("repetition_penalty", p.repetition_penalty >= 1e-6, "at least 0.000001")
     bound("seed", p.seed is None or -(2**63) <= p.seed <= MAX_SEED, "a 64-bit integer")
     bound("max_tokens", p.max_tokens is None or p.max_tokens >= 1, "at least 1")
     bound("min_tokens", p.min_tokens >= 0, "at least 0")

@@ -7,7 +7,7 @@ import time
 from msgspec import UNSET, UnsetType
 
 from thranite.server.caller import Caller
-from thranite.server.chat_prompt import chat_params, prepare_chat
+from thranite.server.chat_prompt import chat_params, compiles, prepare_chat
 from thranite.server.chat_samples import ChatSamples
 from thranite.server.context import new_id
 from thranite.server.decode import decode_request
@@ -25,7 +25,9 @@ class ChatEndpoint(GenerationEndpoint):
         params = chat_params(request, context.settings.default_sampling)
         frame = _Frame(request, context.fingerprint)
         seed = context.next_seed()
-        prepared = await context.in_thread(lambda: prepare_chat(frame.response_id, request, params, context, seed))
+        prepared = await context.in_thread(
+            lambda: prepare_chat(frame.response_id, request, params, context, seed), compiles(request, params)
+        )
         client, tokenizer, stream = context.client, context.tokenizer, bool(request.stream)
         with naming_its_field(request, prepared.grammar_field):
             async with Generation(client, [prepared.engine], prepared.params, tokenizer, stream) as generation:

@@ -51,6 +51,11 @@ def chat_params(request: ChatRequest, defaults: Mapping[str, Any]) -> SamplingPa
     )
 
 
+def compiles(request: ChatRequest, params: SamplingParams) -> bool:
+    """Whether the answer follows a grammar: asked for, or of a call that is forced."""
+    return params.structured_outputs is not None or request.tool_choice not in (None, "auto", "none")
+
+
 def prepare_chat(
     request_id: str, request: ChatRequest, params: SamplingParams, context: ServerContext, seed: int
 ) -> PreparedChat:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from thranite.server.chat_prompt import PreparedChat, chat_params, prepare_chat
+from thranite.server.chat_prompt import PreparedChat, chat_params, compiles, prepare_chat
 from thranite.server.directory import ModelDirectory
 from thranite.server.generation import Generation
 from thranite.server.structured import naming_its_field
@@ -43,7 +43,9 @@ async def chat_run(request: ChatRequest, models: ModelDirectory, request_id: str
     context = models.get(request.model)
     params = chat_params(request, context.settings.default_sampling)
     seed = context.next_seed()
-    prepared = await context.in_thread(lambda: prepare_chat(request_id, request, params, context, seed))
+    prepared = await context.in_thread(
+        lambda: prepare_chat(request_id, request, params, context, seed), compiles(request, params)
+    )
     stream = bool(request.stream)
     with naming_its_field(request, prepared.grammar_field):
         async with Generation(

@@ -17,7 +17,7 @@ from thranite.server.decode import decode_request
 from thranite.server.endpoint import GenerationEndpoint
 from thranite.server.generation import Generation
 from thranite.server.reply import DONE, Reply, event
-from thranite.server.sampling import sampling_params
+from thranite.server.sampling import refuse_repeated, sampling_params
 from thranite.server.structured import naming_its_field
 from thranite.server.text_request import text_request
 from thranite.server.wire.completion import Completion, CompletionChoice, CompletionRequest
@@ -35,13 +35,15 @@ class CompletionEndpoint(GenerationEndpoint):
         context = self._models.get(request.model)
         params = _params(request, context)
         prompts = split_prompts(request.prompt)
+        refuse_repeated(request, len(prompts))
         frame = _Frame(request, context.fingerprint)
         seeds = [context.next_seed() for _ in prompts]
         requests = await context.in_thread(
             lambda: [
                 text_request(f"{frame.response_id}-{index}", request, prompt, params, context, seeds[index])
                 for index, prompt in enumerate(prompts)
-            ]
+            ],
+            params.structured_outputs is not None,
         )
         client, tokenizer, stream = context.client, context.tokenizer, bool(request.stream)
         with naming_its_field(request):

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 class ServerContext:
-    """Belongs to one event loop. `threads`: those of all models, which tokenise. `preparing`: requests in them, or that
+    """Belongs to one event loop. `threads`: those of all models, which tokenise; `compiling`: for
+    requests whose grammar is compiled, too, which may take seconds. `preparing`: requests in them, or that
     wait for them; what comes out reaches the engine before the event loop goes on."""
 
     def __init__(
@@ -28,13 +29,14 @@ class ServerContext:
         tokenizer: Tokenizer | None,
         settings: ServerSettings,
         threads: ThreadPoolExecutor,
+        compiling: ThreadPoolExecutor,
     ) -> None:
         self.client = client
         self.settings = settings
         override = settings.chat_template
         self.tokenizer = tokenizer.with_chat_template(override) if tokenizer and override else tokenizer
         self.preparing = 0
-        self._threads = threads
+        self._threads, self._compiling = threads, compiling
         self._seeds = random.Random(f"{client.info.seed}:{settings.process_index}")
         self.fingerprint = _fingerprint(client, settings)
 
@@ -42,11 +44,12 @@ class ServerContext:
         """For a request that brings none: reproducible from the engine's seed and the order of requests."""
         return self._seeds.getrandbits(63)
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run tokenising off the event loop, which goes on meanwhile: see `Tokenizer.encode`."""
+    async def in_thread(self, work: Callable[[], T], compiles: bool = False) -> T:
+        """Run tokenising off the event loop, which goes on meanwhile: see `Tokenizer.encode`. `compiles`: a grammar."""
+        threads = self._compiling if compiles else self._threads
         self.preparing += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
         finally:
             self.preparing -= 1
 

@@ -24,6 +24,7 @@ class ModelDirectory:
         """`first_names`: of the first model, which is served from the moment that requests come."""
         self._first_names = tuple(first_names)
         self._threads = ThreadPoolExecutor(tokenizer_threads, "tokenizer")
+        self._compiling = ThreadPoolExecutor(tokenizer_threads, "grammar")
         self._served: dict[str, ServerContext] = {}
         self._states: dict[str, ModelState] = {}
 
@@ -31,7 +32,7 @@ class ModelDirectory:
 
     def serve(self, client: EngineClient, tokenizer: Tokenizer | None, settings: ServerSettings) -> ServerContext:
         """Answer for a model under all its names from now on."""
-        context = ServerContext(client, tokenizer, settings, self._threads)
+        context = ServerContext(client, tokenizer, settings, self._threads, self._compiling)
         for name in settings.served_model_names:
             self._served[name] = context
         return context
@@ -97,4 +98,5 @@ class ModelDirectory:
         return self._served[name].client.info.max_model_len if name in self._served else None
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._compiling):
+            threads.shutdown(wait=False, cancel_futures=True)

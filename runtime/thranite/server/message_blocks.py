@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from thranite.server.chat_samples import call_id
+from thranite.text.json_text import parse_json
 from thranite.text.tools.reader import CallArguments, CallBegin, Content, Piece, Reasoning
 
 Event = dict[str, Any]
@@ -73,7 +73,7 @@ class MessageBlocks:
 def _object(text: str) -> dict[str, Any]:
     """Arguments as an object; those that a length limit cut, or that are no object, as text under one key."""
     try:
-        value = json.loads(text or "{}")
+        value = parse_json(text or "{}")
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {"arguments": text}

@@ -29,7 +29,10 @@ async def run_plain(request: PlainRequest, models: ModelDirectory, stream: bool)
     context = models.get(request.model)
     params = _params(request, context)
     name, seed = new_id("gen"), context.next_seed()
-    engine = await context.in_thread(lambda: text_request(name, request, request.prompt, params, context, seed))
+    engine = await context.in_thread(
+        lambda: text_request(name, request, request.prompt, params, context, seed),
+        params.structured_outputs is not None,
+    )
     shown = name if request.id is None else request.id
     with naming_its_field(request):
         async with Generation(context.client, [engine], params, context.tokenizer, stream) as generation:

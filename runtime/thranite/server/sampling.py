@@ -13,6 +13,8 @@ from thranite.server.wire.request import GenerationRequest
 
 # The most entries of a list that every token of an answer is held against.
 _MOST = {"stop": 128, "stop_token_ids": 1024, "bad_words": 1024}
+_LONGEST = 1024  # characters of a bad word, and of a cache salt
+_MOST_REPEATED = 2**20
 _SAME_NAME = (
     "n",
     "temperature",
@@ -68,3 +70,24 @@ def _check_counts(request: GenerationRequest) -> None:
         value = getattr(request, name)
         if isinstance(value, list) and len(value) > most:
             raise InvalidRequest(f"{name} holds {len(value)} entries; at most {most} are taken", name)
+    for name, texts in (("bad_words", request.bad_words or ()), ("cache_salt", (request.cache_salt or "",))):
+        longest = max(map(len, texts), default=0)
+        if longest > _LONGEST:
+            raise InvalidRequest(f"{name} holds {longest} characters; at most {_LONGEST} are taken", name)
+
+
+def refuse_repeated(request: GenerationRequest, prompts: int) -> None:
+    """Each of a request's prompts is a request to the engine, with all of these: together they must stay small."""
+    sizes = {
+        "logit_bias": len(request.logit_bias or ()),
+        "allowed_token_ids": len(request.allowed_token_ids or ()),
+        "bad_words": sum(map(len, request.bad_words or ())),
+        "cache_salt": len(request.cache_salt or ""),
+    }
+    total = prompts * sum(sizes.values())
+    if total > _MOST_REPEATED:
+        field = max(sizes, key=sizes.__getitem__)
+        raise InvalidRequest(
+            f"{prompts} prompts with {sizes[field]} items of {field} each are too many: send them in several requests",
+            field,
+        )

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 from thranite.errors import InvalidRequest
 from thranite.sampling_params import StructuredOutputsParams
-from thranite.text.grammar_text import refuse_special_text
+from thranite.text.deep_stack import on_deep_stack
+from thranite.text.grammar_text import refuse_costly_multiples, refuse_special_text
 from thranite.text.tokenizer import Tokenizer
 
 FIELD = "structured_outputs"
 KEPT = 128  # compiled grammars
-_MAX_SOURCE = 2**20  # characters
+_MAX_SOURCE = 2**19  # characters; chains of rules so long take 210 MB of stack
 _MAX_ROW_ITEMS = 2**15  # of the parser; a property that may come next takes four, and the library's limit is 2,000
 
 
@@ -70,6 +71,7 @@ def checked_source(
     if tokenizer is None:
         raise InvalidRequest("this engine runs without a tokenizer, which structured_outputs needs", FIELD)
     refuse_special_text(wanted, tokenizer)
+    refuse_costly_multiples(wanted)
     source = grammar_source(wanted)
     if len(source) > _MAX_SOURCE:
         raise InvalidRequest(f"the grammar takes {len(source)} characters; at most {_MAX_SOURCE} are allowed", FIELD)
@@ -112,7 +114,7 @@ class GrammarCompiler:
             found = self._copy(source)
         if found is not None:
             return found
-        matcher = _compile(vocabulary, source)
+        matcher = on_deep_stack(lambda: _compile(vocabulary, source))
         with self._lock:
             self._compiled[source] = matcher
             if len(self._compiled) > KEPT:

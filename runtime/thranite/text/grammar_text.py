@@ -1,17 +1,24 @@
-"""Texts that a grammar must not demand: those that the tokenizer reads as special tokens.
+"""What a grammar must not demand: texts that the tokenizer reads as special tokens, and multiples of large numbers.
 
-llguidance offers the special token where such a text is forced and then does not take it: a sequence could not go on.
+For the first llguidance offers the special token where such a text is forced and then does not take it: a sequence
+could not go on. The others take it minutes to compile.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 from thranite.errors import InvalidRequest
 from thranite.sampling_params import StructuredOutputsParams
 from thranite.text.tokenizer import Tokenizer
+
+MOST_REMAINDERS = 100_000
 
 
 def refuse_special_text(wanted: StructuredOutputsParams, tokenizer: Tokenizer) -> None:
@@ -37,14 +44,60 @@ def _demanded(wanted: StructuredOutputsParams) -> Iterable[str]:
     return _fixed_texts(wanted.json)
 
 
+def refuse_costly_multiples(wanted: StructuredOutputsParams) -> None:
+    """`multipleOf` becomes an automaton with a state for each remainder: 300,007 take 14 s. Raises InvalidRequest."""
+    schemas = [wanted.json] if wanted.grammar is None else list(_schemas_within(wanted.grammar))
+    numbers = [number for schema in schemas for number in _multiples(schema)]
+    common = math.lcm(*numbers)  # of several in one place their least common multiple counts
+    if common > MOST_REMAINDERS:
+        raise InvalidRequest(
+            f"multipleOf: all of the schema have {common} as their least common multiple; at most {MOST_REMAINDERS} is "
+            "taken, as the grammar would take too long to compile",
+            "structured_outputs",
+            "invalid_grammar",
+        )
+
+
+def _schemas_within(grammar: str) -> Iterator[Any]:
+    """Of a grammar that is JSON itself, or has JSON schemas among its rules."""
+    decoder = json.JSONDecoder()
+    for start in [0, *(found.end() for found in re.finditer(r"%json\s*", grammar))]:
+        with suppress(ValueError, RecursionError):  # its compilation says what is wrong
+            yield decoder.raw_decode(grammar, start)[0]
+
+
+def _multiples(schema: Any) -> Iterator[int]:
+    """Of every `multipleOf`, without its power of ten. Walks without recursion."""
+    for place in _places(_parsed(schema)):
+        number = place.get("multipleOf") if isinstance(place, dict) else None
+        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
+            yield int("".join(map(str, Decimal(str(number)).normalize().as_tuple().digits)))
+
+
+def _parsed(schema: Any) -> Any:
+    if not isinstance(schema, str):
+        return schema
+    try:
+        return json.loads(schema)
+    except (ValueError, RecursionError):
+        return None  # its compilation says what is wrong
+
+
+def _places(schema: Any) -> Iterator[Any]:
+    """The schema and all that is in it."""
+    places = [schema]
+    while places:
+        place = places.pop()
+        yield place
+        if isinstance(place, list | tuple):
+            places += place
+        elif isinstance(place, dict):
+            places += place.values()
+
+
 def _fixed_texts(schema: Any) -> Iterator[str]:
     """What `enum`, `const` and names of properties demand, anywhere in a schema. Walks without recursion."""
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError):
-            return  # its compilation says what is wrong
-    places = [schema]
+    places = [_parsed(schema)]
     while places:
         place = places.pop()
         if isinstance(place, list | tuple):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thranite.errors import InvalidRequest
+from thranite.text.json_text import parse_json
 
 Message = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def _call(call: Any, path: str) -> dict[str, Any]:
 def call_arguments(text: str | None, path: str) -> dict[str, Any]:
     """A call's arguments, of JSON text in the field `path`. Raises InvalidRequest."""
     try:
-        arguments = json.loads(text or "{}")
+        arguments = parse_json(text or "{}")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"arguments must be JSON: {error}", path) from error
     if not isinstance(arguments, dict):

@@ -183,6 +183,62 @@ def test_what_cannot_compile_is_refused_with_the_reason(wanted: dict[str, Any], 
     assert refused.value.param == "structured_outputs"
 
 
+def chained(name: str, last: str) -> str:
+    """Rules or terminals, each of which is the next one: as many as are taken."""
+    lines, size = [f"start: {name}0"], 0
+    while size < 500_000:
+        lines.append(f"{name}{len(lines) - 1}: {name}{len(lines)}")
+        size += len(lines[-1]) + 1
+    return "\n".join([*lines, f"{name}{len(lines) - 1}: {last}"])
+
+
+def nested() -> dict[str, Any]:
+    """Definitions, each of which is twice the next one."""
+    places = {f"r{i}": {"allOf": [{"$ref": f"#/$defs/r{i + 1}"}] * 2} for i in range(6_000)}
+    return {"$ref": "#/$defs/r0", "$defs": {**places, "r6000": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"grammar": chained("r", '"abc"')}, {"grammar": chained("R", '"abc"')}, {"json": nested()}],
+    ids=["rules", "terminals", "schema"],
+)
+def test_grammars_that_refer_deeply_are_followed(wanted: dict[str, Any]) -> None:
+    """They overflow a thread's ordinary stack, which ends the process: here, and where the engine compiles them."""
+    request = build_request("r", [1], replace(asks(**wanted), max_tokens=3), INFO, TOKENIZER, seed=0)
+    assert request.grammar is not None
+    assert len(request.grammar.source) > 400_000  # a schema any longer is refused, and any other grammar above 524,288
+    engine = grammar_engine()
+    engine.add(request)
+    deltas = []
+    while engine.has_work:
+        deltas += engine.step()
+    assert (deltas[-1].finish_reason, deltas[-1].error) == (FinishReason.LENGTH, None)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"json": {"type": "integer", "multipleOf": 300_007}},
+        {"json": '{"properties": {"a": {"multipleOf": 3.00007}}}'},
+        {"json": {"allOf": [{"multipleOf": 997}, {"items": [{"multipleOf": 991}]}]}},
+        {"grammar": 'start: "a" %json {"type": "integer", "multipleOf": 300007} "b"'},
+        {"grammar": '{"grammars": [{"json_schema": {"type": "integer", "multipleOf": 300007}}]}'},
+    ],
+    ids=["number", "decimal", "several", "lark", "llguidance"],
+)
+def test_multiples_that_take_minutes_to_compile_are_refused(wanted: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"multipleOf: .* at most 100000") as refused:
+        build_request("r", [1], asks(**wanted), INFO, TOKENIZER, seed=0)
+    assert refused.value.param == "structured_outputs"
+
+
+@pytest.mark.parametrize("number", [2, 0.01, 1_000_000, 3600, 1e-9])
+def test_multiples_that_are_asked_for_are_taken(number: float) -> None:
+    schema = {"type": "object", "properties": {"multipleOf": {"type": "number", "multipleOf": number}}}
+    build_request("r", [1], asks(json=schema), INFO, TOKENIZER, seed=0)
+
+
 @pytest.mark.parametrize("wanted", [{}, {"regex": "a", "choice": ["b"]}, {"choice": []}, {"choice": [""]}])
 def test_exactly_one_kind_is_asked_for(wanted: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=r"structured_outputs must|choice must"):

@@ -40,6 +40,9 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["a"] * 129}, "stop"),
     ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
     ({"bad_words": ["a"] * 1025}, "bad_words"),
+    ({"bad_words": ["a" * 1025]}, "bad_words"),
+    ({"cache_salt": "a" * 1025}, "cache_salt"),
+    ({"repetition_penalty": 1e-300}, "repetition_penalty"),
     ({"allowed_token_ids": [1] * (INFO.vocab_size + 1)}, "allowed_token_ids"),
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"logit_bias": {"5": "y"}}, "logit_bias"),
@@ -86,6 +89,8 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"structured_outputs": {"regex": "["}}, "structured_outputs"),
 ]
 COMPLETION: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": [[1]] * 1100, "cache_salt": "a" * 1000}, "cache_salt"),
+    ({"prompt": [[1]] * 1100, "bad_words": ["a" * 500] * 2}, "bad_words"),
     ({"prompt": None}, "prompt"),
     ({"prompt": []}, "prompt"),
     ({"prompt": ""}, "prompt"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from itertools import pairwise
 
 import pytest
@@ -56,6 +57,25 @@ READINGS: list[tuple[str, str, Answer]] = [
     ("llama3_json", 'Text {"name": "a", "parameters": {}}', Answer('Text {"name": "a", "parameters": {}}')),
     ("llama3_json", '{"name": "a", "parameters": {}} so', Answer("so", calls=[Call("a", "{}")])),
     ("llama3_json", '{"name": "a", "parameters": {}};', Answer(";", calls=[Call("a", "{}")])),
+    ("llama3_json", '{"name": "Alice", "age": 30}', Answer('{"name": "Alice", "age": 30}')),
+    ("llama3_json", '<|python_tag|>{"name": "a"}', Answer(calls=[Call("a", "{}")])),
+    (
+        "llama3_json",
+        '{"name": "a", "parameters": {}}\n{"name": "b", "parameters": {}}, {"parameters": {"k": 1}, "name": "c"}\n',
+        Answer(calls=[Call("a", "{}"), Call("b", "{}"), Call("c", '{"k": 1}')]),
+    ),
+    (
+        "llama3_json",
+        '{"name": "a", "parameters": {}} {"name": "Alice"} so',
+        Answer('{"name": "Alice"} so', calls=[Call("a", "{}")]),
+    ),
+    ("hermes", '<tool_call>{"arguments": {"s": "\\ud83d"}, "name": "a"}', Answer(calls=[Call("a", '{"s": "\ufffd"}')])),
+    (
+        "mistral",
+        f'[TOOL_CALLS]{{"name": "weather", "arguments": {PARIS}}}',
+        Answer(calls=[Call("weather", PARIS)]),
+    ),
+    ("mistral", '[TOOL_CALLS] {"nothing": 1}', Answer('[TOOL_CALLS]{"nothing": 1}')),
     (
         "mistral",
         f'Sure. [TOOL_CALLS] [{{"name": "weather", "arguments": {PARIS}}}, {{"name": "b", "arguments": {{}}}}]',
@@ -91,6 +111,16 @@ def test_calls_are_found_and_all_else_is_content(notation: str, text: str, answe
 )
 def test_reasoning_is_split_off(text: str, inside: bool, answer: Answer) -> None:
     assert read_answer(text, OutputFormat(None, True, inside)) == answer
+
+
+def test_long_answers_are_read_in_a_time_that_grows_as_they_do() -> None:
+    def seconds(length: int) -> float:
+        began = time.perf_counter()
+        answer = read_answer("<think>" + "a" * length + "</think>" + "b" * length, OutputFormat("hermes", True))
+        assert (len(answer.reasoning), len(answer.content)) == (length, length)
+        return time.perf_counter() - began
+
+    assert min(seconds(200_000) for _ in range(3)) < 25 * min(seconds(20_000) for _ in range(3))
 
 
 def test_calls_are_not_looked_for_among_thoughts() -> None:

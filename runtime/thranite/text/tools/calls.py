@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from thranite.text.json_text import parse_json
 from thranite.text.tools.reader import CallArguments, CallBegin, Content, Reader, Reading
 
 # Where a call's arguments begin, if its keys come in the usual order: from here on they are streamed.
@@ -39,8 +40,9 @@ class CallReader(Reader):
             self._give(Content(space + character))
             space = ""
 
-    def _call(self, lead: str) -> Reading[bool]:
-        """One object with a name and arguments. False: it is none; then it is content, behind `lead`."""
+    def _call(self, lead: str, tagged: bool = True) -> Reading[bool]:
+        """One object with a name and arguments, which may be left out where a tag says that it is a call. False: it is
+        none; then it is content, behind `lead`."""
         scan, streaming, begun = JsonScan(), False, False
         raw = ""
         while not scan.ended:
@@ -56,7 +58,7 @@ class CallReader(Reader):
             if streaming:
                 self._give(CallArguments(self.calls - 1, character))
                 streaming = scan.depth > 1
-        if not begun and not self._whole(raw):
+        if not begun and not self._whole(raw, tagged):
             self._give(Content(lead + raw))
             return False
         return True
@@ -74,7 +76,7 @@ class CallReader(Reader):
 
     def _begin(self, quoted_name: str) -> bool:
         try:
-            name = json.loads(quoted_name, strict=False)
+            name = parse_json(quoted_name, strict=False)
         except ValueError:  # a bad escape: what follows is judged as a whole
             return False
         self._open(name)
@@ -84,15 +86,15 @@ class CallReader(Reader):
         self._give(CallBegin(self.calls, name))
         self.calls += 1
 
-    def _whole(self, raw: str) -> bool:
-        """A call whose keys come in another order, or whose arguments are no object."""
+    def _whole(self, raw: str, tagged: bool) -> bool:
+        """A call whose keys come in another order, or whose arguments are no object. An answer may have a name, too."""
         try:
-            value = json.loads(raw, strict=False)
+            value = parse_json(raw, strict=False)
         except (ValueError, RecursionError):
             return False
         name = value.get("name")
         arguments = value.get("arguments", value.get("parameters", {}))
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or not (tagged or value.keys() & {"arguments", "parameters"}):
             return False
         text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
         self._open(name)
@@ -137,21 +139,23 @@ class HermesCalls(CallReader):
 
 
 class LlamaCalls(CallReader):
-    """{"name": …, "parameters": {…}}, alone or several with ; between, as Llama 3 writes it: nothing before it."""
+    """{"name": …, "parameters": {…}}, alone or several with ; between, as Llama 3 writes it: nothing before it. A comma
+    or white space between them will do."""
 
     TAG = "<|python_tag|>"
 
     def _run(self) -> Reading[None]:
         lead = yield from self._skip_space()
-        if (yield from self._follows(self.TAG)):
-            lead += self.TAG
+        tagged = yield from self._follows(self.TAG)
+        lead += self.TAG * tagged
         while (yield from self._at_object(lead)):
-            if not (yield from self._call(lead)):
+            if not (yield from self._call(lead, tagged)):
                 break
-            lead = yield from self._skip_space()
-            if not (yield from self._follows(";")):
-                break
-            lead = ";"
+            yield from self._skip_space()
+            lead = ""
+            for separator in (";", ","):
+                if not lead and (yield from self._follows(separator)):
+                    lead = separator
         yield from self._rest()
 
     def _at_object(self, lead: str) -> Reading[bool]:
@@ -186,14 +190,18 @@ class MistralCalls(CallReader):
             lead = ","
 
     def _named(self) -> Reading[None]:
-        name = ""
+        before = ""
         while (character := (yield from self._next())) != "{":
             if character is None:
-                self._give(Content(self.TAG + name))
+                self._give(Content(self.TAG + before))
                 return
-            name += character
+            before += character
         self._put_back("{")
-        yield from self._arguments(_CALL_ID.sub("", name.replace(self.ARGS, "")).strip())
+        name = _CALL_ID.sub("", before.replace(self.ARGS, "")).strip()
+        if name:
+            yield from self._arguments(name)
+        else:  # an object of the list's, without a list
+            yield from self._call(self.TAG + before)
 
 
 PARSERS: dict[str, type[CallReader]] = {"hermes": HermesCalls, "llama3_json": LlamaCalls, "mistral": MistralCalls}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -121,14 +122,14 @@ class Reader(ABC):
 def joined(pieces: list[Piece]) -> list[Piece]:
     """Neighbours of one kind as one piece."""
     result: list[Piece] = []
-    for piece in pieces:
-        last = result[-1] if result else None
-        if isinstance(piece, Content) and isinstance(last, Content):
-            result[-1] = Content(last.text + piece.text)
-        elif isinstance(piece, Reasoning) and isinstance(last, Reasoning):
-            result[-1] = Reasoning(last.text + piece.text)
-        elif isinstance(piece, CallArguments) and isinstance(last, CallArguments) and last.index == piece.index:
-            result[-1] = CallArguments(last.index, last.text + piece.text)
-        else:
-            result.append(piece)
+    for _, neighbours in groupby(pieces, key=lambda piece: (type(piece), getattr(piece, "index", None))):
+        run = list(neighbours)
+        texts = "".join(piece.text for piece in run if not isinstance(piece, CallBegin))
+        match run[0]:
+            case CallBegin():
+                result += run
+            case CallArguments(index):
+                result.append(CallArguments(index, texts))
+            case piece:
+                result.append(type(piece)(texts))
     return result
