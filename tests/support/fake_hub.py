@@ -45,6 +45,7 @@ class FakeHub:
     token: str | None = None
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
+    commit: str = COMMIT
     lock: Lock = field(default_factory=Lock)
     release: Event = field(default_factory=Event)
 
@@ -62,7 +63,7 @@ class FakeHub:
             | ({"lfs": {"size": len(data), "sha256": etag(data), "pointerSize": 134}} if len(data) > 1024 else {})
             for name, data in self.files.items()
         ]
-        fields = {"id": self.model, "modelId": self.model, "sha": COMMIT, "siblings": siblings, "tags": []}
+        fields = {"id": self.model, "modelId": self.model, "sha": self.commit, "siblings": siblings, "tags": []}
         return json.dumps(fields).encode()
 
 
@@ -121,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             self._error(404, "EntryNotFound")
             return
-        headers = {"ETag": f'"{etag(data)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{etag(data)}"', "X-Repo-Commit": self.hub.commit, "Accept-Ranges": "bytes"}
         if start is not None:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         if name in self.hub.damage and body:

@@ -61,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.steps < 1:
+        raise ConfigError(f"--steps must be at least 1, got {args.steps}")
     lengths = sorted(args.length or LENGTHS)
     if len(set(lengths)) < 2 or lengths[0] < 1:
         raise ConfigError(f"--length {lengths}: a slope needs two different lengths of 1 or more", "repeat --length")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 _SEPARATOR = b"\n\n"
-_NO_CHOICES = b'"choices":[]'
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _DONE = b"data: [DONE]"
 _ERROR = b'data: {"error"'
 KEPT_ERROR = 300  # characters
@@ -90,7 +91,8 @@ class _StreamReader(asyncio.Protocol):
         if self._record.status != 200:
             self._rest += body
             return
-        *events, self._rest = (self._rest + body).split(_SEPARATOR) if self._rest else body.split(_SEPARATOR)
+        text = (self._rest + body if self._rest else body).replace(b"\r\n", b"\n")
+        *events, self._rest = text.split(_SEPARATOR)
         now = time.monotonic()
         for event in events:
             self._take(event, now)
@@ -109,7 +111,7 @@ class _StreamReader(asyncio.Protocol):
             self._record.ended = True
         elif event.startswith(_ERROR):
             self._fail(event.decode(errors="replace"))
-        elif _NO_CHOICES in event:
+        elif _NO_CHOICES.search(event):
             self._record.completion_tokens = json.loads(event[6:])["usage"]["completion_tokens"]
         else:
             self._record.arrivals.append(now)

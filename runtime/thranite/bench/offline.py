@@ -85,6 +85,8 @@ def _rows(text: str) -> dict[str, list[str]]:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.runs < 1:
+        raise ConfigError(f"--runs must be at least 1, got {args.runs}")
     rows = args.rows or {model: args.workload or list(WORKLOADS) for model in args.model}
     figures: list[Figures] = []
     starts: dict[str, StartTimes] = {}
@@ -110,7 +112,7 @@ def measure_model(
     """Load once, run every workload."""
     llm = load(directory, args, max(workload.longest_sequence for workload in workloads), start)
     print(f"{model}: {start.line()}", file=sys.stderr, flush=True)
-    on_reference = REFERENCE_GPU in machine(args.device)["device"]
+    on_reference = REFERENCE_GPU in machine(args.device)["device"].split()  # a GH200 is another
     spec = load_spec(read_model_config(str(directory), None).config, dtype=llm.info.dtype)
     measured = []
     try:

@@ -41,7 +41,9 @@ class OnlineFigures:
     first_error: str | None = None
 
     def record(self) -> dict[str, Any]:
-        return {**asdict(self), "rate": str(self.rate)}
+        """For JSON, which has no nan."""
+        fields = {name: None if value != value else value for name, value in asdict(self).items()}
+        return {**fields, "rate": str(self.rate)}
 
 
 def figures(rate: float, records: Sequence[StreamRecord], begin: float) -> OnlineFigures:

@@ -91,7 +91,7 @@ def measure(load: Load, place: int, rate: float, count: int) -> OnlineFigures:
             model=load.model,
             seed=1000 * place + number + 1,
             rate=rate / load.processes,
-            count=count // load.processes,
+            count=count // load.processes + (number < count % load.processes),
             vocab=load.vocab,
             begin=begin,
             api_key=load.api_key,

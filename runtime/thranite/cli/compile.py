@@ -22,7 +22,7 @@ from thranite.cli.flags import add_flags, build
 from thranite.config import EngineConfig, option
 from thranite.engine.build import engine_settings, read_spec
 from thranite.errors import ConfigError, ExitCode
-from thranite.loader.gpus import GPUS, find_gpu, gpu
+from thranite.loader.gpus import GPUS, check_capability, find_gpu, gpu
 from thranite.loader.hub import resolve_model
 from thranite.loader.plan import plan_memory
 from thranite.models.partition import check_size
@@ -30,7 +30,6 @@ from thranite.models.partition import check_size
 if TYPE_CHECKING:
     from thranite_kernels.variant import Variant
 
-LEAST_CAPABILITY = 80
 NOT_HERE = ("kernel_cache", "tokenizer", "load_format", "device")  # what has no part in what is compiled
 
 
@@ -58,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--gpu is missing", f"one of {', '.join(GPUS)}")
     name = find_gpu(asked.gpu)
     capability = GPUS[name].capability
-    if capability < LEAST_CAPABILITY:
-        raise ConfigError(f"no kernel is for {name}: its compute capability is {capability / 10}", "8.0 is the least")
+    check_capability(name, capability)
     if asked.into is not None:
         Path(asked.into).mkdir(parents=True, exist_ok=True)
         os.environ["TRITON_CACHE_DIR"] = str(Path(asked.into).resolve())

@@ -24,6 +24,7 @@ Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 MAPPED_BYTES = 1 << 30  # a file is mapped anew after this much, so that pages already copied are let go
 NAMES_SHOWN = 12
+WEIGHTS = ("F64", "F32", "F16", "BF16")  # others are codes of a quantization, not weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def match(decoder: Decoder, directory: Path, entries: list[TensorEntry]) -> list
     """Pair tensors with places; whatever is left over on either side is an error that names it."""
     targets = weight_targets(decoder)
     found: dict[str, Transfer] = {}
-    surplus, misshapen, repeated = [], [], []
+    surplus, misshapen, repeated, packed = [], [], [], []
     for entry in entries:
         name = canonical_name(decoder, entry.name)
         target = targets.get(name or "")
@@ -98,6 +99,8 @@ def match(decoder: Decoder, directory: Path, entries: list[TensorEntry]) -> list
             repeated.append(f"{entry.name} (in {found[name].entry.path.name} and {entry.path.name})")
         else:
             found[name] = Transfer(entry, target)
+            if entry.dtype not in WEIGHTS:
+                packed.append(f"{entry.name} is {entry.dtype}")
             if entry.shape != target.shape:
                 misshapen.append(f"{entry.name} is {list(entry.shape)}, expected {list(target.shape)}")
     problems = {
@@ -105,6 +108,7 @@ def match(decoder: Decoder, directory: Path, entries: list[TensorEntry]) -> list
         "surplus": surplus,
         "misshapen": misshapen,
         "repeated": repeated,
+        "quantized": packed,
     }
     if any(problems.values()):
         raise CheckpointError(

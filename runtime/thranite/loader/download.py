@@ -2,6 +2,7 @@
 
     DIR/.thranite-download.lock    held while one process works; a second one waits
     DIR/.incomplete-COMMIT/        where files grow; kept for the next try after a failure
+    DIR/.incomplete-COMMIT/.moving from when on files of DIR are that commit's, if they are not here any more
     DIR/.thranite-download.json    written last: the model, its commit, every file's size
 
 DIR may be a mount point, so it is never renamed itself: finished files move into it, the marker last of all.
@@ -10,6 +11,7 @@ DIR may be a mount point, so it is never renamed itself: finished files move int
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -20,12 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thranite.errors import ConfigError, StartupError
-from thranite.loader.download_marker import Marker, read_marker
-from thranite.loader.hub_listing import HubUnreachable, Listing, RemoteFile, hub_error, list_files
+from thranite.loader.download_marker import Marker, read_marker, remove_marker
+from thranite.loader.hub import HubUnreachable, hub_error
+from thranite.loader.hub_listing import Listing, RemoteFile, list_files
 from thranite.loader.hub_transfer import fetch_file
 
 LOCK = ".thranite-download.lock"
 WORK = ".incomplete-"
+MOVING = ".moving"
 WORKERS = 8
 IDLE_TRIES = 5  # tries in a row that bring no byte before giving up
 RETRY_SECONDS = 1.0
@@ -75,7 +79,10 @@ class Progress:
 
 def download(wanted: Download, progress: Progress, say: Callable[[str], None]) -> Marker:
     """Fill `wanted.target`. Returns at once if it is complete. Raises StartupError."""
-    wanted.target.mkdir(parents=True, exist_ok=True)
+    try:
+        wanted.target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{wanted.target} cannot be a directory: {error.strerror}", "name another one") from error
     with _lock(wanted.target, say):
         marker = _finished(wanted)
         if marker is None:
@@ -102,13 +109,18 @@ def _finished(wanted: Download) -> Marker | None:
 def _fetch(wanted: Download, listing: Listing, progress: Progress, say: Callable[[str], None]) -> Marker:
     work = wanted.target / f"{WORK}{listing.commit[:12]}"
     work.mkdir(exist_ok=True)
-    for file in listing.files:  # moved already, before an interruption
-        if (done := wanted.target / file.name).is_file() and done.stat().st_size == file.size:
+    former = read_marker(wanted.target)
+    known = (former is not None and former.commit == listing.commit) or (work / MOVING).exists()
+    for file in listing.files:
+        done = wanted.target / file.name
+        if not (work / file.name).exists() and _holds(done, file, known):
             os.replace(done, work / file.name)
     progress.begin(work, listing.files)
     missing = [file for file in listing.files if not _complete(work, file)]
     _fetch_all(wanted, listing, missing, work, say)
     marker = Marker(wanted.model, wanted.revision, listing.commit, {file.name: file.size for file in listing.files})
+    (work / MOVING).touch()
+    remove_marker(wanted.target)  # from here on files of two commits may lie side by side
     for file in listing.files:
         os.replace(work / file.name, wanted.target / file.name)
     marker.write(wanted.target)
@@ -149,6 +161,19 @@ def _try_all(wanted: Download, listing: Listing, files: list[RemoteFile], work: 
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="download") as pool:
         failures = [failure for failure in pool.map(fetch, files) if failure is not None]
     return min(failures, key=lambda failure: isinstance(failure, HubUnreachable), default=None)  # a final one first
+
+
+def _holds(path: Path, file: RemoteFile, known: bool) -> bool:
+    """Whether it is that very file. `known`: of this commit, so its size tells that it is whole; one of another commit
+    may have the same size."""
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    if known:
+        return True
+    if file.sha256 is None:
+        return False
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
 def _complete(work: Path, file: RemoteFile) -> bool:

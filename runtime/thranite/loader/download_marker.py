@@ -47,5 +47,9 @@ def read_marker(directory: Path) -> Marker | None:
         raise CheckpointError(f"{path} cannot be read: {error}", "remove it to download the model again") from error
 
 
+def remove_marker(directory: Path) -> None:
+    (directory / NAME).unlink(missing_ok=True)
+
+
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None

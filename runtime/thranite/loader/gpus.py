@@ -32,6 +32,16 @@ GPUS = {
 }
 
 
+LEAST_CAPABILITY = 80
+BY_MEMORY = "; or pass --gpu-memory 80GB"
+
+
+def check_capability(name: str, capability: int) -> None:
+    """Raises ConfigError for a GPU that no kernel is for."""
+    if capability < LEAST_CAPABILITY:
+        raise ConfigError(f"no kernel is for {name}: its compute capability is {capability / 10}", "8.0 is the least")
+
+
 def find_gpu(name: str, otherwise: str = "") -> str:
     """The table's name for it. Raises ConfigError if it has none; `otherwise` ends the hint."""
     wanted = _key(name)
@@ -43,7 +53,7 @@ def find_gpu(name: str, otherwise: str = "") -> str:
 
 def gpu(name: str) -> DeviceMemory:
     """An idle one. Raises ConfigError for a name not in the table."""
-    known = find_gpu(name, "; or pass --gpu-memory 80GB")
+    known = find_gpu(name, BY_MEMORY)
     return gpu_of(known, int(GPUS[known].gib * GIB))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thranite.errors import ModelNotFound
+from thranite.errors import ModelNotFound, StartupError
 
 # Weights, configuration, tokenizer, chat templates. Never pickles, never code.
 ALLOWED_FILES = (
@@ -18,6 +18,10 @@ ALLOWED_FILES = (
     "merges.txt",
 )
 IGNORED_FILES = ("original/*", "consolidated*.safetensors", "onnx/*", "openvino/*")
+
+
+class HubUnreachable(StartupError):
+    """The hub could not be asked, or broke off: asking again may help."""
 
 
 def resolve_model(
@@ -59,7 +63,7 @@ def download_snapshot(
     model: str, revision: str | None, token: str | None, offline: bool, allowed: list[str], cache_dir: Path | None
 ) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(
@@ -73,8 +77,24 @@ def download_snapshot(
                 cache_dir=cache_dir,
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFound(f"{model}{at(revision)}: {reason(error)}", hint=hint_for(error, model)) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise hub_error(error, model, revision, offline) from error
+
+
+def hub_error(error: Exception, model: str, revision: str | None, offline: bool = False) -> StartupError:
+    """The hub client's errors in this project's words: HubUnreachable if another try may help. `offline`: it was not to
+    be asked."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, StartupError):
+        return error
+    message, hint = f"{model}{at(revision)}: {reason(error)}", hint_for(error, model)
+    final = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return ModelNotFound(message, "HF_HUB_OFFLINE forbids asking the hub")
+    if isinstance(error, errors.LocalEntryNotFoundError) and (offline or constants.HF_HUB_OFFLINE):
+        return ModelNotFound(message, hint)
+    return ModelNotFound(message, hint) if isinstance(error, final) else HubUnreachable(message, hint)
 
 
 def at(revision: str | None) -> str:

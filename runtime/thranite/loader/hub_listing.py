@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from thranite.errors import CheckpointError, ModelNotFound, StartupError
-from thranite.loader.hub import ALLOWED_FILES, IGNORED_FILES, at, hint_for, reason
+from thranite.errors import CheckpointError, ModelNotFound
+from thranite.loader.hub import ALLOWED_FILES, IGNORED_FILES, hub_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,6 @@ class Listing:
 
     commit: str
     files: tuple[RemoteFile, ...]
-
-
-class HubUnreachable(StartupError):
-    """The hub could not be asked, or broke off: asking again may help."""
 
 
 def select_files(names: Iterable[str]) -> list[str]:
@@ -61,16 +57,3 @@ def list_files(model: str, revision: str | None, token: str | None) -> Listing:
         lfs = siblings[name].lfs
         files.append(RemoteFile(name, int(siblings[name].size or 0), lfs.sha256 if lfs else None))
     return Listing(info.sha, tuple(files))
-
-
-def hub_error(error: Exception, model: str, revision: str | None) -> StartupError:
-    """The hub client's errors in this project's words: HubUnreachable if another try may help."""
-    from huggingface_hub import errors
-
-    if isinstance(error, StartupError):
-        return error
-    message, hint = f"{model}{at(revision)}: {reason(error)}", hint_for(error, model)
-    final = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return ModelNotFound(message, "HF_HUB_OFFLINE forbids asking the hub")
-    return ModelNotFound(message, hint) if isinstance(error, final) else HubUnreachable(message, hint)

@@ -10,7 +10,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from thranite.loader.hub_listing import HubUnreachable, RemoteFile
+from thranite.loader.hub import HubUnreachable
+from thranite.loader.hub_listing import RemoteFile
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0  # without a byte

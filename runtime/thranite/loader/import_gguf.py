@@ -49,8 +49,34 @@ def _check(source: Path, target: Path) -> None:
     with source.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise CheckpointError(f"{source} is not a GGUF file: it does not start with {MAGIC.decode()}")
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target} is a file", "name a new directory")
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{target} is not empty", "name a new directory, or remove this one first")
+
+
+def _read_names(source: Path) -> list[str]:
+    """Of the file's tensors. Raises for what transformers passes over in silence: half of a model, scaled positions."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(source)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise CheckpointError(f"{source} cannot be read: {error}", "it may be cut short: fetch it again") from error
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    names = [tensor.name for tensor in reader.tensors]
+    if int(fields.get("split.count", 1)) > 1:
+        raise UnsupportedModel(
+            f"{source} is one of {fields['split.count']} files of a model", "join them: llama-gguf-split --merge"
+        )
+    scaling = fields.get(f"{fields.get('general.architecture')}.rope.scaling.type", "none")
+    scaled = [name for name in names if name.startswith(("rope_freqs", "rope_factors"))]
+    if scaling != "none" or scaled:
+        raise UnsupportedModel(
+            f"{source} scales positions ({', '.join(scaled) or scaling}), which is not read from GGUF files",
+            "take the model's safetensors",
+        )
+    return names
 
 
 @contextmanager
@@ -69,6 +95,7 @@ def _whole_directory(target: Path) -> Iterator[Path]:
 
 def _write_model(source: Path, work: Path, dtype: ImportDType) -> int:
     """config.json, generation_config.json, model.safetensors. Returns the model's length in tokens."""
+    names = _read_names(source)
     import torch
     import transformers
     from safetensors.torch import save_file
@@ -77,12 +104,20 @@ def _write_model(source: Path, work: Path, dtype: ImportDType) -> int:
     packed = getattr(transformers, "GgufConfig", None)
     options: dict[str, Any] = {} if packed is None else {"quantization_config": packed(dequantize=True)}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=getattr(torch, dtype), local_files_only=True, **options
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
         )
     except (ValueError, NotImplementedError, KeyError) as error:
         raise UnsupportedModel(f"transformers cannot read {source}: {error}") from error
-    tensors = dense_tensors(model.state_dict(), tied=bool(model.config.tie_word_embeddings), source=source)
+    model, found = loaded
+    tied = bool(model.config.tie_word_embeddings)
+    tensors = dense_tensors(model.state_dict(), tied=tied, source=source)
+    _check_whole(source, names, tensors, sorted(set(found["missing_keys"]) & set(tensors)))
     save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
     (work / "model.safetensors").chmod(0o644)  # safetensors writes 0600
     config = {key: value for key, value in model.config.to_dict().items() if key not in NOISE}
@@ -91,6 +126,18 @@ def _write_model(source: Path, work: Path, dtype: ImportDType) -> int:
     if model.generation_config is not None:
         model.generation_config.save_pretrained(work)
     return int(model.config.max_position_embeddings)
+
+
+def _check_whole(source: Path, names: list[str], tensors: dict[str, Tensor], missing: list[str]) -> None:
+    """transformers draws what is missing at random, and leaves out what its model has no place for, such as biases."""
+    if missing:
+        raise CheckpointError(f"{source} lacks {len(missing)} of the model's tensors: {', '.join(missing[:4])}")
+    if len(names) != len(tensors):
+        biases = [name for name in names if name.endswith(".bias")]
+        raise UnsupportedModel(
+            f"{source} holds {len(names)} tensors, of which the model takes {len(tensors)}"
+            + (f"; biases may be the others: {', '.join(biases[:4])}" if biases else "")
+        )
 
 
 def dense_tensors(state: dict[str, Tensor], *, tied: bool, source: Path) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ class TensorEntry:
     shape: tuple[int, ...]
     start: int  # byte offset in the file's data
     num_bytes: int
+    dtype: str  # as the format spells it
 
 
 def find_files(directory: Path) -> list[Path]:
@@ -77,4 +78,4 @@ def read_header(path: Path) -> list[TensorEntry]:
 
 def entry_of(path: Path, name: str, fields: dict[str, Any]) -> TensorEntry:
     start, stop = fields["data_offsets"]
-    return TensorEntry(path, name, tuple(fields["shape"]), int(start), int(stop) - int(start))
+    return TensorEntry(path, name, tuple(fields["shape"]), int(start), int(stop) - int(start), str(fields["dtype"]))

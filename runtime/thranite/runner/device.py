@@ -9,6 +9,7 @@ import torch
 from thranite.config import Device
 from thranite.errors import ConfigError
 from thranite.loader.device_memory import DeviceMemory
+from thranite.loader.gpus import check_capability
 
 
 def pick_device(device: Device, rank: int = 0, size: int = 1) -> torch.device:
@@ -22,6 +23,8 @@ def pick_device(device: Device, rank: int = 0, size: int = 1) -> torch.device:
         torch.cuda.init()
         if size > 1:
             torch.cuda.set_device(rank)
+        major, minor = torch.cuda.get_device_capability()
+        check_capability(torch.cuda.get_device_name(), 10 * major + minor)
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 

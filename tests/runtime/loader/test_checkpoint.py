@@ -160,6 +160,10 @@ def test_text_part_of_gemma3_conditional_generation(tmp_path: Path, layout: Call
             r"misshapen: model\.norm\.weight is \[3\], expected \[48\]",
         ),
         (lambda t: [t.pop(name) for name in list(t)[1:]], "and [0-9]+ more"),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(48, dtype=torch.int8)}),
+            r"quantized: model\.norm\.weight is I8",
+        ),
     ],
 )
 def test_wrong_tensors_are_named(directory: Path, change: Callable[[dict[str, Tensor]], object], message: str) -> None:

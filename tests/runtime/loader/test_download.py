@@ -200,6 +200,69 @@ def test_a_gated_model_needs_its_token(hub: FakeHub, start: Start, tmp_path: Pat
     assert end(start("--token-file", str(token)))[0] == 0
 
 
+NEXT = "f" * 40
+RETRAINED = WEIGHTS[::-1]  # of the same size
+
+
+def retrain(hub: FakeHub) -> None:
+    """The branch goes on to another commit; the weights are others, and the template is as it was."""
+    hub.commit = NEXT
+    hub.revisions = ("main", NEXT)
+    hub.files = {
+        **FILES,
+        "config.json": FILES["config.json"].replace(b"Llama", b"Mamba"),
+        "model.safetensors": RETRAINED,
+    }
+
+
+def assert_retrained(model: Path) -> None:
+    assert (model / "model.safetensors").read_bytes() == RETRAINED
+    assert b"Mamba" in (model / "config.json").read_bytes()
+    assert json.loads((model / MARKER).read_text())["commit"] == NEXT
+
+
+def test_files_of_another_commit_are_not_taken_for_this_one_s(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    """Of the same size, in a directory that lacks one file by now."""
+    model = tmp_path / "model"
+    assert end(start())[0] == 0
+    (model / "tokenizer.json").unlink()
+    retrain(hub)
+    assert end(start())[0] == 0
+    assert_retrained(model)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2, 4])
+def test_a_move_that_was_interrupted_ends_with_its_own_files(
+    hub: FakeHub, start: Start, tmp_path: Path, moved: int
+) -> None:
+    model = tmp_path / "model"
+    assert end(start())[0] == 0
+    before = {name: (model / name).read_bytes() for name in WANTED}
+    (model / "tokenizer.json").unlink()
+    retrain(hub)
+    assert end(start())[0] == 0
+    work = model / f".incomplete-{NEXT[:12]}"  # as it was when the move began, `moved` files ago
+    work.mkdir()
+    (work / ".moving").touch()
+    (model / MARKER).unlink()
+    for name in sorted(WANTED)[moved:]:
+        (model / name).rename(work / name)
+        (model / name).write_bytes(before[name])
+    asked = len(hub.transfers("model.safetensors"))
+    assert end(start())[0] == 0
+    assert_retrained(model)
+    assert len(hub.transfers("model.safetensors")) == asked, "nothing is fetched again"
+
+
+def test_large_files_that_stay_the_same_are_not_fetched_again(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    assert end(start())[0] == 0
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    hub.commit, hub.revisions = NEXT, ("main", NEXT)
+    assert end(start())[0] == 0
+    assert len(hub.transfers("model.safetensors")) == 1
+    assert len(hub.transfers("config.json")) == 2
+
+
 def test_another_model_in_the_directory_is_left_alone(start: Start, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()

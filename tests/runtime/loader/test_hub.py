@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from thranite.errors import ModelNotFound
-from thranite.loader.hub import resolve_model
+from thranite.errors import ExitCode, ModelNotFound
+from thranite.loader.hub import HubUnreachable, resolve_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -32,6 +33,16 @@ def test_offline_takes_the_cache(cached: Path) -> None:
     found = resolve_model("org/tiny", offline=True, cache_dir=cached)
     assert (found / "config.json").is_file()
     assert resolve_model("org/tiny", revision=COMMIT, offline=True, cache_dir=cached) == found
+
+
+def test_a_hub_that_does_not_answer_is_no_missing_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may answer the next time: a Job must not give up for good."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(HubUnreachable, match="org/absent") as caught:
+        resolve_model("org/absent", cache_dir=tmp_path)
+    assert caught.value.exit_code == ExitCode.FAILURE
 
 
 @pytest.mark.parametrize(
