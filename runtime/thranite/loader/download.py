@@ -119,6 +119,8 @@ def _fetch(wanted: Download, listing: Listing, progress: Progress, say: Callable
     missing = [file for file in listing.files if not _complete(work, file)]
     _fetch_all(wanted, listing, missing, work, say)
     marker = Marker(wanted.model, wanted.revision, listing.commit, {file.name: file.size for file in listing.files})
+    for stale in wanted.target.glob(f"{WORK}*/{MOVING}"):  # of a move that was never ended, and is undone from here on
+        stale.unlink()
     (work / MOVING).touch()
     remove_marker(wanted.target)  # from here on files of two commits may lie side by side
     for file in listing.files:

@@ -112,7 +112,7 @@ def _write_model(source: Path, work: Path, dtype: ImportDType) -> int:
             output_loading_info=True,
             **options,
         )
-    except (ValueError, NotImplementedError, KeyError) as error:
+    except (ValueError, NotImplementedError, KeyError, RuntimeError) as error:
         raise UnsupportedModel(f"transformers cannot read {source}: {error}") from error
     model, found = loaded
     tied = bool(model.config.tie_word_embeddings)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from thranite.errors import Rejected
+
 T = TypeVar("T")
 
 STACK_BYTES = 1 << 30  # of addresses; memory is taken as far as the recursion goes, and ends with the thread
@@ -15,7 +17,10 @@ _starting = threading.Lock()  # the size of stacks is the process's
 
 
 def on_deep_stack(work: Callable[[], T]) -> T:
-    """Run `work` on a thread of its own with such a stack, and wait for it. An overflow would end the process."""
+    """Run `work` on a thread of its own with such a stack, and wait for it. An overflow would end the process.
+
+    Raises what `work` does, and Rejected where no thread can be started.
+    """
     result: Future[T] = Future()
 
     def run() -> None:
@@ -28,6 +33,8 @@ def on_deep_stack(work: Callable[[], T]) -> T:
         before = threading.stack_size(STACK_BYTES)
         try:
             threading.Thread(target=run, name="deep stack", daemon=True).start()
+        except RuntimeError as error:
+            raise Rejected("the machine has no thread to spare for a grammar", "queue_full") from error
         finally:
             threading.stack_size(before)
     return result.result()

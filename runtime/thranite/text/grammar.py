@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from thranite.text.tokenizer import Tokenizer
 
 FIELD = "structured_outputs"
 KEPT = 128  # compiled grammars
+_MASK_SECONDS = 0.25  # of a processor, for the first token: every other sequence waits for it
 _MAX_SOURCE = 2**19  # characters; chains of rules so long take 210 MB of stack
 _MAX_ROW_ITEMS = 2**15  # of the parser; a property that may come next takes four, and the library's limit is 2,000
 
@@ -76,7 +78,12 @@ def checked_source(
     if len(source) > _MAX_SOURCE:
         raise InvalidRequest(f"the grammar takes {len(source)} characters; at most {_MAX_SOURCE} are allowed", FIELD)
     matcher = _compiler_of(tokenizer, vocab_size, tuple(eos_token_ids)).matcher(source)
+    began = time.thread_time()
     matcher.compute_bitmask()
+    if time.thread_time() - began > _MASK_SECONDS:
+        raise InvalidRequest(
+            "the grammar takes too long for each token: let it have fewer choices", FIELD, "invalid_grammar"
+        )
     if matcher.is_error():  # such as a schema that refers to itself alone
         raise InvalidRequest(f"no text can match the grammar: {matcher.get_error().strip()}", FIELD, "invalid_grammar")
     return source

@@ -45,17 +45,19 @@ def _demanded(wanted: StructuredOutputsParams) -> Iterable[str]:
 
 
 def refuse_costly_multiples(wanted: StructuredOutputsParams) -> None:
-    """`multipleOf` becomes an automaton with a state for each remainder: 300,007 take 14 s. Raises InvalidRequest."""
+    """`multipleOf` becomes an automaton with a state for each remainder: 300,007 take 14 s, and of several in one place
+    their least common multiple counts. Where they stand is not looked at: it is that of all. Raises InvalidRequest."""
     schemas = [wanted.json] if wanted.grammar is None else list(_schemas_within(wanted.grammar))
-    numbers = [number for schema in schemas for number in _multiples(schema)]
-    common = math.lcm(*numbers)  # of several in one place their least common multiple counts
-    if common > MOST_REMAINDERS:
-        raise InvalidRequest(
-            f"multipleOf: all of the schema have {common} as their least common multiple; at most {MOST_REMAINDERS} is "
-            "taken, as the grammar would take too long to compile",
-            "structured_outputs",
-            "invalid_grammar",
-        )
+    common = 1
+    for number in (number for schema in schemas for number in _multiples(schema)):
+        common = math.lcm(common, number)
+        if common > MOST_REMAINDERS:
+            raise InvalidRequest(
+                f"multipleOf: the least common multiple of all in the schema is above {MOST_REMAINDERS}, and the "
+                "grammar would take too long to compile",
+                "structured_outputs",
+                "invalid_grammar",
+            )
 
 
 def _schemas_within(grammar: str) -> Iterator[Any]:
@@ -70,8 +72,19 @@ def _multiples(schema: Any) -> Iterator[int]:
     """Of every `multipleOf`, without its power of ten. Walks without recursion."""
     for place in _places(_parsed(schema)):
         number = place.get("multipleOf") if isinstance(place, dict) else None
-        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
-            yield int("".join(map(str, Decimal(str(number)).normalize().as_tuple().digits)))
+        if isinstance(number, bool) or not isinstance(number, int | float) or number == 0:
+            continue  # none, or one that its compilation refuses
+        if isinstance(number, int):
+            yield abs(number) if abs(number) <= MOST_REMAINDERS else _without_zeros(abs(number))
+        elif math.isfinite(number):
+            yield int("".join(map(str, Decimal(repr(number)).normalize().as_tuple().digits)))
+
+
+def _without_zeros(number: int) -> int:
+    """Those at its end in decimal notation."""
+    while number % 10 == 0:
+        number //= 10
+    return number
 
 
 def _parsed(schema: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from tests.support.grammar_engine import (
 )
 from thranite.engine.constraints import BadWords, Both
 from thranite.engine.grammar import Grammars
-from thranite.errors import InvalidRequest
+from thranite.errors import InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, Grammar
 from thranite.sampling_params import SamplingParams, StructuredOutputsParams, TokenParams
 from thranite.text.prompt import build_request
@@ -222,15 +223,41 @@ def test_grammars_that_refer_deeply_are_followed(wanted: dict[str, Any]) -> None
         {"json": {"type": "integer", "multipleOf": 300_007}},
         {"json": '{"properties": {"a": {"multipleOf": 3.00007}}}'},
         {"json": {"allOf": [{"multipleOf": 997}, {"items": [{"multipleOf": 991}]}]}},
+        {"json": {"$defs": {"a": {"multipleOf": 0}}, "multipleOf": 300_007}},
+        {"json": {"multipleOf": 10**400 + 1}},
+        {"json": '{"multipleOf": 1' + "0" * 400 + "1}"},
+        {"json": {"anyOf": [{"multipleOf": number} for number in range(3, 12_000, 2)]}},
         {"grammar": 'start: "a" %json {"type": "integer", "multipleOf": 300007} "b"'},
         {"grammar": '{"grammars": [{"json_schema": {"type": "integer", "multipleOf": 300007}}]}'},
     ],
-    ids=["number", "decimal", "several", "lark", "llguidance"],
+    ids=["number", "decimal", "several", "zero", "huge", "long", "many", "lark", "llguidance"],
 )
 def test_multiples_that_take_minutes_to_compile_are_refused(wanted: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match=r"multipleOf: .* at most 100000") as refused:
+    with pytest.raises(InvalidRequest, match=r"multipleOf: .* above 100000") as refused:
         build_request("r", [1], asks(**wanted), INFO, TOKENIZER, seed=0)
     assert refused.value.param == "structured_outputs"
+
+
+def test_a_grammar_whose_tokens_take_seconds_is_refused() -> None:
+    """A chain of rules each of which may be nothing: they are all looked at for every token."""
+    rules = "\n".join(f"r{index}: r{index + 1}?" for index in range(17_000))
+    with pytest.raises(InvalidRequest, match="too long for each token"):
+        build_request("r", [1], asks(grammar=f'start: r0\n{rules}\nr17000: "b"'), INFO, TOKENIZER, seed=0)
+
+
+def test_a_grammar_without_a_thread_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    request = build_request("r", [1], asks(choice=["abc", "abd"]), INFO, TOKENIZER, seed=0)
+    engine = grammar_engine()
+    engine.add(request)
+    with monkeypatch.context() as patch:
+        patch.setattr("thranite.text.deep_stack.threading.Thread.start", start)
+        with pytest.raises(Rejected, match="no thread"):
+            build_request("r", [1], asks(regex="an?other"), INFO, TOKENIZER, seed=0)
+    while engine.has_work:
+        engine.step()
 
 
 @pytest.mark.parametrize("number", [2, 0.01, 1_000_000, 3600, 1e-9])

@@ -254,6 +254,27 @@ def test_a_move_that_was_interrupted_ends_with_its_own_files(
     assert len(hub.transfers("model.safetensors")) == asked, "nothing is fetched again"
 
 
+def test_a_move_that_another_commit_s_undid_is_not_taken_up(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    """Killed in the move of one commit, then in that of another; and the branch is back at the first."""
+    model = tmp_path / "model"
+    assert end(start())[0] == 0
+    former = model / f".incomplete-{COMMIT[:12]}"
+    former.mkdir()
+    (former / ".moving").touch()
+    (model / MARKER).unlink()
+    retrain(hub)
+    assert end(start())[0] == 0
+    latter = model / f".incomplete-{NEXT[:12]}"
+    for work in (former, latter):
+        work.mkdir(exist_ok=True)
+    (latter / ".moving").touch()
+    (model / MARKER).unlink()
+    hub.commit, hub.revisions, hub.files = COMMIT, ("main", COMMIT), FILES
+    assert end(start())[0] == 0
+    assert (model / "model.safetensors").read_bytes() == WEIGHTS
+    assert b"Llama" in (model / "config.json").read_bytes()
+
+
 def test_large_files_that_stay_the_same_are_not_fetched_again(hub: FakeHub, start: Start, tmp_path: Path) -> None:
     assert end(start())[0] == 0
     (tmp_path / "model" / "tokenizer.json").unlink()

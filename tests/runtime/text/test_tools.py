@@ -72,8 +72,8 @@ READINGS: list[tuple[str, str, Answer]] = [
     ("hermes", '<tool_call>{"arguments": {"s": "\\ud83d"}, "name": "a"}', Answer(calls=[Call("a", '{"s": "\ufffd"}')])),
     (
         "mistral",
-        f'[TOOL_CALLS]{{"name": "weather", "arguments": {PARIS}}}',
-        Answer(calls=[Call("weather", PARIS)]),
+        f'[TOOL_CALLS]{{"name": "weather", "arguments": {PARIS}}}, {{"name": "b", "arguments": {{}}}}',
+        Answer(calls=[Call("weather", PARIS), Call("b", "{}")]),
     ),
     ("mistral", '[TOOL_CALLS] {"nothing": 1}', Answer('[TOOL_CALLS]{"nothing": 1}')),
     (

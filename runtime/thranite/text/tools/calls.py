@@ -181,7 +181,9 @@ class MistralCalls(CallReader):
                 yield from self._named()
 
     def _list(self) -> Reading[None]:
-        lead = self.TAG + "["
+        yield from self._objects(self.TAG + "[")
+
+    def _objects(self, lead: str) -> Reading[None]:
         while (yield from self._call(lead)):
             yield from self._skip_space()
             if not (yield from self._follows(",")):
@@ -200,8 +202,8 @@ class MistralCalls(CallReader):
         name = _CALL_ID.sub("", before.replace(self.ARGS, "")).strip()
         if name:
             yield from self._arguments(name)
-        else:  # an object of the list's, without a list
-            yield from self._call(self.TAG + before)
+        else:  # the list's objects, without a list
+            yield from self._objects(self.TAG + before)
 
 
 PARSERS: dict[str, type[CallReader]] = {"hermes": HermesCalls, "llama3_json": LlamaCalls, "mistral": MistralCalls}
