@@ -41,7 +41,8 @@ class World:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
+        async with self._one_at_a_time:  # a request that is cut off while it connects leaves its socket open
+            self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task  # raises what ended it before
         await self.autoscaler.close()
