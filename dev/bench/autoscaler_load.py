@@ -75,9 +75,7 @@ def pods(number: int) -> list[Pod]:
     found = []
     for index in range(number * REPLICAS, (number + 1) * REPLICAS):
         uid, address = f"p{index}", f"127.{index // 250 + 1}.{index % 250 + 1}.1"
-        found.append(
-            Pod(uid, uid, "engine", "t", "Running", deleting=False, ready=True, created=CREATED, address=address)
-        )
+        found.append(Pod(uid, uid, "engine", "t", "Running", ready=True, created=CREATED, address=address))
     return found
 
 

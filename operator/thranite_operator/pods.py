@@ -42,7 +42,6 @@ class Pod:
     component: str
     template: str
     phase: str
-    deleting: bool
     ready: bool
     created: str
     unscheduled: str | None = None
@@ -53,6 +52,10 @@ class Pod:
     reason: str = ""
     message: str = ""
     containers: tuple[Container, ...] = ()
+
+    @property
+    def deleting(self) -> bool:
+        return self.end_due is not None
 
     @property
     def restarts(self) -> int:
@@ -82,7 +85,6 @@ def project(obj: Mapping[str, Any]) -> Pod:
         component=labels.get(names.COMPONENT, ""),
         template=labels.get(names.TEMPLATE, ""),
         phase=status.get("phase", "Pending"),
-        deleting="deletionTimestamp" in meta,
         ready=is_ready,
         created=meta["creationTimestamp"],
         unscheduled=_unscheduled(scheduled),

@@ -12,6 +12,7 @@ import yaml
 
 from tests.support.apiserver import ApiServer, running_api_server
 from tests.support.kube import ApiRefusal, KubeApi
+from tests.support.reconciling import Reconciling
 
 CRD = Path(__file__).parents[2] / "crds" / "thranite.dev_inferenceservices.yaml"
 
@@ -41,6 +42,12 @@ def _wait_served(api: KubeApi) -> None:
 def api(api_server: ApiServer) -> Iterator[KubeApi]:
     with api_server.api() as client:
         yield client
+
+
+@pytest.fixture
+def operator(api_server: ApiServer) -> Iterator[Reconciling]:
+    with Reconciling(api_server) as running:
+        yield running
 
 
 @pytest.fixture

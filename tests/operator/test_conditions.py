@@ -3,12 +3,10 @@ test as kubelet and the controllers would write them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.apiserver import ApiServer
 from tests.support.kube import KubeApi, Object
 from tests.support.manifests import (
     STAMP,
@@ -28,12 +26,6 @@ from tests.support.reconciling import Reconciling
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 PVC: Object = {"type": "PVC", "claimName": "models"}
 EMPTY_DIR: Object = {"type": "EmptyDir"}
-
-
-@pytest.fixture
-def operator(api_server: ApiServer) -> Iterator[Reconciling]:
-    with Reconciling(api_server) as running_operator:
-        yield running_operator
 
 
 def start(api: KubeApi, namespace: str, operator: Reconciling, cache: Object | None = None, **spec: Any) -> None:
@@ -304,7 +296,7 @@ def test_a_model_that_cannot_be_served_is_told_and_tried_again_later(
     (job,) = api.items("Job", namespace)
     ended = running(container(terminated(code, "cause: because"), name="check"), phase="Failed")
     pod(api, namespace, ended, name=f"{job['metadata']['name']}-abcde", component="loader")
-    job_status(api, namespace, "Failed", operator.now.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    job_status(api, namespace, "Failed", operator.stamp)
     again = operator.reconcile(namespace)
     assert condition(api, namespace, "ModelCached") == ("False", reason, "cause: because")
     assert condition(api, namespace, "Ready") == ("False", reason, "cause: because")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.support.apiserver import LIMITED_TOKEN, LIMITED_USER, ApiServer
@@ -13,12 +11,6 @@ from tests.support.reconciling import Reconciling
 from thranite_operator.kube import Refused
 
 RBAC = "rbac.authorization.k8s.io"
-
-
-@pytest.fixture
-def operator(api_server: ApiServer) -> Iterator[Reconciling]:
-    with Reconciling(api_server) as running_operator:
-        yield running_operator
 
 
 def test_a_quota_on_one_child_stops_neither_the_others_nor_the_counts(

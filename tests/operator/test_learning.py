@@ -18,7 +18,6 @@ def started(uid: str, seconds: int, hour: int = 13, restarts: int = 0) -> Pod:
         component="engine",
         template="t",
         phase="Running",
-        deleting=False,
         ready=True,
         created=f"2026-01-01T{hour}:00:00Z",
         scheduled_at=f"2026-01-01T{hour}:00:00Z",

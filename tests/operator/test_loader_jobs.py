@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.apiserver import ApiServer
 from tests.support.kube import KubeApi, Object
 from tests.support.manifests import STAMP, condition, job_status, pod, ready, service, template_label
 from tests.support.reconciling import Reconciling
@@ -15,21 +12,11 @@ OWN_CLAIM: Object = {"type": "PVC", "size": "1Gi"}
 CLAIMS = "PersistentVolumeClaim"
 
 
-@pytest.fixture
-def operator(api_server: ApiServer) -> Iterator[Reconciling]:
-    with Reconciling(api_server) as running_operator:
-        yield running_operator
-
-
-def stamp(operator: Reconciling) -> str:
-    return operator.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def load(api: KubeApi, namespace: str, operator: Reconciling) -> None:
     """The model is in the claim, a second after that was made."""
     operator.reconcile(namespace)
     operator.wait(1)
-    job_status(api, namespace, "Complete", stamp(operator))
+    job_status(api, namespace, "Complete", operator.stamp)
     operator.reconcile(namespace)
     assert condition(api, namespace, "ModelCached")[:2] == ("True", "Cached")
 
@@ -68,7 +55,7 @@ def test_a_loader_that_failed_is_replaced_at_once_when_its_template_changes(
 ) -> None:
     api.create(service(namespace, cache=OWN_CLAIM))
     operator.reconcile(namespace)
-    job_status(api, namespace, "Failed", stamp(operator))
+    job_status(api, namespace, "Failed", operator.stamp)
     assert operator.reconcile(namespace).seconds == 300
     api.merge("InferenceService", namespace, "x", {"spec": {"engine": {"image": "registry.example/runtime:right"}}})
     assert operator.writes(namespace)["delete Job"] == 1
@@ -119,7 +106,7 @@ def test_a_claim_outlasts_the_pods_that_serve_from_it(api: KubeApi, namespace: s
     operator.reconcile(namespace)
     assert claim_of_pods(api, namespace) == "x-cache"
     assert "deletionTimestamp" not in api.get(CLAIMS, namespace, "x-cache")["metadata"]
-    job_status(api, namespace, "Complete", stamp(operator))
+    job_status(api, namespace, "Complete", operator.stamp)
     operator.reconcile(namespace)
     assert claim_of_pods(api, namespace) == "shared"
     assert "deletionTimestamp" not in api.get(CLAIMS, namespace, "x-cache")["metadata"]

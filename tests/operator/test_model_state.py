@@ -17,7 +17,7 @@ REFUSED = Termination("DoesNotFit", 1, "the claim lacks 3 GiB", "2026-01-01T23:5
 
 def loader(name: str, phase: str, ended: Termination | None = None) -> Pod:
     container = Container(names.DOWNLOAD, False, True, 0, running=phase == "Running", ended=ended, over=bool(ended))
-    return Pod(name, name, "loader", "", phase, False, False, "2026-01-01T23:58:00Z", containers=(container,))
+    return Pod(name, name, "loader", "", phase, False, "2026-01-01T23:58:00Z", containers=(container,))
 
 
 def state(*loaders: Pod, failed: bool = False) -> ModelState:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.apiserver import ApiServer
 from tests.support.crd_fields import crd_fields, dataclass_fields
 from tests.support.kube import KubeApi, Object
 from tests.support.manifests import service, template_label
@@ -49,12 +47,6 @@ SERVICES: dict[str, dict[str, Any]] = {
         "podTemplate": {"labels": {"team": "a"}, "containers": [{"name": "proxy", "image": "proxy:1"}]},
     },
 }
-
-
-@pytest.fixture
-def operator(api_server: ApiServer) -> Iterator[Reconciling]:
-    with Reconciling(api_server) as running:
-        yield running
 
 
 def parsed(body: Object) -> InferenceService:

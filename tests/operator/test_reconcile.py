@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.apiserver import ApiServer
 from tests.support.kube import ApiRefusal, KubeApi, Object
 from tests.support.manifests import condition, service
 from tests.support.reconciling import Reconciling
@@ -41,12 +40,6 @@ POD_MONITOR_CRD: Object = {
     },
 }
 CHILDREN = ("Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ControllerRevision")
-
-
-@pytest.fixture
-def operator(api_server: ApiServer) -> Iterator[Reconciling]:
-    with Reconciling(api_server) as running:
-        yield running
 
 
 def names(api: KubeApi, kind: str, namespace: str) -> list[str]:

@@ -44,6 +44,11 @@ class Reconciling:
         """The operator's process ends, and another one takes over."""
         self._reconciler = self._new(settings or self._settings)
 
+    @property
+    def stamp(self) -> str:
+        """`now` as Kubernetes writes it."""
+        return self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 

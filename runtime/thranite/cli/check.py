@@ -14,7 +14,7 @@ from thranite.cli.flags import add_flags, build
 from thranite.config import EngineConfig, option
 from thranite.errors import ConfigError, DoesNotFit, ExitCode
 from thranite.loader.device_memory import DeviceMemory, format_bytes, host_memory, null_memory, parse_bytes
-from thranite.loader.gpus import BY_MEMORY, GPUS, LEAST_CAPABILITY, check_capability, find_gpu, gpu, gpu_of
+from thranite.loader.gpus import GPUS, LEAST_CAPABILITY, check_capability, gpu, gpu_of
 from thranite.loader.model_config import read_model_config
 from thranite.loader.plan import plan_memory
 from thranite.loader.plan_report import render
@@ -68,9 +68,9 @@ def _device(config: EngineConfig, asked: CheckConfig) -> DeviceMemory | None:
     if config.device == "null":
         return null_memory()
     if asked.gpu:
-        name = find_gpu(asked.gpu, BY_MEMORY)
-        check_capability(name, GPUS[name].capability)
-        return gpu(name)
+        device = gpu(asked.gpu)
+        check_capability(device.name, GPUS[device.name].capability)
+        return device
     return gpu_of(f"GPU of {asked.gpu_memory}", parse_bytes(asked.gpu_memory)) if asked.gpu_memory else None
 
 

@@ -349,8 +349,8 @@ class Scheduler:
         if not seq.reads_prompt:
             self.prefix_queries += len(seq.tokens)
             self.prefix_hits += seq.computed
-        if not seq.parent.admitted:
-            seq.parent.admitted, seq.parent.cached_tokens = True, seq.computed
+        if seq.parent.scheduled is None:
+            seq.parent.cached_tokens = seq.computed
         self._start(seq, draft)
         self._plan_prefill(seq, draft)
 

@@ -22,8 +22,8 @@ class RequestState:
     """One accepted request: what its sequences share. Times are seconds of the engine's clock."""
 
     __slots__ = (
-        "admitted", "arrival", "cached_tokens", "deadline", "first_token", "open", "order", "pooled", "prompt_logprobs",
-        "request", "scheduled", "sequences",
+        "arrival", "cached_tokens", "deadline", "first_token", "open", "order", "pooled", "prompt_logprobs", "request",
+        "scheduled", "sequences",
     )  # fmt: skip
 
     def __init__(
@@ -35,8 +35,7 @@ class RequestState:
         self.deadline = None if request.timeout_seconds is None else now + request.timeout_seconds
         self.sequences: list[Sequence] = []
         self.open = request.params.n  # sequences not finished
-        self.admitted = False  # ever, whatever came after
-        self.cached_tokens: int | None = None  # set when the prompt is first admitted, cleared once reported
+        self.cached_tokens: int | None = None  # set until the prompt is scheduled, cleared once reported
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None  # grows chunk by chunk, None once reported
         self.scheduled: float | None = None  # when a step first computed a part of the prompt
         self.first_token: float | None = None

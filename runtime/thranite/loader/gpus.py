@@ -30,10 +30,7 @@ GPUS = {
     "H200": Gpu(139.80, 90, 132),
     "B200": Gpu(178.35, 100, 148),
 }
-
-
 LEAST_CAPABILITY = 80
-BY_MEMORY = "; or pass --gpu-memory 80GB"
 
 
 def check_capability(name: str, capability: int) -> None:
@@ -53,7 +50,7 @@ def find_gpu(name: str, otherwise: str = "") -> str:
 
 def gpu(name: str) -> DeviceMemory:
     """An idle one. Raises ConfigError for a name not in the table."""
-    known = find_gpu(name, BY_MEMORY)
+    known = find_gpu(name, "; or pass --gpu-memory 80GB")
     return gpu_of(known, int(GPUS[known].gib * GIB))
 
 

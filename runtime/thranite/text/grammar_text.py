@@ -69,7 +69,7 @@ def _schemas_within(grammar: str) -> Iterator[Any]:
 
 
 def _multiples(schema: Any) -> Iterator[int]:
-    """Of every `multipleOf`, without its power of ten. Walks without recursion."""
+    """Of every `multipleOf`: as it is, or without its power of ten if it is large or a decimal."""
     for place in _places(_parsed(schema)):
         number = place.get("multipleOf") if isinstance(place, dict) else None
         if isinstance(number, bool) or not isinstance(number, int | float) or number == 0:
@@ -96,9 +96,9 @@ def _parsed(schema: Any) -> Any:
         return None  # its compilation says what is wrong
 
 
-def _places(schema: Any) -> Iterator[Any]:
-    """The schema and all that is in it."""
-    places = [schema]
+def _places(value: Any) -> Iterator[Any]:
+    """The value and all that is in it. Walks without recursion."""
+    places = [value]
     while places:
         place = places.pop()
         yield place
@@ -125,12 +125,8 @@ def _fixed_texts(schema: Any) -> Iterator[str]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    places = [value]
-    while places:
-        place = places.pop()
+    for place in _places(value):
         if isinstance(place, str):
             yield place
-        elif isinstance(place, list):
-            places += place
         elif isinstance(place, dict):
-            places += [*place.keys(), *place.values()]
+            yield from place

@@ -19,7 +19,7 @@ def following(*, ready: bool, replicas: int = 3) -> Follower:
     follower = Follower(service, service.spec.autoscaling, now=0.0)
     phase = "Running" if ready else "Pending"
     pods = [
-        Pod(f"p{i}", f"p{i}", "engine", "t", phase, deleting=False, ready=ready, created="", address=f"10.0.0.{i}")
+        Pod(f"p{i}", f"p{i}", "engine", "t", phase, ready=ready, created="", address=f"10.0.0.{i}")
         for i in range(replicas)
     ]
     follower.observe(service, service.spec.autoscaling, pods)

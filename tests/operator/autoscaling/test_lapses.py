@@ -132,9 +132,9 @@ def _with_ending_pod(due: str, seconds: float) -> Decision:
     assert service.spec.autoscaling is not None
     now = 1767225900.0 + seconds  # of `due`
     follower = Follower(service, service.spec.autoscaling, now)
-    ready = Pod("", "", "engine", "t", "Running", deleting=False, ready=True, created="", address="10.0.0.1")
+    ready = Pod("", "", "engine", "t", "Running", ready=True, created="", address="10.0.0.1")
     pods = [replace(ready, name=f"p{index}", uid=f"p{index}") for index in range(3)]
-    pods.append(replace(ready, name="lost", uid="lost", deleting=True, ready=False, end_due=due))
+    pods.append(replace(ready, name="lost", uid="lost", ready=False, end_due=due))
     follower.observe(service, service.spec.autoscaling, pods)
     for clock in (0.0, 15.0):
         follower.remember([Scraped(f"p{index}", clock, Reading(0, 0, 0.01, 0, 0, 0)) for index in range(3)])

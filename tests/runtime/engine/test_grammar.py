@@ -245,25 +245,30 @@ def test_a_grammar_whose_tokens_take_seconds_is_refused() -> None:
         build_request("r", [1], asks(grammar=f'start: r0\n{rules}\nr17000: "b"'), INFO, TOKENIZER, seed=0)
 
 
-def test_a_grammar_without_a_thread_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grammar_without_a_thread_costs_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    request = build_request("r", [1], asks(choice=["abc", "abd"]), INFO, TOKENIZER, seed=0)
-    engine = grammar_engine()
-    engine.add(request)
+    def refuse(_: object) -> None:
+        raise Rejected("no thread", "queue_full")
+
+    request = build_request("r", [1], asks(regex="an?other"), INFO, TOKENIZER, seed=0)
     with monkeypatch.context() as patch:
         patch.setattr("thranite.text.deep_stack.threading.Thread.start", start)
         with pytest.raises(Rejected, match="no thread"):
-            build_request("r", [1], asks(regex="an?other"), INFO, TOKENIZER, seed=0)
+            build_request("r", [1], asks(regex="an?y other"), INFO, TOKENIZER, seed=0)
+    monkeypatch.setattr("thranite.text.grammar.on_deep_stack", refuse)
+    engine, deltas = grammar_engine(), []
+    engine.add(request)
     while engine.has_work:
-        engine.step()
+        deltas += engine.step()
+    assert (deltas[-1].finish_reason, deltas[-1].error) == (FinishReason.ERROR, "no thread")
 
 
 @pytest.mark.parametrize("number", [2, 0.01, 1_000_000, 3600, 1e-9])
 def test_multiples_that_are_asked_for_are_taken(number: float) -> None:
     schema = {"type": "object", "properties": {"multipleOf": {"type": "number", "multipleOf": number}}}
-    build_request("r", [1], asks(json=schema), INFO, TOKENIZER, seed=0)
+    assert build_request("r", [1], asks(json=schema), INFO, TOKENIZER, seed=0).grammar is not None
 
 
 @pytest.mark.parametrize("wanted", [{}, {"regex": "a", "choice": ["b"]}, {"choice": []}, {"choice": [""]}])

@@ -52,23 +52,30 @@ async def until(what: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def leaving(engine: EngineThread) -> AsyncIterator[Models]:
-    """The model is being removed, and a request that is open holds that up until it is cut off."""
+async def serving(engine: EngineThread) -> AsyncIterator[Models]:
+    """The model is served."""
     models = Models(engine)
     models.added.add(LATE)
     models.added.engine_up(models.up)
     await until(models.served)
-    assert models.directory.created("late") == 1234
-    client = models.directory.get("late").client
-    await client.submit(EngineRequest("open", (5, 6), TokenParams(100_000, 0)))
-    models.added.remove("late")
-    await asyncio.sleep(0.05)
-    assert models.told == [control.ModelServed("late")]
     try:
         yield models
     finally:
         await models.added.close()
         models.directory.close()
+
+
+@asynccontextmanager
+async def leaving(engine: EngineThread) -> AsyncIterator[Models]:
+    """The model is being removed, and a request that is open holds that up until it is cut off."""
+    async with serving(engine) as models:
+        assert models.directory.created("late") == 1234
+        client = models.directory.get("late").client
+        await client.submit(EngineRequest("open", (5, 6), TokenParams(100_000, 0)))
+        models.added.remove("late")
+        await asyncio.sleep(0.05)
+        assert models.told == [control.ModelServed("late")]
+        yield models
 
 
 def test_a_model_that_is_loaded_again_while_it_leaves_is_served_again() -> None:
@@ -106,31 +113,26 @@ def test_a_model_that_is_removed_while_it_leaves_is_gone_once(again: bool) -> No
 
 
 def test_a_request_that_is_still_tokenised_is_answered_before_its_model_is_gone() -> None:
+    async def answer(context: ServerContext, tokenised: threading.Event) -> str | None:
+        await context.in_thread(tokenised.wait)
+        stream = await context.client.submit(EngineRequest("late", (5, 6), TokenParams(3, 0)))
+        while True:
+            for delta in await stream.take():
+                if delta.finish_reason is not None:
+                    return delta.finish_reason
+
     async def run(engine: EngineThread) -> None:
-        models, tokenised = Models(engine), threading.Event()
-        models.added.add(LATE)
-        models.added.engine_up(models.up)
-        await until(models.served)
-        context = models.directory.get("late")
-
-        async def answer() -> str | None:
-            await context.in_thread(tokenised.wait)
-            stream = await context.client.submit(EngineRequest("late", (5, 6), TokenParams(3, 0)))
-            while True:
-                for delta in await stream.take():
-                    if delta.finish_reason is not None:
-                        return delta.finish_reason
-
-        answering = asyncio.create_task(answer())
-        await until(lambda: context.preparing == 1)
-        models.added.cut_off("put to sleep", "late")  # it woke since
-        models.added.remove("late")
-        await asyncio.sleep(0.1)
-        assert models.told == [control.ModelServed("late")]
-        tokenised.set()
-        assert await answering == "length"
-        await until(lambda: models.told[1:] == [control.ModelGone("late")])
-        models.directory.close()
+        async with serving(engine) as models:
+            context, tokenised = models.directory.get("late"), threading.Event()
+            answering = asyncio.create_task(answer(context, tokenised))
+            await until(lambda: context.preparing == 1)
+            models.added.cut_off("put to sleep", "late")  # it woke since
+            models.added.remove("late")
+            await asyncio.sleep(0.1)
+            assert models.told == [control.ModelServed("late")]
+            tokenised.set()
+            assert await answering == "length"
+            await until(lambda: models.told[1:] == [control.ModelGone("late")])
 
     with engine_thread() as engine:
         asyncio.run(run(engine))
@@ -138,18 +140,15 @@ def test_a_request_that_is_still_tokenised_is_answered_before_its_model_is_gone(
 
 def test_a_cut_off_waits_for_no_tokenising() -> None:
     async def run(engine: EngineThread) -> None:
-        models, tokenised = Models(engine), threading.Event()
-        models.added.add(LATE)
-        models.added.engine_up(models.up)
-        await until(models.served)
-        preparing = asyncio.create_task(models.directory.get("late").in_thread(tokenised.wait))
-        await asyncio.sleep(0)
-        models.added.remove("late")
-        models.added.cut_off("unloaded", "late")
-        await until(lambda: models.told[1:] == [control.ModelGone("late")])
-        tokenised.set()
-        await preparing
-        models.directory.close()
+        async with serving(engine) as models:
+            tokenised = threading.Event()
+            preparing = asyncio.create_task(models.directory.get("late").in_thread(tokenised.wait))
+            await asyncio.sleep(0)
+            models.added.remove("late")
+            models.added.cut_off("unloaded", "late")
+            await until(lambda: models.told[1:] == [control.ModelGone("late")])
+            tokenised.set()
+            await preparing
 
     with engine_thread() as engine:
         asyncio.run(run(engine))
