@@ -107,9 +107,12 @@ class Cluster:
             interval=0.02,
         )
 
-    def _start_kubelet(self, node: Node) -> None:
+    def _wait_for_containerd(self, node: Node) -> None:
         containerd = self.components[f"{node.name}/containerd"]
         wait_until(lambda: _checked(containerd) and node.containerd_answers(), 30, f"containerd of {node.name}")
+
+    def _start_kubelet(self, node: Node) -> None:
+        self._wait_for_containerd(node)
         for name in ("sandbox", "dev"):
             node.import_image(self._archive(name))
         self._start(f"{node.name}/kubelet", f"{node.name}/kube-proxy")
@@ -156,6 +159,13 @@ class Cluster:
         if not found:
             raise ClusterError(f"no node {name!r}; there are: {', '.join(node.name for node in self.nodes)}")
         return found[0]
+
+    def start(self, name: str) -> None:
+        """Of containerd until it answers, as its systemd unit does: a kubelet that finds no runtime exits."""
+        self.component(name).start()
+        for node in self.nodes:
+            if name == f"{node.name}/containerd":
+                self._wait_for_containerd(node)
 
     def power_off(self, name: str) -> None:
         if name in self.powered_off:

@@ -150,7 +150,7 @@ class Control:
         if self._is_node(target):
             self._cluster.power_on(target)
         else:
-            self._cluster.component(target).start()
+            self._cluster.start(target)
         return {}
 
     def _cut(self, target: str) -> Answer:
