@@ -163,9 +163,9 @@ class Cluster:
     def start(self, name: str) -> None:
         """Of containerd until it answers, as its systemd unit does: a kubelet that finds no runtime exits."""
         self.component(name).start()
-        for node in self.nodes:
-            if name == f"{node.name}/containerd":
-                self._wait_for_containerd(node)
+        node, _, program = name.rpartition("/")
+        if program == "containerd":
+            self._wait_for_containerd(self.node(node))
 
     def power_off(self, name: str) -> None:
         if name in self.powered_off:

@@ -114,6 +114,11 @@ def test_reasoning_is_split_off(text: str, inside: bool, answer: Answer) -> None
     assert read_answer(text, OutputFormat(None, True, inside)) == answer
 
 
+def test_long_answers_are_read_whole() -> None:
+    answer = read_answer("<think>" + "a" * 20_000 + "</think>" + "b" * 20_000, OutputFormat("hermes", True))
+    assert (len(answer.reasoning), len(answer.content)) == (20_000, 20_000)
+
+
 def test_pieces_are_joined_in_a_time_that_grows_as_they_do() -> None:
     """Of 30 MB: 0.02 s, or over 5 s where every piece copies those before it."""
     pieces: list[Piece] = [Content("a" * 10_000)] * 3_000
