@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 ROOT = Path(__file__).parents[3]
 LENGTH = 8192
+UTILIZATION = 0.4  # others may test on the same GPU
 START = """
 import json
 import sys
@@ -26,9 +27,9 @@ from dataclasses import asdict
 from tests.support.kernel_compilations import compilations
 from thranite import LLM
 
-model, length, kernels = sys.argv[1:]
+options, kernels = json.loads(sys.argv[1]), sys.argv[2]
 with compilations() as made:
-    LLM(model, load_format="dummy", skip_tokenizer_init=True, max_model_len=int(length), kernel_cache=kernels or None)
+    LLM(**options, load_format="dummy", skip_tokenizer_init=True, kernel_cache=kernels or None)
 print(json.dumps([asdict(one) for one in made]))
 """
 AHEAD = """
@@ -40,9 +41,9 @@ from thranite.cli.compile import find_variants
 from thranite.config import EngineConfig
 from thranite.loader.gpus import GPUS
 
-model, length, gpu, multiprocessors = sys.argv[1:]
+options, gpu, multiprocessors = json.loads(sys.argv[1]), *sys.argv[2:]
 with compilations() as made:
-    for variant in find_variants(EngineConfig(model=model, max_model_len=int(length)), gpu, int(multiprocessors)):
+    for variant in find_variants(EngineConfig(**options), gpu, int(multiprocessors)):
         variant.launch().compile(GPUS[gpu].capability)
 print(json.dumps([asdict(one) for one in made]))
 """
@@ -58,13 +59,15 @@ def test_a_first_start(config: dict[str, object], tmp_path: Path) -> None:
     model, kernels = tmp_path / "model", tmp_path / "kernels"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    command = ["compile", str(model), "--gpu", name, "--multiprocessors", count, "--max-model-len", str(LENGTH)]
-    out = run("-m", "thranite", *command, "--into", str(kernels), cache=tmp_path / "unused")
-    assert " 0 there before" in out
-    cold = anew(START, str(model), str(LENGTH), "", cache=tmp_path / "cold")
-    again = anew(START, str(model), str(LENGTH), str(kernels), cache=tmp_path / "brought")
+    given = {"max_model_len": LENGTH, "gpu_memory_utilization": UTILIZATION}
+    options = json.dumps({"model": str(model), **given})
+    flags = [text for key, value in given.items() for text in ("--" + key.replace("_", "-"), str(value))]
+    command = ["compile", str(model), "--gpu", name, "--multiprocessors", count, *flags, "--into", str(kernels)]
+    assert " 0 there before" in run("-m", "thranite", *command, cache=tmp_path / "unused")
+    cold = anew(START, options, "", cache=tmp_path / "cold")
+    again = anew(START, options, str(kernels), cache=tmp_path / "brought")
     if again or len(cold) != sum(1 for _ in kernels.glob("*/*.cubin")):
-        ahead = compilations_of(AHEAD, str(model), str(LENGTH), name, count, cache=kernels)
+        ahead = compilations_of(AHEAD, options, name, count, cache=kernels)
         told = differences(again, ahead), differences(ahead, cold)
         pytest.fail("compiled by the first start:\n{}\n\ncompiled ahead, beside a start without:\n{}".format(*told))
 
