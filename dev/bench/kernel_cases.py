@@ -1,4 +1,4 @@
-"""Shapes, random batches and the stopwatch that the checks, timings and sweeps of `kernels.py` share."""
+"""Shapes, random batches and the stopwatch that the timings and sweeps of `kernels.py` share."""
 
 from __future__ import annotations
 
@@ -96,9 +96,8 @@ class Batch:
 
 
 def make_batch(
-    run: Run, q_lens: list[int], lengths: list[int], heads: int, kv_heads: int, dim: int, size: int,
-    dtype: torch.dtype = BF16,
-) -> Batch:  # fmt: skip
+    run: Run, q_lens: list[int], lengths: list[int], heads: int, kv_heads: int, dim: int, size: int
+) -> Batch:
     """One row a length; row r is slot r."""
     blocks = [cdiv(c, size) for c in lengths]
     pages = sum(blocks) + 1
@@ -109,8 +108,8 @@ def make_batch(
         table[row, :count] = order[at : at + count]
         at += count
     return Batch(
-        run.randn(sum(q_lens), heads, dim, dtype=dtype),
-        run.randn(pages, 2, kv_heads, size, dim, dtype=dtype),
+        run.randn(sum(q_lens), heads, dim),
+        run.randn(pages, 2, kv_heads, size, dim),
         table.to(run.device),
         torch.arange(len(lengths), dtype=torch.int32, device=run.device),
         int32(torch.tensor([0, *q_lens]).cumsum(0), run.device),
@@ -121,36 +120,31 @@ def make_batch(
 
 
 def decode_calls(
-    b: Batch, window: int = 0, softcap: float = 0.0, sinks: torch.Tensor | None = None,
-    config: DecodeConfig | None = None, out: torch.Tensor | None = None,
-) -> tuple[Launch, Launch, torch.Tensor]:  # fmt: skip
-    """Plan launch, attention launch, output."""
+    b: Batch, config: DecodeConfig | None = None, out: torch.Tensor | None = None
+) -> tuple[Launch, Launch]:
+    """Plan launch, attention launch."""
     max_q = max(b.q_lens)
-    out = torch.full_like(b.q, float("nan")) if out is None else out
+    out = torch.empty_like(b.q) if out is None else out
     plan = DecodePlan.allocate(
-        len(b.lengths), b.q.shape[1], b.kv.shape[2], b.q.shape[2], max_q=max_q, window=window,
+        len(b.lengths), b.q.shape[1], b.kv.shape[2], b.q.shape[2], max_q=max_q,
         itemsize=b.q.itemsize, device=b.q.device, config=config,
     )  # fmt: skip
     first = plan.plan_launch(b.slots, b.contexts, b.cu if max_q > 1 else None)
-    second = paged_decode_launch(b.q, b.kv, b.table, plan, scale=None, softcap=softcap, sinks=sinks, out=out)
-    return first, second, out
+    return first, paged_decode_launch(b.q, b.kv, b.table, plan, scale=None, softcap=0.0, sinks=None, out=out)
 
 
-def prefill_calls(
-    b: Batch, window: int = 0, softcap: float = 0.0, sinks: torch.Tensor | None = None,
-    config: PrefillConfig | None = None,
-) -> tuple[Launch, Launch, torch.Tensor]:  # fmt: skip
-    """Plan launch, attention launch, output."""
-    out = torch.full_like(b.q, float("nan"))
+def prefill_calls(b: Batch, config: PrefillConfig | None = None) -> tuple[Launch, Launch]:
+    """Plan launch, attention launch."""
+    out = torch.empty_like(b.q)
     heads = b.q.shape[1]
-    config = config or plan_config(b.kv, heads, b.q.dtype, window=window, softcap=softcap, sinks=sinks is not None)
+    config = config or plan_config(b.kv, heads, b.q.dtype)
     plan = PrefillPlan.allocate(len(b.lengths), len(b.q), heads, b.kv.shape[2], config=config, device=b.q.device)
     first = plan.plan_launch(b.slots, b.contexts, b.cu)
     second = paged_prefill_launch(
-        b.q, b.kv, b.table, plan, scale=None, window=window, softcap=softcap, sinks=sinks, out=out,
+        b.q, b.kv, b.table, plan, scale=None, window=0, softcap=0.0, sinks=None, out=out,
         descriptor=kv_descriptor(b.kv, plan.config),
     )  # fmt: skip
-    return first, second, out
+    return first, second
 
 
 def _run_all(launches: Sequence[Launch]) -> None:

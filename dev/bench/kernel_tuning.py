@@ -41,9 +41,9 @@ def tune_decode(run: Run, model: Model) -> None:
 
 def _decode_once(run: Run, batches: list[Batch], work: Work, config: DecodeConfig) -> tuple[float, Work]:
     launches = [decode_calls(b, config=config) for b in batches]
-    for plan, _, _ in launches:
+    for plan, _ in launches:
         plan.run()
-    return measure(run, [[attend] for _, attend, _ in launches]), work
+    return measure(run, [[attend] for _, attend in launches]), work
 
 
 def tune_prefill(run: Run, model: Model) -> None:
@@ -60,7 +60,7 @@ def tune_prefill(run: Run, model: Model) -> None:
 def _prefill_once(run: Run, model: Model, rows: int, tokens: int, config: PrefillConfig) -> tuple[float, Work]:
     shape = (model.heads, model.kv_heads, model.head_dim)
     batch = make_batch(run, [tokens] * rows, [tokens] * rows, *shape, max(64, config.tile))
-    plan, attend, _ = prefill_calls(batch, config=config)
+    plan, attend = prefill_calls(batch, config=config)
     plan.run()
     work = paged_attention_work([tokens] * rows, [tokens] * rows, *shape)
     return measure(run, [[attend]] * 2, 10), work

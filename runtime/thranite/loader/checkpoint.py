@@ -18,7 +18,7 @@ from thranite.loader.safetensors_files import TensorEntry, find_files, read_head
 from thranite.models.decoder import Decoder
 from thranite.models.dummy_weights import draw_dummy_weights
 from thranite.models.spec import ModelSpec
-from thranite.models.weights import Target, canonical_name, weight_targets
+from thranite.models.weights import EMBEDDING, HEAD, Target, canonical_name, weight_targets
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
@@ -66,8 +66,12 @@ def load_model(
 
 def load_weights(decoder: Decoder, directory: Path, progress: Progress | None = None) -> None:
     """Copy every tensor of the checkpoint straight to its place."""
-    files = {path: plan_file(decoder, path) for path in find_files(directory)}
-    transfers = match(decoder, directory, [entry for entries in files.values() for entry in entries])
+    files = find_files(directory)
+    entries = [entry for path in files for entry in plan_file(decoder, path)]
+    copy = tied_copy(decoder, entries)
+    transfers = match(decoder, directory, [entry for entry in entries if entry is not copy])
+    if copy is not None:
+        check_copy(copy, next(t for t in transfers if canonical_name(decoder, t.entry.name) == EMBEDDING))
     total = sum(transfer.num_bytes for transfer in transfers)
     done = 0
     for path in files:
@@ -83,6 +87,28 @@ def load_weights(decoder: Decoder, directory: Path, progress: Progress | None = 
 def plan_file(decoder: Decoder, path: Path) -> list[TensorEntry]:
     """The file's tensors, in the order they lie, without those that the model is known not to need."""
     return [entry for entry in read_header(path) if canonical_name(decoder, entry.name) is not None]
+
+
+def tied_copy(decoder: Decoder, entries: list[TensorEntry]) -> TensorEntry | None:
+    """A tied head that lies beside the embedding. Alone it is the embedding."""
+    tables = [entry for entry in entries if canonical_name(decoder, entry.name) == EMBEDDING]
+    heads = [entry for entry in tables if entry.name.endswith(HEAD)]
+    return heads[0] if heads and len(tables) > len(heads) else None
+
+
+def check_copy(copy: TensorEntry, embedding: Transfer) -> None:
+    """Raise CheckpointError where this rank's part of the head is not the embedding's: neither the tied model nor the
+    other is then known to be meant."""
+    with safe_open(copy.path, framework="pt") as head, safe_open(embedding.entry.path, framework="pt") as table:
+        one, other = head.get_tensor(copy.name), table.get_tensor(embedding.entry.name)
+        if copy.shape == embedding.entry.shape and all(
+            torch.equal(part.of(one), part.of(other).to(one.dtype)) for part in embedding.target.parts
+        ):
+            return
+    raise CheckpointError(
+        f"{copy.name} in {copy.path} differs from {embedding.entry.name}, and config.json says that they are tied",
+        hint='"tie_word_embeddings": false in config.json uses both; a checkpoint without the head uses the embedding',
+    )
 
 
 def match(decoder: Decoder, directory: Path, entries: list[TensorEntry]) -> list[Transfer]:

@@ -22,6 +22,7 @@ TEXT_PREFIXES = (
 )
 VISION_PREFIXES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 FUSED_ARCHITECTURES = {"Phi3ForCausalLM"}
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class Target:
 
 
 def canonical_name(decoder: Decoder, name: str) -> str | None:
-    """The name in `weight_targets`, or None for a tensor that this model is known not to need."""
+    """The name in `weight_targets`, or None for a tensor that this model is known not to need. A tied head is the
+    embedding."""
     if decoder.spec.architecture == "Gemma3ForConditionalGeneration":
         if name.startswith(VISION_PREFIXES):
             return None
@@ -64,14 +66,14 @@ def canonical_name(decoder: Decoder, name: str) -> str | None:
             if name.startswith(prefix):
                 name = replacement + name.removeprefix(prefix)
                 break
-    if name.endswith(".rotary_emb.inv_freq") or (name == "lm_head.weight" and decoder.head is None):
+    if name.endswith(".rotary_emb.inv_freq"):
         return None
-    return name
+    return EMBEDDING if name == HEAD and decoder.head is None else name
 
 
 def weight_targets(decoder: Decoder) -> dict[str, Target]:
     """Every tensor the decoder needs, by canonical name."""
-    targets = {"model.embed_tokens.weight": embedding_target(decoder.embedding)}
+    targets = {EMBEDDING: embedding_target(decoder.embedding)}
     targets["model.norm.weight"] = norm_target(decoder.norm)
     if decoder.head is not None:
         targets.update(shard_targets("", decoder.head))

@@ -93,13 +93,25 @@ def test_types_are_converted(original: Path, dtype: torch.dtype) -> None:
     torch.testing.assert_close(result.float(), logits(load(original)), rtol=0.0, atol=loose)
 
 
-def test_head_present_though_tied_and_rotary_buffers_are_skipped(original: Path, directory: Path) -> None:
+def test_a_tied_head_beside_the_embedding_and_rotary_buffers_are_skipped(original: Path, directory: Path) -> None:
     def change(tensors: dict[str, Tensor]) -> None:
-        tensors["lm_head.weight"] = torch.zeros(BASE["vocab_size"], BASE["hidden_size"])
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
 
     edit(directory, change)
     assert torch.equal(logits(load(directory)), logits(load(original)))
+
+
+def test_a_tied_head_alone_is_the_embedding(original: Path, directory: Path) -> None:
+    edit(directory, lambda tensors: tensors.update({"lm_head.weight": tensors.pop("model.embed_tokens.weight")}))
+    assert torch.equal(logits(load(directory)), logits(load(original)))
+
+
+@pytest.mark.parametrize("head", [torch.zeros(BASE["vocab_size"], BASE["hidden_size"]), torch.zeros(3, 3)])
+def test_a_tied_head_that_differs_is_refused(directory: Path, head: Tensor) -> None:
+    edit(directory, lambda tensors: tensors.update({"lm_head.weight": head}))
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight in .* differs from model\.embed_tokens\.weight"):
+        load(directory)
 
 
 def conditional(directory: Path) -> tuple[Any, Path]:
