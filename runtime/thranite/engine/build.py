@@ -25,6 +25,7 @@ from thranite.loader.memory_needs import PROMPT_LOGPROB_ROWS
 from thranite.loader.model_config import read_model_config
 from thranite.loader.plan import MemoryPlan, plan_memory
 from thranite.loader.plan_report import render
+from thranite.loader.shortage import memory_taken
 from thranite.models.partition import check_size, rank_spec
 from thranite.models.registry import load_spec
 from thranite.models.spec import ModelSpec
@@ -79,7 +80,21 @@ def read_spec(directory: Path, config: EngineConfig, max_model_len: int | None =
 def build_device(
     directory: Path, spec: ModelSpec, config: EngineConfig, progress: Progress, place: RankPlace
 ) -> tuple[Executor, ModelSpec, MemoryPlan]:
-    """One rank's device with its part of the model. All ranks do this at once and agree on one plan."""
+    """One rank's device with its part of the model. All ranks do this at once and agree on one plan.
+
+    Raises DoesNotFit where the device has too little, or refuses what the plan counts on.
+    """
+    import torch
+
+    try:
+        return _build_device(directory, spec, config, progress, place)
+    except torch.OutOfMemoryError as error:
+        raise memory_taken(config, error) from error
+
+
+def _build_device(
+    directory: Path, spec: ModelSpec, config: EngineConfig, progress: Progress, place: RankPlace
+) -> tuple[Executor, ModelSpec, MemoryPlan]:
     from thranite.attention.base import TORCH_DTYPES
     from thranite.loader.checkpoint import load_model
     from thranite.loader.kernel_cache import bring_kernels, triton_folder

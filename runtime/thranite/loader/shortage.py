@@ -20,6 +20,16 @@ def busy_device(config: EngineConfig, device: DeviceMemory, budget: int) -> Does
     )
 
 
+def memory_taken(config: EngineConfig, error: Exception) -> DoesNotFit:
+    """A device refused memory that was free when the plan was made. `error`: torch's; it says how much, and who holds
+    the rest."""
+    return DoesNotFit(
+        f"the device refuses memory that the plan counts on: {error}",
+        "where another process has taken it since, give each a share that leaves room for the others "
+        f"(--gpu-memory-utilization, here {config.gpu_memory_utilization:g})",
+    )
+
+
 def too_small(
     spec: ModelSpec,
     config: EngineConfig,
