@@ -8,7 +8,14 @@ from msgspec import UNSET
 
 from thranite.request import EngineRequest, TokenLogprobs
 from thranite.sampling_params import SamplingParams
-from thranite.server.logprobs import CompletionLogprobsWriter, TokenText, join, prompt_logprobs
+from thranite.server.logprobs import (
+    CompletionLogprobsWriter,
+    TextOffsets,
+    TokenText,
+    join,
+    prompt_logprobs,
+    prompt_offsets,
+)
 from thranite.server.wire.completion import CompletionChoice, CompletionLogprobs, CompletionRequest
 from thranite.server.wire.usage import Usage
 from thranite.text.output import TextDelta
@@ -107,9 +114,13 @@ class CompletionSamples:
     def _logprobs(self, index: int, prompt: int, deltas: Sequence[TextDelta]) -> CompletionLogprobs | None:
         if self._params.logprobs is None:
             return None
-        writer = self._writers.setdefault(index, CompletionLogprobsWriter(self._text, self._params.logprobs))
-        scored = self._prompt_logprobs[prompt]
-        head = writer.write_prompt(self._prompt_ids[prompt], scored) if self._request.echo and scored else None
+        ids, scored, shown = self._prompt_ids[prompt], self._prompt_logprobs[prompt], self._prompts[prompt]
+        if index not in self._writers:
+            offsets = TextOffsets(self._tokenizer, ids, self._params.skip_special_tokens, start=len(shown))
+            self._writers[index] = CompletionLogprobsWriter(self._text, self._params.logprobs, offsets)
+        writer = self._writers[index]
         tokens = [token for delta in deltas for token in delta.logprobs or ()]
         tail = writer.write([] if self._echo_only else tokens)
-        return tail if head is None else join(head, tail)
+        if not (self._request.echo and scored):
+            return tail
+        return join(writer.write_prompt(ids, scored, prompt_offsets(self._tokenizer, ids, shown)), tail)

@@ -8,6 +8,7 @@ from typing import Any
 from thranite.request import TokenLogprobs
 from thranite.server.wire.chat import ChatLogprobs, ContentLogprob, TopLogprob
 from thranite.server.wire.completion import CompletionLogprobs
+from thranite.text.detokenizer import Detokenizer
 from thranite.text.tokenizer import Tokenizer
 
 _LOWEST = -9999.0  # stands for minus infinity, which JSON cannot spell
@@ -36,42 +37,71 @@ def _content(token: TokenLogprobs, text: TokenText) -> ContentLogprob:
     return ContentLogprob(text.text(token.token_id), _finite(token.logprob), list(spelt), top)
 
 
-class CompletionLogprobsWriter:
-    """One sample's logprobs in the completions' shape, piece by piece: `text_offset` counts on over the pieces.
+class TextOffsets:
+    """Where each token's text begins, in characters, behind the `start` characters that the `before` tokens spell.
 
-    `count`: alternatives shown; the engine may have found more for `prompt_logprobs`.
+    A token that is not shown takes none, and those of one character begin where it does. Without a tokenizer there is
+    no text.
     """
 
-    def __init__(self, text: TokenText, count: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, before: Sequence[int], skip_special_tokens: bool, start: int
+    ) -> None:
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, before, skip_special_tokens)
+        self._offset = start
+
+    def next(self, token_id: int) -> int:
+        offset = self._offset
+        if self._detokenizer is not None:
+            self._offset += len(self._detokenizer.step(token_id))
+        return offset
+
+
+def prompt_offsets(tokenizer: Tokenizer | None, ids: Sequence[int], shown: str) -> list[int]:
+    """As `TextOffsets`, of a prompt in the text that it is shown as: special tokens may be part of it (as given by the
+    client) or not (as the tokenizer put them before it)."""
+    if tokenizer is None:
+        return [0] * len(ids)
+    detokenizer, offset, offsets = Detokenizer(tokenizer, [], skip_special_tokens=False), 0, []
+    for token_id in ids:
+        offsets.append(offset)
+        piece = detokenizer.step(token_id)
+        if shown.startswith(piece, offset) or tokenizer.decode([token_id], skip_special_tokens=True):
+            offset += len(piece)
+    return offsets
+
+
+class CompletionLogprobsWriter:
+    """One sample's logprobs in the completions' shape, piece by piece.
+
+    `count`: alternatives shown; the engine may have found more for `prompt_logprobs`. `offsets`: the output's.
+    """
+
+    def __init__(self, text: TokenText, count: int, offsets: TextOffsets) -> None:
         self._text = text
         self._count = count
-        self._offset = 0
+        self._offsets = offsets
 
     def write(self, tokens: Sequence[TokenLogprobs]) -> CompletionLogprobs:
         piece = CompletionLogprobs([], [], [], [])
         for token in tokens:
-            self._add(piece, token.token_id, _finite(token.logprob), self._top(token))
+            self._add(piece, token.token_id, token, self._offsets.next(token.token_id))
         return piece
 
-    def write_prompt(self, ids: Sequence[int], tokens: Sequence[TokenLogprobs | None]) -> CompletionLogprobs:
+    def write_prompt(
+        self, ids: Sequence[int], tokens: Sequence[TokenLogprobs | None], offsets: Sequence[int]
+    ) -> CompletionLogprobs:
         """An echoed prompt; its first token follows nothing, hence has no probability."""
         piece = CompletionLogprobs([], [], [], [])
-        for token_id, token in zip(ids, tokens, strict=True):
-            if token is None:
-                self._add(piece, token_id, None, None)
-            else:
-                self._add(piece, token_id, _finite(token.logprob), self._top(token))
+        for token_id, token, offset in zip(ids, tokens, offsets, strict=True):
+            self._add(piece, token_id, token, offset)
         return piece
 
-    def _add(
-        self, piece: CompletionLogprobs, token_id: int, logprob: float | None, top: dict[str, float] | None
-    ) -> None:
-        text = self._text.text(token_id)
-        piece.tokens.append(text)
-        piece.token_logprobs.append(logprob)
-        piece.top_logprobs.append(top)
-        piece.text_offset.append(self._offset)
-        self._offset += len(text)
+    def _add(self, piece: CompletionLogprobs, token_id: int, token: TokenLogprobs | None, offset: int) -> None:
+        piece.tokens.append(self._text.text(token_id))
+        piece.token_logprobs.append(None if token is None else _finite(token.logprob))
+        piece.top_logprobs.append(None if token is None else self._top(token))
+        piece.text_offset.append(offset)
 
     def _top(self, token: TokenLogprobs) -> dict[str, float]:
         """The best and the sampled token, by text; of tokens that show alike (parts of characters) the likeliest."""

@@ -166,6 +166,31 @@ def test_scoring_a_prompt(server: LiveServer, max_tokens: int, generated: list[s
     assert answer.usage.completion_tokens == len(generated)
 
 
+SPELT = "<|im_start|>é🙂 wor"  # seven tokens; those of 🙂 are its four bytes
+
+
+@pytest.mark.parametrize(
+    ("prompt", "skip", "echoed", "completed"),
+    [
+        (SPELT, True, [0, 12, 13, 13, 13, 13, 14], [18, 19, 19, 20, 21, 26]),
+        (SPELT, False, [0, 12, 13, 13, 13, 13, 14], [18, 19, 29, 30, 31, 36]),
+        (TOKENIZER.encode(SPELT), True, [0, 0, 1, 1, 1, 1, 2], [6, 7, 7, 8, 9, 14]),
+        (TOKENIZER.encode(SPELT), False, [0, 12, 13, 13, 13, 13, 14], [18, 19, 29, 30, 31, 36]),
+    ],
+)
+def test_text_offsets(
+    server: LiveServer, prompt: str | list[int], skip: bool, echoed: list[int], completed: list[int]
+) -> None:
+    """Into the whole text: characters of several tokens, special tokens that it has or lacks, an echoed prompt."""
+    server.engine.script = says("a<|im_end|>é hello")
+    body = {"model": MODEL, "prompt": prompt, "logprobs": 0, "skip_special_tokens": skip, "max_tokens": 9}
+    (whole,) = server.http.post("/v1/completions", json={**body, "echo": True}).json()["choices"]
+    assert whole["logprobs"]["text_offset"] == echoed + completed
+    assert whole["text"][completed[3] : completed[5]] == " hello"
+    (alone,) = server.http.post("/v1/completions", json=body).json()["choices"]
+    assert alone["logprobs"]["text_offset"] == [offset - completed[0] for offset in completed]
+
+
 def test_alternatives_of_an_echoed_prompt_are_as_many_as_of_the_completion(server: LiveServer) -> None:
     body = {"model": MODEL, "prompt": "hello wor", "echo": True, "logprobs": 0, "max_tokens": 1, "prompt_logprobs": 3}
     (choice,) = server.http.post("/v1/completions", json=body).json()["choices"]
