@@ -66,6 +66,7 @@ class CompletionSamples:
 
     def news(self, prompt: int, delta: TextDelta) -> list[CompletionChoice]:
         """The chunks for one delta: none while its text is held back."""
+        self._keep_scores(prompt, delta)
         index = prompt * self._params.n + delta.index
         first = index not in self._begun
         if self._echo_only and delta.finish_reason is None:
@@ -76,21 +77,25 @@ class CompletionSamples:
         if not (echo or delta.text or show_logprobs or show_ids or delta.finish_reason):
             return []
         self._begun.add(index)
-        return [self._choice(prompt, [delta], echo, with_prompt_ids=first)]
+        return [self._choice(prompt, [delta], echo, first=first)]
 
     def collect(self, prompt: int, delta: TextDelta) -> None:
+        self._keep_scores(prompt, delta)
+        self._deltas.setdefault(prompt * self._params.n + delta.index, []).append(delta)
+
+    def _keep_scores(self, prompt: int, delta: TextDelta) -> None:
+        """The prompt's, which come once, before any other sample's first token."""
         if delta.prompt_logprobs is not None:
             self._prompt_logprobs[prompt] = delta.prompt_logprobs
-        self._deltas.setdefault(prompt * self._params.n + delta.index, []).append(delta)
 
     def choices(self) -> list[CompletionChoice]:
         """Every sample whole, in order."""
         return [
-            self._choice(index // self._params.n, deltas, self._prompts[index // self._params.n], with_prompt_ids=True)
+            self._choice(index // self._params.n, deltas, self._prompts[index // self._params.n], first=True)
             for index, deltas in sorted(self._deltas.items())
         ]
 
-    def _choice(self, prompt: int, deltas: Sequence[TextDelta], echo: str, with_prompt_ids: bool) -> CompletionChoice:
+    def _choice(self, prompt: int, deltas: Sequence[TextDelta], echo: str, first: bool) -> CompletionChoice:
         last = deltas[-1]
         index = prompt * self._params.n + last.index
         ids = bool(self._request.return_token_ids)
@@ -98,11 +103,11 @@ class CompletionSamples:
         return CompletionChoice(
             index=index,
             text=echo + ("" if self._echo_only else "".join(delta.text for delta in deltas)),
-            logprobs=self._logprobs(index, prompt, deltas),
+            logprobs=self._logprobs(index, prompt, deltas, first),
             finish_reason="length" if self._echo_only else last.finish_reason,
             stop_reason=UNSET if last.stop_reason is None else last.stop_reason,
             token_ids=self._token_ids(deltas) if ids else UNSET,
-            prompt_token_ids=list(self._prompt_ids[prompt]) if ids and with_prompt_ids else UNSET,
+            prompt_token_ids=list(self._prompt_ids[prompt]) if ids and first else UNSET,
             prompt_logprobs=UNSET
             if self._request.prompt_logprobs is None or scored is None
             else prompt_logprobs(scored, self._request.prompt_logprobs, self._text),
@@ -111,7 +116,7 @@ class CompletionSamples:
     def _token_ids(self, deltas: Sequence[TextDelta]) -> list[int]:
         return [] if self._echo_only else [token for delta in deltas for token in delta.token_ids]
 
-    def _logprobs(self, index: int, prompt: int, deltas: Sequence[TextDelta]) -> CompletionLogprobs | None:
+    def _logprobs(self, index: int, prompt: int, deltas: Sequence[TextDelta], first: bool) -> CompletionLogprobs | None:
         if self._params.logprobs is None:
             return None
         ids, scored, shown = self._prompt_ids[prompt], self._prompt_logprobs[prompt], self._prompts[prompt]
@@ -121,6 +126,6 @@ class CompletionSamples:
         writer = self._writers[index]
         tokens = [token for delta in deltas for token in delta.logprobs or ()]
         tail = writer.write([] if self._echo_only else tokens)
-        if not (self._request.echo and scored):
+        if not (first and self._request.echo and scored):
             return tail
         return join(writer.write_prompt(ids, scored, prompt_offsets(self._tokenizer, ids, shown)), tail)

@@ -118,8 +118,6 @@ def _params(request: CompletionRequest, context: ServerContext) -> SamplingParam
         max_tokens = defaults.get("max_tokens", _DEFAULT_MAX_TOKENS)
     if max_tokens == 0 and request.echo:
         max_tokens = 1  # the engine always draws one; CompletionSamples leaves it out
-    if request.echo and request.logprobs is not None and request.stream:
-        raise InvalidRequest("logprobs of an echoed prompt are not available when stream is true", "echo")
     params = sampling_params(request, defaults, max_tokens=max_tokens, logprobs=request.logprobs)
     if not request.echo or request.logprobs is None:
         return params

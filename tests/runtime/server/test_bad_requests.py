@@ -108,7 +108,6 @@ COMPLETION: list[tuple[dict[str, Any], str]] = [
     ({"best_of": True}, "best_of"),
     ({"logprobs": 21}, "logprobs"),
     ({"logprobs": True}, "logprobs"),
-    ({"echo": True, "logprobs": 1, "stream": True}, "echo"),
     ({"messages": [USER]}, "messages"),
 ]
 CHAT: list[tuple[dict[str, Any], str]] = [

@@ -189,6 +189,13 @@ def test_text_offsets(
     assert whole["text"][completed[3] : completed[5]] == " hello"
     (alone,) = server.http.post("/v1/completions", json=body).json()["choices"]
     assert alone["logprobs"]["text_offset"] == [offset - completed[0] for offset in completed]
+    events = server.http.post("/v1/completions", json={**body, "echo": True, "stream": True, "n": 2}).text.split("\n\n")
+    choices = [json.loads(event[6:])["choices"][0] for event in events if event.startswith("data: {")]
+    for index in range(2):
+        mine = [choice for choice in choices if choice["index"] == index]
+        assert "".join(choice["text"] for choice in mine) == whole["text"]
+        for key, values in whole["logprobs"].items():
+            assert [value for choice in mine if choice["logprobs"] for value in choice["logprobs"][key]] == values
 
 
 def test_alternatives_of_an_echoed_prompt_are_as_many_as_of_the_completion(server: LiveServer) -> None:
