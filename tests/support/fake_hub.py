@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from tests.support.http_stub import http_stub
 
+PIECE_BYTES = 1 << 16
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -42,6 +44,7 @@ class FakeHub:
     revisions: tuple[str, ...] = ("main", COMMIT)
     break_after: dict[str, list[int]] = field(default_factory=dict)
     damage: set[str] = field(default_factory=set)  # files whose next transfer brings zeros
+    slow: set[str] = field(default_factory=set)  # files that come at 3 MiB a second
     token: str | None = None
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
@@ -140,7 +143,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if body:
+        if body and self.path.rpartition("/")[2] in self.hub.slow:
+            for start in range(0, len(data), PIECE_BYTES):
+                self.wfile.write(data[start : start + PIECE_BYTES])
+                time.sleep(0.02)
+        elif body:
             self.wfile.write(data[:limit])
         if limit is not None:
             self.wfile.flush()

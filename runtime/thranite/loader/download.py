@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from thranite.errors import ConfigError, StartupError
 from thranite.loader.download_marker import Marker, read_marker, remove_marker
@@ -151,17 +152,23 @@ def _fetch_all(
 
 
 def _try_all(wanted: Download, listing: Listing, files: list[RemoteFile], work: Path) -> StartupError | None:
-    """One attempt at every file; the first failure, if any."""
+    """One attempt at every file; the first failure, if any. An interrupt breaks off those under way."""
+    stop = Event()
 
     def fetch(file: RemoteFile) -> StartupError | None:
         try:
-            fetch_file(wanted.model, listing.commit, file, work, wanted.token)
+            if not stop.is_set():
+                fetch_file(wanted.model, listing.commit, file, work, wanted.token, stop)
         except Exception as error:  # noqa: BLE001 - the client's errors share no base; each becomes one message
             return hub_error(error, wanted.model, wanted.revision)
         return None
 
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="download") as pool:
-        failures = [failure for failure in pool.map(fetch, files) if failure is not None]
+        try:
+            failures = [failure for failure in pool.map(fetch, files) if failure is not None]
+        except BaseException:
+            stop.set()
+            raise
     return min(failures, key=lambda failure: isinstance(failure, HubUnreachable), default=None)  # a final one first
 
 

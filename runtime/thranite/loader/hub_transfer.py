@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from threading import Event
 
 from thranite.loader.hub import HubUnreachable
 from thranite.loader.hub_listing import RemoteFile
 
-CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0  # without a byte
 PARTIAL = 206
 
 
-def fetch_file(model: str, commit: str, file: RemoteFile, directory: Path, token: str | None) -> None:
-    """`directory/NAME`, whole. Raises HubUnreachable, or the hub client's errors; what came stays for the next try."""
+def fetch_file(model: str, commit: str, file: RemoteFile, directory: Path, token: str | None, stop: Event) -> None:
+    """`directory/NAME`, whole. Raises HubUnreachable, or the hub client's errors; what came stays for the next try.
+    Once `stop` is set it breaks off."""
     partial = directory / f"{file.name}.partial"
     if not partial.exists() or partial.stat().st_size != file.size:
-        _transfer(model, commit, file, partial, token)
+        _transfer(model, commit, file, partial, token, stop)
     size = partial.stat().st_size
     if size < file.size:
         raise HubUnreachable(f"{file.name} broke off after {size} of {file.size} bytes")
@@ -32,7 +33,7 @@ def fetch_file(model: str, commit: str, file: RemoteFile, directory: Path, token
     os.replace(partial, directory / file.name)
 
 
-def _transfer(model: str, commit: str, file: RemoteFile, partial: Path, token: str | None) -> None:
+def _transfer(model: str, commit: str, file: RemoteFile, partial: Path, token: str | None, stop: Event) -> None:
     from huggingface_hub import get_session, get_token, hf_hub_url, hf_raise_for_status
 
     start = partial.stat().st_size if partial.exists() else 0
@@ -47,8 +48,10 @@ def _transfer(model: str, commit: str, file: RemoteFile, partial: Path, token: s
         hf_raise_for_status(answer)
         # Unbuffered: a killed process loses nothing. A server without ranges sends the file from its beginning.
         with partial.open("ab" if answer.status_code == PARTIAL else "wb", buffering=0) as out:
-            for chunk in answer.iter_bytes(CHUNK_BYTES):
+            for chunk in answer.iter_bytes():
                 out.write(chunk)
+                if stop.is_set():
+                    return
 
 
 def _sha256(path: Path) -> str:

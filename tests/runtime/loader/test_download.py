@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -48,9 +49,16 @@ def start(hub: FakeHub, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     def begin(*options: str, **environment: str) -> subprocess.Popen[str]:
         env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
         command = [sys.executable, "-m", "thranite", "download", "org/model", "--to", str(tmp_path / "model"), *options]
-        return subprocess.Popen(command, env=env | environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, env=env | environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+        )
 
     return begin
+
+
+def heed_interrupts() -> None:
+    """Shells start what runs in the background, as these tests may, with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -126,6 +134,20 @@ def test_a_killed_download_resumes(hub: FakeHub, start: Start, tmp_path: Path) -
     resumed = hub.transfers("model.safetensors")[-1].start
     assert resumed is not None
     assert 3 * MIB <= resumed <= 4 * MIB
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_an_interrupted_download_ends_before_its_files(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.slow.add("model.safetensors")
+    process = start()
+    wait_for(lambda: bytes_below(tmp_path) >= MIB, "one MiB")
+    process.send_signal(signal.SIGINT)
+    code, errors = end(process)
+    assert (code, errors.splitlines()[-1]) == (130, "thranite: error: interrupted")
+    assert MIB <= bytes_below(tmp_path) < 6 * MIB
+    hub.slow.clear()
+    assert end(start())[0] == 0
+    assert hub.transfers("model.safetensors")[-1].start is not None
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == WEIGHTS
 
 
