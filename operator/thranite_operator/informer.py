@@ -32,6 +32,7 @@ from thranite_operator.kinds import (
     SERVICE_ACCOUNT,
     Kind,
 )
+from thranite_operator.kube import KubeClient, KubeError
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ WATCH_TASK = "watcher for "  # how kopf names the task of a watch
 END_SECONDS = 8.0  # kopf waits 5 s for the handlers of what it has seen
 CANCEL_SECONDS, CANCEL_AGAIN_SECONDS = 5.0, 0.5
 HEALTHY_SECONDS = 60.0  # a run of this length starts the backoff anew
+CRD_TIMEOUT, CRD_PAUSE = 5.0, 2.0
 
 
 class WatchLost(Exception):
@@ -94,10 +96,12 @@ class Informer:
         enqueue: Callable[[Key], None],
         connect: Callable[[], kopf.ConnectionInfo],
         namespaces: Sequence[str],
+        user_agent: str = names.FIELD_MANAGER,
     ) -> None:
         self._enqueue = enqueue
         self._connect = connect
         self._namespaces = namespaces
+        self._agent = user_agent
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._end_run: Callable[[], object] | None = None  # guarded by the lock: its loop may be closed otherwise
@@ -120,7 +124,7 @@ class Informer:
 
     @property
     def watching(self) -> bool:
-        """False before kopf has started, and between an end of its and the next start."""
+        """False before kopf has started, between an end of its and the next start, and while there is no CRD."""
         return self._watching.is_set()
 
     def _supervise(self) -> None:
@@ -151,17 +155,18 @@ class Informer:
         sessions = Sessions(self._connect)
         scope: dict[str, Any] = {"namespaces": list(self._namespaces)} if self._namespaces else {"clusterwide": True}
         try:
-            await until_over(
-                kopf.operator(
-                    registry=self._registry(sessions),
-                    settings=_settings(),
-                    identity=IDENTITY,
-                    standalone=True,
-                    stop_flag=stop,
-                    ready_flag=self._watching,
-                    **scope,
+            if await self._crd_served(stop):
+                await until_over(
+                    kopf.operator(
+                        registry=self._registry(sessions),
+                        settings=_settings(),
+                        identity=IDENTITY,
+                        standalone=True,
+                        stop_flag=stop,
+                        ready_flag=self._watching,
+                        **scope,
+                    )
                 )
-            )
         except Exception as error:  # noqa: BLE001 - whatever ended it, watching must go on
             # As text: a record that is kept would keep the error's traceback, and with it all of that kopf.
             logger.warning("watching failed: %s", f"{type(error).__name__}: {error}")
@@ -172,6 +177,26 @@ class Informer:
             await end_others(CANCEL_SECONDS)
             await sessions.close()
         return loop.time() - began
+
+    async def _crd_served(self, stop: asyncio.Event) -> bool:
+        """Wait for the API server and the CRD. kopf would look once, and then watch the other kinds alone, for ever."""
+        told = False
+        async with KubeClient(self._connect, self._agent) as client:
+            while not stop.is_set():
+                try:
+                    async with asyncio.timeout(CRD_TIMEOUT):
+                        if await client.serves(names.API_VERSION, names.PLURAL):
+                            return True
+                    reason = f"the cluster has no {names.PLURAL}.{names.GROUP}: apply the CRD"
+                except (KubeError, TimeoutError) as error:
+                    reason = str(error) or "the API server does not answer"
+                if not told:
+                    logger.warning("waiting: %s", reason)
+                    told = True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CRD_PAUSE):
+                        await stop.wait()
+        return False
 
     def _registry(self, sessions: Sessions) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()

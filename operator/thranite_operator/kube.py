@@ -33,6 +33,10 @@ class Unreachable(KubeError):
     pass
 
 
+# Server-side apply's words, with code 500, for unknown fields, values of another type and keys that are there twice.
+UNTYPED = "failed to create typed patch object"
+
+
 class Refused(KubeError):
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -166,5 +170,6 @@ def _parse(code: int, content: bytes) -> Object:
     if code < 400:
         result: Object = body
         return result
-    error = Invalid if code == 422 else Refused
-    raise error(code, str(body.get("reason", "")), str(body.get("message") or f"HTTP {code}"))
+    message = str(body.get("message") or f"HTTP {code}")
+    error = Invalid if code == 422 or (code == 500 and message.startswith(UNTYPED)) else Refused
+    raise error(code, str(body.get("reason", "")), message)

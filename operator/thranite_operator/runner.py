@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 
 import kopf
 
-from thranite_operator import names
 from thranite_operator.autoscaling.autoscaler import Autoscaler
 from thranite_operator.autoscaling.live import LiveMetrics
 from thranite_operator.autoscaling.pages import pages
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 STUCK_SECONDS = 120.0  # longer than any sum of a reconcile's time-outs in sequence should be
 RECONCILE_TIMEOUT = 90.0
-CRD_PAUSE = 2.0
 
 
 class Runner:
@@ -51,9 +49,7 @@ class Runner:
             answers = serving(settings.host, settings.port, live, ready, metrics, *pages(autoscaler))
             port = await stack.enter_async_context(answers)
             logger.info("thranite-operator %s; probes and metrics on port %d", settings.version, port)
-            if not await self._crd_served(client, stop):
-                return
-            informer = Informer(queue.add_from_thread, self._connect, settings.namespaces)
+            informer = Informer(queue.add_from_thread, self._connect, settings.namespaces, self._agent)
             reconciler = Reconciler(client, settings, autoscaler=autoscaler)
             workers = [
                 asyncio.create_task(self._work(queue, reconciler, metrics), name=f"worker-{index}")
@@ -80,26 +76,6 @@ class Runner:
         stopping.cancel()
         for task in done - {stopping}:
             task.result()
-
-    async def _crd_served(self, client: KubeClient, stop: asyncio.Event) -> bool:
-        """Wait for the API server and the CRD: kopf would look once, find nothing to watch, and wait for ever."""
-        told = False
-        while not stop.is_set():
-            try:
-                if await client.serves(names.API_VERSION, names.PLURAL):
-                    return True
-                reason = f"the cluster has no {names.PLURAL}.{names.GROUP}: apply the CRD"
-            except KubeError as error:
-                reason = str(error)
-            if not told:
-                logger.warning("waiting: %s", reason)
-                told = True
-            try:
-                async with asyncio.timeout(CRD_PAUSE):
-                    await stop.wait()
-            except TimeoutError:
-                continue
-        return False
 
     async def _work(self, queue: WorkQueue[Key], reconciler: Reconciler, metrics: OperatorMetrics) -> None:
         while True:

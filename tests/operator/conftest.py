@@ -22,11 +22,11 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with running_api_server(tmp_path_factory.mktemp("apiserver")) as server:
         with server.api() as api:
             api.create(yaml.safe_load(CRD.read_text()))
-            _wait_served(api)
+            wait_served(api)
         yield server
 
 
-def _wait_served(api: KubeApi) -> None:
+def wait_served(api: KubeApi) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -11,14 +12,18 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import kopf
 import pytest
+import yaml
 
-from tests.support.apiserver import ADMIN_TOKEN, ApiServer
+from tests.operator.conftest import CRD, wait_served
+from tests.support.apiserver import ADMIN_TOKEN, ApiServer, running_api_server
 from tests.support.http_stub import http_stub
 from tests.support.kube import KubeApi
 from tests.support.manifests import service
+from tests.support.waiting import wait_for
 from thranite_operator import informer
 from thranite_operator.informer import Informer, Sessions, WatchLost, end_others, until_over
 
@@ -78,6 +83,27 @@ def test_hundreds_of_objects_are_seen_at_once(api_server: ApiServer, api: KubeAp
         watching.stop(timeout=20)
         for _, name in keys:  # a later test's operator would take them up
             api.delete("InferenceService", namespace, name)
+
+
+def test_the_definition_may_come_late_and_go(tmp_path: Path) -> None:
+    """kopf takes up what the API server has when it starts, and no more."""
+    with running_api_server(tmp_path) as server, server.api() as api:
+        seen: set[tuple[str, str]] = set()
+        info = kopf.ConnectionInfo(server=server.url, ca_path=str(server.ca), token=ADMIN_TOKEN)
+        watching = Informer(seen.add, lambda: info, ())
+        watching.start()
+        try:
+            for key in (("default", "first"), ("default", "second")):
+                time.sleep(1.0)
+                assert not watching.watching
+                api.create(yaml.safe_load(CRD.read_text()))
+                wait_served(api)
+                api.create(service(*key, replicas=0))
+                wait_for(functools.partial(seen.__contains__, key), f"the {key[1]}")
+                api.delete("CustomResourceDefinition", "", "inferenceservices.thranite.dev")
+                wait_for(lambda: not watching.watching, "the end of watching")
+        finally:
+            watching.stop(timeout=20)
 
 
 def test_a_kopf_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,54 @@ def test_a_refused_child_is_told_and_not_retried_hotly(api: KubeApi, namespace: 
     api.merge("InferenceService", namespace, "x", {"spec": {"podTemplate": {"volumes": None}}})
     operator.reconcile(namespace)
     assert condition(api, namespace, "Ready")[1] == "Starting"
+
+
+SIDECAR = {"name": "s", "image": "i"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "message"),
+    [
+        (
+            {
+                "podTemplate": {
+                    "volumes": [{"name": "v", "emptyDir": {}}],
+                    "volumeMounts": [{"name": "v", "mountPath": "/tmp"}],
+                }
+            },
+            "Deployment",
+            'duplicate entries for key [mountPath="/tmp"]',
+        ),
+        ({"podTemplate": {"volumes": [{"name": "v", "emptydir": {}}]}}, "Deployment", "emptydir: field not declared"),
+        (
+            {"podTemplate": {"containers": [SIDECAR | {"env": [{"name": "A", "value": 1}]}]}},
+            "Deployment",
+            "expected string, got &value.valueUnstructured{Value:1}",
+        ),
+        (
+            {"networkPolicy": {"enabled": True, "from": [{"podSelector": {"matchlabels": {"a": "b"}}}]}},
+            "NetworkPolicy",
+            "matchlabels: field not declared",
+        ),
+    ],
+    ids=["mount", "field", "type", "policy"],
+)
+def test_what_has_no_type_is_told_and_the_rest_goes_on(
+    api: KubeApi, namespace: str, operator: Reconciling, spec: dict[str, Any], kind: str, message: str
+) -> None:
+    """The API server answers these with 500."""
+    api.create(service(namespace))
+    operator.reconcile(namespace)
+    api.merge("InferenceService", namespace, "x", {"spec": {**spec, "service": {"annotations": {"lb": "internal"}}}})
+    again = operator.reconcile(namespace)
+    status, reason, told = condition(api, namespace, "Ready")
+    assert (status, reason) == ("False", "InvalidTemplate")
+    assert f"{kind} x is refused" in told
+    assert message in told
+    assert again.seconds is None
+    after = api.get("InferenceService", namespace, "x")
+    assert after["status"]["observedGeneration"] == after["metadata"]["generation"]
+    assert api.get("Service", namespace, "x")["metadata"]["annotations"]["lb"] == "internal"
 
 
 def test_a_name_that_somebody_uses_is_left_alone(api: KubeApi, namespace: str, operator: Reconciling) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
 import aiohttp
 import kopf
@@ -26,11 +27,13 @@ def main(url: str, patience: float, starts: int) -> None:
     made: list[aiohttp.ClientSession] = []
     session = credentials.session
 
-    def noted(info: kopf.ConnectionInfo, *, connections: int) -> aiohttp.ClientSession:
-        made.append(session(info, connections=connections))
-        return made[-1]
+    def noted(info: kopf.ConnectionInfo, *, connections: int, **options: Any) -> aiohttp.ClientSession:
+        opened = session(info, connections=connections, **options)
+        if connections == 0:  # kopf's; the others are of a client that closes them
+            made.append(opened)
+        return opened
 
-    credentials.session = noted  # type: ignore[assignment]
+    credentials.session = noted
     watching = Informer(lambda _: None, lambda: kopf.ConnectionInfo(server=url), ())
     watching.start()
     deadline = time.monotonic() + LONGEST

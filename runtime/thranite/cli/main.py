@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from thranite import __version__
 from thranite.errors import ExitCode, InvalidRequest, StartupError, ThraniteError
@@ -57,6 +60,8 @@ def _run(name: str, arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     args = parser.parse_args(arguments)
+    if os.getpid() == 1 and name != "serve":  # which has handlers of its own
+        signal.signal(signal.SIGTERM, _end)
     try:
         return int(module.run(args))
     except StartupError as error:
@@ -67,6 +72,11 @@ def _run(name: str, arguments: list[str]) -> int:
         return _fail(str(error), ExitCode.FAILURE)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+
+
+def _end(*_: object) -> NoReturn:
+    """What SIGTERM does by default, but not to a container's first process: the kernel drops it there."""
+    os._exit(128 + signal.SIGTERM)
 
 
 def _fail(message: str, code: int) -> int:

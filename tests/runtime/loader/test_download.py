@@ -151,6 +151,19 @@ def test_an_interrupted_download_ends_before_its_files(hub: FakeHub, start: Star
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_a_container_s_first_process_ends_when_told(hub: FakeHub, tmp_path: Path) -> None:
+    """The kernel drops signals that process 1 has no handler for. The hub is silent here, so nothing else ends it."""
+    hub.release.clear()
+    hub.break_after["model.safetensors"] = [MIB]
+    first = "import os, sys; os.getpid = lambda: 1; from thranite.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    arguments = ["download", "org/model", "--to", str(tmp_path / "model")]
+    process = subprocess.Popen([sys.executable, "-c", first, *arguments], env=env, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: bytes_below(tmp_path) == MIB, "one MiB")
+    process.terminate()
+    assert end(process)[0] == 143
+
+
 def test_a_second_download_waits_for_the_first(hub: FakeHub, start: Start, tmp_path: Path) -> None:
     hub.release.clear()
     hub.break_after["model.safetensors"] = [4 * MIB]
