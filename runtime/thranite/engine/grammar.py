@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING
@@ -33,7 +33,8 @@ class Grammars:
 
     def __init__(self, tokenizer: str, revision: str | None, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
         self._source, self._revision = tokenizer, revision
-        self._vocab_size, self._eos = vocab_size, eos_token_ids
+        self._vocab_size = vocab_size
+        self._ends = eos_token_ids  # the tokenizer's, too, once that is read
         self._lock = threading.Lock()
         self._compiler: GrammarCompiler | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -45,7 +46,7 @@ class Grammars:
     def constraint(self, grammar: Grammar, params: TokenParams) -> GrammarConstraint:
         matcher = self._kept(grammar.source) or self._submit(grammar.source)
         ends_on_eos = bool(params.eos_token_ids)
-        return GrammarConstraint(matcher, self._vocab_size, self._eos, grammar.min_tokens, ends_on_eos)
+        return GrammarConstraint(matcher, self._vocab_size, lambda: self._ends, grammar.min_tokens, ends_on_eos)
 
     def _kept(self, source: str) -> Future[Matcher] | None:
         """Of a grammar that was compiled lately: the request waits for no thread."""
@@ -79,21 +80,23 @@ class Grammars:
         with self._lock:
             if self._compiler is None:
                 tokenizer = Tokenizer.load(self._source, self._revision)
-                self._compiler = GrammarCompiler(tokenizer, self._vocab_size, self._eos)
+                self._ends = tokenizer.ends(self._ends, self._vocab_size)
+                self._compiler = GrammarCompiler(tokenizer, self._vocab_size, self._ends)
             return self._compiler
 
 
 class GrammarConstraint:
     """Follows one sequence's text. The end-of-text tokens are allowed where the grammar may end.
 
-    Before `min_tokens`, and for a request that ignores them, they are allowed only where the grammar must end.
+    Before `min_tokens`, and for a request that ignores them, they are allowed only where the grammar must end. `ends`:
+    those tokens, known once there is a matcher.
     """
 
     def __init__(
         self,
         matcher: Future[Matcher],
         vocab_size: int,
-        eos_token_ids: Collection[int],
+        ends: Callable[[], Collection[int]],
         min_tokens: int,
         ends_on_eos: bool,
     ) -> None:
@@ -101,7 +104,7 @@ class GrammarConstraint:
         self.failure: str | None = None
         self._future = matcher
         self._mask_bytes = (vocab_size + 31) // 32 * 4
-        self._eos = frozenset(eos_token_ids)
+        self._ends = ends
         self._min_tokens, self._ends_on_eos = min_tokens, ends_on_eos
         self._tokens = 0
         self._mask = b""  # the grammar's own for the next token
@@ -118,7 +121,7 @@ class GrammarConstraint:
         if matcher is None or self.complete:
             return
         self._tokens += 1
-        if token in self._eos and (matcher.is_stopped() or matcher.is_accepting()):
+        if token in self._ends() and (matcher.is_stopped() or matcher.is_accepting()):
             self.complete = True
         elif not matcher.consume_token(token):
             self.failure = _reason(matcher, _OUTGROWN if self._allows(token) else _CONTRADICTED)
@@ -142,7 +145,7 @@ class GrammarConstraint:
 
     def _without_eos(self, mask: bytes) -> bytes:
         cleared = bytearray(mask)
-        for token in self._eos:
+        for token in self._ends():
             cleared[token >> 3] &= ~(1 << (token & 7)) & 0xFF
         return bytes(cleared)
 

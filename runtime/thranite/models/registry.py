@@ -33,7 +33,8 @@ def load_spec(
     make, defaults = FAMILIES[architecture]
     reader = ConfigReader(text, defaults, architecture)
     sources = [config, text]
-    eos = [(generation_config or {}).get("eos_token_id"), config.get("eos_token_id"), reader.get("eos_token_id")]
+    named = [found["eos_token_id"] for found in (generation_config or {}, *sources) if "eos_token_id" in found]
+    eos = named or [defaults.get("eos_token_id")]  # a family's is text to a model that names others
     context = LoadContext(architecture, max_model_len, checkpoint_dtype(sources, dtype), merged_token_ids(*eos))
     spec = make(reader, context)
     # Some checkpoints name an end that their vocabulary lacks: nobody can draw it.

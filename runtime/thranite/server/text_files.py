@@ -42,7 +42,7 @@ def _read_vocabulary(tokenizer: Tokenizer, config: EngineConfig) -> None:
     try:
         files = read_model_config(config.model, config.revision)
         spec = load_spec(files.config, generation_config=files.generation_config)
-        load_vocabulary(tokenizer, spec.vocab_size, spec.eos_token_ids)
+        load_vocabulary(tokenizer, spec.vocab_size, tokenizer.ends(spec.eos_token_ids, spec.vocab_size))
     except StartupError as error:  # the engine's to report: it reads the same files
         logger.debug("no vocabulary for grammars: %s", error)
     except InvalidRequest as error:

@@ -98,18 +98,19 @@ def build_request(
     if tokenizer is None and (params.stop_strings or params.bad_words):
         field = "stop" if params.stop_strings else "bad_words"
         raise InvalidRequest(f"{field} needs text, and this engine runs without a tokenizer", field)
+    ends = tokenizer.ends(info.eos_token_ids, info.vocab_size) if tokenizer else info.eos_token_ids
     bad_words = tokenizer.encode_bad_words(params.bad_words) if tokenizer and params.bad_words else ()
     resolved = params.resolve(
         prompt_len=len(ids),
         max_model_len=info.max_model_len,
         vocab_size=info.vocab_size,
-        eos_token_ids=info.eos_token_ids,
+        eos_token_ids=ends,
         bad_words=bad_words,
         seed=seed,
     )
     grammar = None
     if params.structured_outputs is not None:
-        source = checked_source(params.structured_outputs, tokenizer, info.vocab_size, info.eos_token_ids)
+        source = checked_source(params.structured_outputs, tokenizer, info.vocab_size, ends)
         grammar = Grammar(source, min(params.min_tokens, resolved.max_tokens))
     return EngineRequest(request_id, ids, resolved, priority, timeout_seconds, cache_salt, grammar)
 

@@ -74,6 +74,12 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         return self._special_id("eos_token")
 
+    def ends(self, model: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+        """The ids that end a text: the model's, and the tokenizer's own, which fine-tunes for chats often name in its
+        files alone. As in vLLM."""
+        own = self.eos_token_id
+        return model if own is None or own in model or own >= vocab_size else (*model, own)
+
     def _special_id(self, name: str) -> int | None:
         text = self.special_tokens.get(name)
         return None if text is None else self.rust.token_to_id(text)

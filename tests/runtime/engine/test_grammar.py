@@ -19,6 +19,7 @@ from tests.support.grammar_engine import (
     INFO,
     SCHEMAS,
     TOKENIZER,
+    VOCAB,
     asks,
     assert_all_valid,
     assert_valid,
@@ -31,6 +32,7 @@ from thranite.errors import InvalidRequest, Rejected
 from thranite.request import EngineRequest, FinishReason, Grammar
 from thranite.sampling_params import SamplingParams, StructuredOutputsParams, TokenParams
 from thranite.text.prompt import build_request
+from thranite.text.tokenizer import Tokenizer
 
 PERSON = {
     "type": "object",
@@ -280,15 +282,30 @@ def test_exactly_one_kind_is_asked_for(wanted: dict[str, Any]) -> None:
 def test_without_a_tokenizer_or_an_end_of_text_there_are_no_grammars() -> None:
     with pytest.raises(InvalidRequest, match="without a tokenizer"):
         build_request("r", [1], asks(choice=["a"]), INFO, None, seed=0)
+    endless = Tokenizer(TOKENIZER.rust)
     with pytest.raises(InvalidRequest, match="end-of-text"):
-        build_request("r", [1], asks(choice=["a"]), replace_eos(), TOKENIZER, seed=0)
+        build_request("r", [1], asks(choice=["a"]), replace(INFO, eos_token_ids=()), endless, seed=0)
     engine = grammar_engine(grammars=None)
     with pytest.raises(InvalidRequest, match="without a tokenizer"):
         engine.add(EngineRequest("r", (1,), TokenParams(3, 0), grammar=Grammar('start: "a"')))
 
 
-def replace_eos() -> Any:
-    return replace(INFO, eos_token_ids=())
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_grammars_end_by_the_tokenizer_s_end_alone(ignore_eos: bool) -> None:
+    """For a model that names none."""
+    engine = grammar_engine(grammars=Grammars(str(DIRECTORY), None, VOCAB, ()))
+    wanted = SamplingParams(
+        max_tokens=40, ignore_eos=ignore_eos, structured_outputs=StructuredOutputsParams(regex="ab")
+    )
+    request = build_request("r", [1], wanted, replace(INFO, eos_token_ids=()), TOKENIZER, seed=0)
+    engine.add(request)
+    tokens: list[int] = []
+    reasons = []
+    while engine.has_work:
+        for delta in engine.step():
+            tokens += delta.token_ids
+            reasons.append(delta.finish_reason)
+    assert (TOKENIZER.decode(tokens), reasons[-1]) == ("ab", FinishReason.STOP)
 
 
 def test_a_grammar_that_fails_in_the_engine_ends_its_request_alone() -> None:

@@ -109,6 +109,13 @@ def test_llama() -> None:
     assert spec.eos_token_ids == (128009, 7, 128001, 128008)
 
 
+def test_a_family_s_end_is_that_of_models_that_name_none() -> None:
+    unnamed = {key: value for key, value in LLAMA_3_1_8B.items() if key != "eos_token_id"}
+    assert load_spec(unnamed).eos_token_ids == (2,)
+    assert load_spec(unnamed, generation_config={"eos_token_id": 7}).eos_token_ids == (7,)
+    assert load_spec({**unnamed, "eos_token_id": None}).eos_token_ids == ()
+
+
 def test_ends_outside_the_vocabulary_are_left_out() -> None:
     """Nobody can draw them; banning them before a minimal length would reach past the row."""
     spec = load_spec(LLAMA_3_1_8B, generation_config={"eos_token_id": [128256, -1, 128009]})

@@ -50,6 +50,19 @@ def test_parameters_are_bound() -> None:
     assert build([1], SamplingParams(ignore_eos=True)).params.eos_token_ids == ()
 
 
+def test_the_tokenizer_s_end_ends_too() -> None:
+    """Fine-tunes for chats often name it in tokenizer_config.json alone."""
+    own = TOKENIZER.eos_token_id
+    assert own is not None
+    for of_model, expected in [((3,), (3, own)), ((), (own,)), ((own, 3), (own, 3))]:
+        info = replace(INFO, eos_token_ids=of_model)
+        request = build_request("r", [1], SamplingParams(), info, TOKENIZER, seed=0)
+        assert request.params.eos_token_ids == expected
+        assert build_request("r", [1], SamplingParams(), info, None, seed=0).params.eos_token_ids == of_model
+    narrow = replace(INFO, eos_token_ids=(3,), vocab_size=own)
+    assert build_request("r", [1], SamplingParams(), narrow, TOKENIZER, seed=0).params.eos_token_ids == (3,)
+
+
 @pytest.mark.parametrize("grammar", [None, StructuredOutputsParams(regex="a*")])
 def test_a_minimum_beyond_the_room_is_the_room(grammar: StructuredOutputsParams | None) -> None:
     request = build([1, 2, 3], SamplingParams(max_tokens=None, min_tokens=2**70, structured_outputs=grammar))
