@@ -12,7 +12,8 @@ from thranite import LLM
 from thranite.errors import InvalidRequest
 from thranite.sampling_params import Pooling
 
-PROMPTS = [[5, 6, 7], list(range(1, 60)), [9], list(range(1, 40))]
+LENGTH = 96
+PROMPTS = [[5, 6, 7], list(range(1, 60)), [9], list(range(1, 40)), list(range(2, 2 + LENGTH))]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=131, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=96, initializer_range=0.2,
+        num_key_value_heads=2, max_position_embeddings=LENGTH, initializer_range=0.2,
     )  # fmt: skip
     LlamaForCausalLM(config).float().save_pretrained(path)
     return str(path)
@@ -46,8 +47,8 @@ def test_vectors_are_transformers_s(directory: str, pooling: Pooling, budget: in
     for _ in range(2):  # the second time, every prefix is in the cache
         for found, want in zip(llm.embed(PROMPTS, pooling=pooling), wanted, strict=True):
             assert found == pytest.approx(want, abs=1e-5)
-    llm.generate(PROMPTS)
+    llm.generate(PROMPTS[:-1])
     assert llm.embed(PROMPTS[1], pooling=pooling)[0] == pytest.approx(wanted[1], abs=1e-5)
-    with pytest.raises(InvalidRequest, match="context length"):
-        llm.embed([[1] * 96])
+    with pytest.raises(InvalidRequest, match=r"context length is 96 tokens\. However, you requested 97 tokens\. "):
+        llm.embed([[1] * (LENGTH + 1)])
     llm.close()

@@ -6,7 +6,6 @@ ended at N computes one token too many, whose result is dropped. What a device m
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from functools import partial
 
 from thranite.engine.admission import Amount, DrainRate, check_room
 from thranite.engine.concurrency import ConcurrencyLimit
+from thranite.engine.deadlines import Deadlines
 from thranite.engine.measurements import Measurements
 from thranite.engine.plan import Executor
 from thranite.engine.prompt_pooling import add_pooled, take_embedding
@@ -56,7 +56,7 @@ class Engine:
         self._block_size = settings.layout.block_size
         self._clock = clock
         self._requests: dict[str, RequestState] = {}
-        self._deadlines: list[tuple[float, str]] = []  # a heap; entries of ended requests are dropped as they surface
+        self._deadlines = Deadlines(self._requests)
         self._draining = False
         self._sleepy = False  # new requests are refused: it sleeps, or will
         self._asleep = False
@@ -95,8 +95,7 @@ class Engine:
             raise
         parent = self.scheduler.add(request, self._clock(), arrival)
         self._requests[request.request_id] = parent
-        if parent.deadline is not None:
-            heapq.heappush(self._deadlines, (parent.deadline, request.request_id))
+        self._deadlines.add(parent)
         self._counters["prompt_tokens"] += len(request.prompt_token_ids)
 
     def set_draining(self, draining: bool) -> None:
@@ -306,15 +305,11 @@ class Engine:
     def _expire(self, now: float) -> list[SequenceDelta]:
         """End requests past their deadline, in whatever state."""
         deltas = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            deadline, request_id = heapq.heappop(self._deadlines)
-            parent = self._requests.get(request_id)
-            if parent is None or parent.deadline != deadline:
-                continue
+        for parent in self._deadlines.due(now):
             where = "while running" if parent.running else "while waiting"
             error = f"the request's timeout of {parent.request.timeout_seconds} s passed {where}"
             for seq in self._end(parent, FinishReason.TIMEOUT):
-                deltas.append(SequenceDelta(request_id, seq.index, (), FinishReason.TIMEOUT, error=error))
+                deltas.append(SequenceDelta(seq.request_id, seq.index, (), FinishReason.TIMEOUT, error=error))
         return deltas
 
     # --- figures

@@ -13,10 +13,11 @@ def check_request(request: EngineRequest, limits: EngineSettings) -> None:
     length = len(request.prompt_token_ids)
     if length == 0:
         raise InvalidRequest("the prompt is empty: it needs at least one token", "prompt")
-    if length >= limits.max_model_len:
+    most = limits.max_model_len - (request.params.pooling is None)  # a vector needs no room for output
+    if length > most:
         raise InvalidRequest(
-            f"the prompt has {length} tokens; at most {limits.max_model_len - 1} leave room for output "
-            f"within the maximum length of {limits.max_model_len}",
+            f"the prompt has {length} tokens; at most {most} fit within the maximum length of {limits.max_model_len}"
+            f"{'' if request.params.pooling else ', with one of output'}",
             "prompt",
             "context_length_exceeded",
         )

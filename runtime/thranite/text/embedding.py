@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from thranite.engine.client import EngineInfo
 from thranite.request import EngineRequest
-from thranite.sampling_params import Pooling, SamplingParams, TokenParams
+from thranite.sampling_params import Pooling, TokenParams
 from thranite.text.prompt import check_prompt
 
 
@@ -23,7 +23,7 @@ def embedding_request(
 ) -> EngineRequest:
     """It goes the way of every request, and draws one token that nobody reads. Raises InvalidRequest."""
     ids = tuple(token_ids)
-    check_prompt(ids, SamplingParams(), info, param, strict_length=False)
+    check_prompt(ids, info, param, output=0)
     params = TokenParams(max_tokens=1, seed=0, temperature=0.0, pooling=pooling)
     return EngineRequest(request_id, ids, params, priority, timeout_seconds)
 

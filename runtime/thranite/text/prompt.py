@@ -92,7 +92,8 @@ def build_request(
     the caller found all ids to be the vocabulary's.
     """
     ids = tuple(token_ids if params.truncate_prompt_tokens is None else token_ids[-params.truncate_prompt_tokens :])
-    check_prompt(ids, params, info, param, strict_length, known_ids)
+    output = params.max_tokens if strict_length and params.max_tokens is not None else 1
+    check_prompt(ids, info, param, output=output, known_ids=known_ids)
     if params.n > info.max_num_seqs:
         raise InvalidRequest(f"n is {params.n}; this engine runs at most {info.max_num_seqs} sequences at once", "n")
     if tokenizer is None and (params.stop_strings or params.bad_words):
@@ -115,25 +116,21 @@ def build_request(
     return EngineRequest(request_id, ids, resolved, priority, timeout_seconds, cache_salt, grammar)
 
 
-def check_prompt(
-    ids: tuple[int, ...],
-    params: SamplingParams,
-    info: EngineInfo,
-    param: str,
-    strict_length: bool,
-    known_ids: bool = False,
-) -> None:
+def check_prompt(ids: tuple[int, ...], info: EngineInfo, param: str, *, output: int, known_ids: bool = False) -> None:
+    """`output`: tokens of it that must fit behind the prompt."""
     if not ids:
         raise InvalidRequest("the prompt must hold at least one token", param)
     if not known_ids and (min(ids) < 0 or max(ids) >= info.vocab_size):
         wrong = next(token for token in ids if not 0 <= token < info.vocab_size)
         raise InvalidRequest(f"token id {wrong} is not in the vocabulary (0 to {info.vocab_size - 1})", param)
-    wanted = params.max_tokens if strict_length and params.max_tokens is not None else 1
-    if len(ids) + wanted > info.max_model_len:
-        raise InvalidRequest(
-            f"This model's maximum context length is {info.max_model_len} tokens. However, you requested "
-            f"{len(ids) + wanted} tokens ({len(ids)} in the prompt, {wanted} in the completion). "
-            "Please reduce the length of the prompt or the completion.",
-            param,
-            "context_length_exceeded",
-        )
+    if len(ids) + output <= info.max_model_len:
+        return
+    asked = f"{len(ids)} tokens"
+    if output:
+        asked = f"{len(ids) + output} tokens ({len(ids)} in the prompt, {output} in the completion)"
+    raise InvalidRequest(
+        f"This model's maximum context length is {info.max_model_len} tokens. However, you requested {asked}. "
+        f"Please reduce the length of the prompt{' or the completion' if output else ''}.",
+        param,
+        "context_length_exceeded",
+    )

@@ -65,11 +65,12 @@ def test_what_is_refused(server: RunningServer) -> None:
         ({"input": []}, "input"),
         ({"input": ["a", 1]}, "input"),
         ({"input": [10**6]}, "input"),
-        ({"input": [1] * 128}, "input"),
+        ({"input": [1] * 129}, "input"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
         ({"input": ["a"] * 2049}, "input"),
         ({}, "input"),
     ):
         assert embed(server, 400, **body)["error"]["param"] == param, body
     assert embed(server, input="a", dimensions=8)["data"]
+    assert embed(server, input=[1] * 128)["usage"]["prompt_tokens"] == 128, "the model's whole length"
     wait_for(lambda: server.metric("thranite_kv_cache_usage_ratio") == 0, "nothing is held")
