@@ -27,7 +27,7 @@ MERGE_KEYS: Mapping[str, tuple[str, ...]] = {
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
 # What the API server fills into lists and maps that are owned as a whole.
-DEFAULTS: Mapping[str, Any] = {"protocol": "TCP", "apiVersion": "v1", "expirationSeconds": 3600}
+DEFAULTS: Mapping[str, Any] = {"protocol": "TCP", "apiVersion": "v1", "expirationSeconds": 3600, "divisor": "0"}
 QUANTITY_MAPS = ("limits", "requests")
 QUANTITIES = ("sizeLimit", "storage")
 

@@ -15,6 +15,7 @@ from thranite_operator.kinds import DEPLOYMENT, Object
 from thranite_operator.observed import Observed
 from thranite_operator.plan import Plan
 from thranite_operator.pods import Pod
+from thranite_operator.render.network import scheme
 from thranite_operator.spec import InferenceService
 
 MAX_MESSAGE = 2048
@@ -47,7 +48,7 @@ def compute(
         "pendingReplicas": counts.total - counts.ready,
         "unschedulableReplicas": counts.unschedulable,
         "selector": names.selector_text(service.name),
-        "url": f"http://{service.name}.{service.namespace}.svc{'' if port == 80 else f':{port}'}/v1",
+        "url": f"{scheme(service.spec)}://{service.name}.{service.namespace}.svc{'' if port == 80 else f':{port}'}/v1",
         "templateRevision": {
             "name": plan.revision.name,
             "operatorVersion": plan.revision.operator_version,

@@ -72,6 +72,22 @@ def test_serve_parses(name: str) -> None:
     assert (server.port, server.admin_port) == (names.HTTP_PORT, names.ADMIN_PORT)
 
 
+@pytest.mark.parametrize(
+    ("product", "size"),
+    [
+        ("NVIDIA-H100-80GB-HBM3", ["--gpu-memory=80GB"]),
+        ("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", ["--gpu-memory=10GB"]),
+        ("NVIDIA-GH200-480GB", []),
+        ("NVIDIA-L4", []),
+    ],
+)
+def test_a_model_is_checked_against_its_gpu(product: str, size: list[str]) -> None:
+    made = service({"model": {"uri": "hf://a/b"}, "resources": {"gpus": 1, "gpuProduct": product}})
+    command = flags.check(made, locate(made))
+    assert [arg for arg in command if arg.startswith("--gpu-memory=")] == size
+    parse(command)
+
+
 def test_serve_means_what_the_spec_says() -> None:
     engine, server = serve("all")
     assert (engine.model, engine.revision) == ("a/b", "v1")

@@ -24,6 +24,10 @@ UNCHANGED: dict[str, tuple[Object, Object]] = {
         {"limits": {"cpu": "1000m", "memory": "1024Mi"}, "emptyDir": {"sizeLimit": "0.5Gi"}},
         {"limits": {"cpu": "1", "memory": "1Gi"}, "emptyDir": {"sizeLimit": "512Mi"}},
     ),
+    "a field of the container's resources": (
+        {"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]},
+        {"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "0"}}}]},
+    ),
     "another order of a merged list": (
         {"containers": [{"name": "a"}, {"name": "b"}]},
         {"containers": [{"name": "b", "x": 1}, {"name": "a"}]},

@@ -71,6 +71,23 @@ def test_serving(api: KubeApi, namespace: str, operator: Reconciling) -> None:
     assert operator.writes(namespace) == {}
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"extraArgs": ["--ssl-certfile=/tls/tls.crt"]},
+        {"extraArgs": ["--ssl-certfile", "/tls/tls.crt"]},
+        {"env": [{"name": "THRANITE_SSL_CERTFILE", "value": "/tls/tls.crt"}]},
+    ],
+)
+def test_a_service_with_a_certificate_is_https(
+    api: KubeApi, namespace: str, operator: Reconciling, engine: Object
+) -> None:
+    api.create(service(namespace, engine=engine))
+    operator.reconcile(namespace)
+    assert api.get("InferenceService", namespace, "x")["status"]["url"] == f"https://x.{namespace}.svc/v1"
+    assert {port["appProtocol"] for port in api.get("Service", namespace, "x")["spec"]["ports"]} == {"https"}
+
+
 def test_former_pods_keep_the_service_available_but_not_ready(
     api: KubeApi, namespace: str, operator: Reconciling
 ) -> None:

@@ -83,5 +83,7 @@ def _gpu(spec: Spec) -> list[str]:
     device = extra_device(spec)
     if device in ("cpu", "null"):
         return [f"--device={device}"]
-    size = re.search(r"(\d+)GB", spec.resources.gpu_product or "")
-    return [f"--gpu-memory={size[1]}GB"] if size and spec.resources.gpus > 0 else []
+    product = spec.resources.gpu_product or ""
+    # A MIG slice tells its own memory last (…-80GB-MIG-1g.10gb), a GH200-480GB its CPU's.
+    sizes = [] if "GH200" in product else re.findall(r"(\d+)GB", product, re.IGNORECASE)
+    return [f"--gpu-memory={sizes[-1]}GB"] if sizes and spec.resources.gpus > 0 else []

@@ -6,7 +6,7 @@ from thranite_operator import names
 from thranite_operator.kinds import NETWORK_POLICY, POD_MONITOR, SERVICE, Object
 from thranite_operator.render.objects import child
 from thranite_operator.settings import Settings
-from thranite_operator.spec import InferenceService
+from thranite_operator.spec import InferenceService, Spec
 
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
@@ -17,7 +17,7 @@ def api_service(service: InferenceService) -> Object:
     spec = {
         "type": wanted.type,
         "selector": names.selector(service.name),
-        "ports": [_service_port(wanted.port)],
+        "ports": [_service_port(wanted.port, scheme(service.spec))],
     }
     obj = child(SERVICE, service, service.name, names.ENGINE, spec=spec)
     if wanted.annotations:
@@ -30,13 +30,20 @@ def headless_service(service: InferenceService) -> Object:
     spec = {
         "clusterIP": "None",
         "selector": names.selector(service.name),
-        "ports": [_service_port(names.HTTP_PORT)],
+        "ports": [_service_port(names.HTTP_PORT, scheme(service.spec))],
     }
     return child(SERVICE, service, names.headless(service.name), names.ENGINE, spec=spec)
 
 
-def _service_port(number: int) -> Object:
-    return {"name": "http", "port": number, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
+def scheme(spec: Spec) -> str:
+    """https where the extra arguments, or the environment, bring a certificate."""
+    given = [arg.partition("=")[0] for arg in spec.engine.extra_args]
+    tls = "--ssl-certfile" in given or any(item.get("name") == "THRANITE_SSL_CERTFILE" for item in spec.engine.env)
+    return "https" if tls else "http"
+
+
+def _service_port(number: int, protocol: str) -> Object:
+    return {"name": "http", "port": number, "targetPort": "http", "protocol": "TCP", "appProtocol": protocol}
 
 
 def network_policy(service: InferenceService, settings: Settings) -> Object | None:
