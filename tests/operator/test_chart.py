@@ -103,10 +103,8 @@ def test_releases_and_namespaces_may_have_any_name(
     sets += ["--set-json", f'watchNamespaces=["{namespace}"]', "--set", "crds.install=false"]
     helm("install", release, str(CHART), "--create-namespace", *here, *sets)
     try:
-        assert (
-            api.get("Service", namespace, f"{name}-metrics")["metadata"]["labels"]["app.kubernetes.io/instance"]
-            == release
-        )
+        labels = api.get("Service", namespace, f"{name}-metrics")["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == release
         (subject,) = api.get("RoleBinding", namespace, name)["subjects"]
         assert (subject["name"], subject["namespace"]) == (name, namespace)
         template = api.get("Deployment", namespace, name)["spec"]["template"]
