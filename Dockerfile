@@ -1,6 +1,7 @@
 # Two images of one wheel: `--target runtime` serves models, `--target operator` holds no torch.
 #   docker build --target runtime -t thranite/runtime .
-# BASE: any image with Python 3.11 or newer and its venv module.
+# BASE: an image with Python 3.11 or newer and its venv module; for runtime also with apt, and Python.h if its python3 is
+# not the distribution's own.
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS base
@@ -31,8 +32,13 @@ USER 10001:0
 ENTRYPOINT ["python", "-m", "thranite_operator"]
 
 FROM base AS runtime
-# Triton compiles its launchers with a C compiler when a kernel is first used.
-RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+# Triton compiles its launchers with a C compiler and Python.h when a kernel is first used. Debian has it in a package.
+RUN header=$(python3 -c "import sysconfig; print(sysconfig.get_path('include', 'posix_prefix'))")/Python.h && \
+    apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && \
+    { test -f "$header" || apt-get install --yes --no-install-recommends libpython3-dev; } && \
+    { test -f "$header" || { echo "BASE lacks $header, the C headers of its python3: Triton needs them. Install them" \
+        "in BASE, or build on an image that has them, such as python:3.12-slim." >&2; exit 1; }; } && \
+    rm -rf /var/lib/apt/lists/*
 # Dependencies in a layer of their own: it is by far the largest, and changes seldom.
 COPY --from=build /out/runtime.txt /tmp/runtime.txt
 RUN python3 -m venv /opt/venv && pip install -r /tmp/runtime.txt

@@ -20,9 +20,16 @@ BASE = "localhost/thranite-base:check"
 SUITE, PACKAGES = "bookworm", "python3,python3-venv,ca-certificates"
 ISOLATION = ("--isolation", "chroot")
 PIP_FILES = ("/etc/pip.conf", "/etc/ssl/certs")
+# What Triton compiles at run time includes it.
+HEADERS = "import sysconfig; print(sysconfig.get_path('include'))"
+PYTHON_H = f'echo "#include <Python.h>" | gcc -fsyntax-only -I "$(python -c "{HEADERS}")" -x c -'
 CHECKS = {
     "operator": [["python", "-m", "thranite_operator", "--help"]],
-    "runtime": [["thranite", "check", "/model", "--gpu-memory", "80GB"], ["thranite", "--help"]],
+    "runtime": [
+        ["thranite", "check", "/model", "--gpu-memory", "80GB"],
+        ["thranite", "--help"],
+        ["sh", "-c", PYTHON_H],
+    ],
 }
 MODEL = ROOT / "tests" / "e2e" / "tiny-model"
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.apiserver import ApiServer
 from tests.support.helm import CHART, HelmRefusal, helm, one, render
+from tests.support.kube import KubeApi
 from thranite_operator.main import parser
 
 CRD = Path(__file__).parents[2] / "crds" / "thranite.dev_inferenceservices.yaml"
@@ -79,6 +81,60 @@ def test_the_roles_of_users_do_not_hang_on_that_of_the_operator() -> None:
         bodies = render(f"rbac.create={create}".lower(), f"rbac.aggregate={aggregate}".lower())
         roles = {body["metadata"]["name"] for body in bodies if body["kind"] == "ClusterRole"}
         assert roles == (own if create else set()) | (users if aggregate else set())
+
+
+@pytest.mark.parametrize(
+    ("release", "name", "namespace"),
+    [
+        ("123", "thranite-123", "no"),
+        ("thr.v1", "thr-v1", "on"),
+        ("null", "null", "456"),
+        ("1e3", "thranite-1e3", "1e3"),
+    ],
+)
+def test_releases_and_namespaces_may_have_any_name(
+    api_server: ApiServer, api: KubeApi, release: str, name: str, namespace: str
+) -> None:
+    """YAML reads these as booleans and numbers, and the API server takes no dots and no digit first in a Service."""
+    here = ("--namespace", namespace, "--kubeconfig", str(api_server.kubeconfig))
+    words = ["priorityClassName=no", "podLabels.no=on", "podAnnotations.1=2", "metrics.service.annotations.a=no"]
+    words += ["serviceAccount.annotations.b=3", "nodeSelector.c=true", "monitoringNamespace=off"]
+    sets = [part for word in words for part in ("--set-string", word)]
+    sets += ["--set-json", f'watchNamespaces=["{namespace}"]', "--set", "crds.install=false"]
+    helm("install", release, str(CHART), "--create-namespace", *here, *sets)
+    try:
+        labels = api.get("Service", namespace, f"{name}-metrics")["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == release
+        (subject,) = api.get("RoleBinding", namespace, name)["subjects"]
+        assert (subject["name"], subject["namespace"]) == (name, namespace)
+        template = api.get("Deployment", namespace, name)["spec"]["template"]
+        assert template["metadata"]["labels"]["no"] == "on"
+        assert template["spec"]["serviceAccountName"] == name
+        assert f"--namespace={namespace}" in template["spec"]["containers"][0]["args"]
+    finally:
+        helm("uninstall", release, *here)
+
+
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [("a" * 53, "a" * 52), ("a" * 50 + "--b", "a" * 50), ("1" + "a" * 52, "thranite-1" + "a" * 42), ("a.b-c", "a-b-c")],
+)
+def test_objects_are_named_after_the_release(release: str, name: str) -> None:
+    bodies = [body for body in render(release=release) if body["kind"] != "CustomResourceDefinition"]
+    names = {body["metadata"]["name"] for body in bodies}
+    assert names == {name, f"{name}-metrics", f"{name}-view", f"{name}-edit"}
+
+
+@pytest.mark.parametrize("label", ["app.kubernetes.io/name", "app.kubernetes.io/instance", "helm.sh/chart"])
+def test_labels_of_the_chart_are_not_those_of_the_values(label: str) -> None:
+    key = label.replace(".", r"\.")
+    with pytest.raises(HelmRefusal, match=r"podLabels/.*set by the chart alone: remove this label"):
+        render(f"podLabels.{key}=thranite-operator")
+
+
+def test_the_schema_knows_every_label_that_pods_get() -> None:
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]["podLabels"]
+    assert set(schema["properties"]) == set(one(render(), "Deployment")["spec"]["template"]["metadata"]["labels"])
 
 
 @pytest.mark.parametrize(

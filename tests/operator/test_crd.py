@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,16 @@ RULES = {
     ),
     "extra-args-ports": Rule(
         "must not set addresses, ports or paths", engine(extraArgs=["--device=null"]), engine(extraArgs=["--port=80"])
+    ),
+    "env-repeat": Rule(
+        "engine.env repeats an option that a field sets",
+        engine(env=[{"name": "THRANITE_SEED", "value": "7"}]),
+        engine(env=[{"name": "THRANITE_MAX_MODEL_LEN", "value": "10"}]),
+    ),
+    "env-ports": Rule(
+        "engine.env must not set addresses, ports or paths",
+        engine(env=[{"name": "THRANITE_ADMIN_KEY", "value": "x"}, {"name": "ADMIN_HOST", "value": "::"}]),
+        engine(env=[{"name": "THRANITE_ADMIN_HOST", "value": "::"}]),
     ),
     "env-one-source": Rule(
         "either value or valueFrom",
@@ -246,6 +257,16 @@ def test_every_rule_of_the_file_has_a_case() -> None:
     tested = [rule.message for rule in (*RULES.values(), *TRANSITIONS.values())] + names
     untested = [text for text in messages(schema()) if not any(part in text for part in tested)]
     assert untested == []
+
+
+def test_variables_are_refused_as_their_flags_are() -> None:
+    properties = schema()["properties"]["spec"]["properties"]["engine"]["properties"]
+    refused = {
+        name: re.findall(r"matches\('\^(?:--|THRANITE_)\(([^)]*)\)", str(node))
+        for name, node in (("flags", properties["extraArgs"]), ("variables", properties["env"]["items"]))
+    }
+    assert len(refused["flags"]) == 2
+    assert [text.upper().replace("-", "_") for text in refused["flags"]] == refused["variables"]
 
 
 def test_every_field_has_a_description_and_every_list_and_text_a_bound() -> None:

@@ -25,10 +25,10 @@ def helm(*arguments: str) -> str:
     return done.stdout
 
 
-def render(*values: str) -> list[dict[str, Any]]:
+def render(*values: str, release: str = "thranite") -> list[dict[str, Any]]:
     """Objects of `helm template` with `--set` values."""
     sets = [part for value in values for part in ("--set", value)]
-    text = helm("template", "thranite", str(CHART), "--namespace", NAMESPACE, "--kube-version", "1.36.0", *sets)
+    text = helm("template", release, str(CHART), "--namespace", NAMESPACE, "--kube-version", "1.36.0", *sets)
     return [body for body in yaml.safe_load_all(text) if body]
 
 
