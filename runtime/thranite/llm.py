@@ -22,7 +22,7 @@ from thranite.outputs import CompletionOutput, RequestOutput
 from thranite.packed_logprobs import ScoredPieces
 from thranite.request import EngineRequest, SequenceDelta, TokenLogprobs
 from thranite.sampling_params import Pooling, SamplingParams
-from thranite.text.embedding import embedding_request, unit_length
+from thranite.text.embedding import check_pooling, embedding_request, unit_length
 from thranite.text.messages import Message
 from thranite.text.output import RequestText, TextDelta
 from thranite.text.prompt import Prompt, build_request, tokenize_prompt
@@ -146,6 +146,7 @@ class LLM:
 
     def embed(self, prompts: Prompt | Sequence[Prompt], *, pooling: Pooling = "last") -> list[list[float]]:
         """Each prompt's final hidden states, pooled and of length 1: the last token's, or the mean of all."""
+        check_pooling(pooling)
         encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in _as_list(prompts)]
         requests = _all_made(
             (
