@@ -65,8 +65,10 @@ class ConfigReader:
         if self.get(key):
             raise self.unsupported(key, reason)
 
-    def unsupported(self, key: str, reason: str) -> UnsupportedModel:
-        return UnsupportedModel(f"config.json of {self.architecture}: {key} = {self.get(key)!r} ({reason})")
+    def unsupported(self, key: str, reason: str, value: Any = None) -> UnsupportedModel:
+        """`value`: where the key stands in a section."""
+        found = self.get(key) if value is None else value
+        return UnsupportedModel(f"config.json of {self.architecture}: {key} = {found!r} ({reason})")
 
 
 def checkpoint_dtype(configs: Sequence[Mapping[str, Any]], wish: str) -> str:

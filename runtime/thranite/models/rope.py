@@ -25,7 +25,7 @@ KNOWN_KEYS = {
     "dynamic": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
     "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate",
-             "original_max_position_embeddings"},
+             "finetuned", "original_max_position_embeddings"},
     "longrope": {"factor", "attention_factor", "short_factor", "long_factor", "original_max_position_embeddings"},
 }  # fmt: skip
 COMMON_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
@@ -64,11 +64,18 @@ def f32(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
+def rope_type(parameters: Mapping[str, Any]) -> str:
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if not isinstance(kind, str):
+        raise UnsupportedModel(f"config.json: rope type {kind!r} is not one of {', '.join(SCALINGS)}")
+    return kind
+
+
 def rope_spec(
     parameters: Mapping[str, Any], head_dim: int, max_position_embeddings: int, max_model_len: int | None
 ) -> RopeSpec:
     """Frequencies for `parameters` (v5 spelling: rope_type, rope_theta, factor, …)."""
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    kind = rope_type(parameters)
     if kind not in SCALINGS:
         raise UnsupportedModel(f"config.json: rope type {kind!r} is not one of {', '.join(SCALINGS)}")
     unknown = {k for k, v in parameters.items() if v is not None} - KNOWN_KEYS[kind] - COMMON_KEYS

@@ -234,6 +234,8 @@ def test_family_defaults_when_keys_are_absent() -> None:
         (LLAMA_3_1_8B | {"rope_scaling": {"rope_type": "mrope"}}, "rope type 'mrope'"),
         (LLAMA_3_1_8B | {"rope_scaling": {"full_attention": {}}}, "one flat set"),
         (LLAMA_3_1_8B | {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        (LLAMA_3_1_8B | {"rope_scaling": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor = 0.25"),
+        (GEMMA_2_2B | {"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor = 0.25"),
         (LLAMA_3_1_8B | {"torch_dtype": "float8_e4m3fn"}, "dtype 'float8_e4m3fn'"),
         (LLAMA_3_1_8B | {"num_key_value_heads": 5}, "num_key_value_heads = 5"),
         (LLAMA_3_1_8B | {"hidden_size": "4096"}, "hidden_size = '4096'"),
