@@ -70,10 +70,10 @@ def gemma3(config: ConfigReader, context: LoadContext) -> ModelSpec:
 
 def _rope_pair(config: ConfigReader) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of full and of sliding layers. `rope_scaling` (old spelling) speaks of the full layers alone."""
-    nested = config.get("rope_parameters") or {}
-    if not isinstance(nested, Mapping) or set(nested) - {FULL, SLIDING}:
+    nested = config.section("rope_parameters")
+    if set(nested) - {FULL, SLIDING} or not all(isinstance(part, Mapping | None) for part in nested.values()):
         raise config.unsupported("rope_parameters", f"a section each for {FULL} and {SLIDING} is needed")
-    full = {"rope_theta": config.get("rope_theta"), **(nested.get(FULL) or {}), **(config.get("rope_scaling") or {})}
+    full = {"rope_theta": config.get("rope_theta"), **(nested.get(FULL) or {}), **config.section("rope_scaling")}
     local = {"rope_theta": config.get("rope_local_base_freq"), **(nested.get(SLIDING) or {})}
     return full, local
 
@@ -107,7 +107,7 @@ def _layers(
             rope=rope,
             window=visible,
             intermediate_size=config.integer("intermediate_size"),
-            scale=config.number("query_pre_attn_scalar") ** -0.5,
+            scale=config.positive("query_pre_attn_scalar") ** -0.5,
             softcap=softcap,
             qkv_bias=biased,
             out_bias=biased,

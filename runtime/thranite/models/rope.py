@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +44,7 @@ class RopeContext:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.parameters.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UnsupportedModel(f"config.json: rope parameter {key} = {value!r}; a number is needed")
-        return float(value)
+        return positive(key, default if value is None else value)
 
     @property
     def original_length(self) -> int:
@@ -54,9 +52,16 @@ class RopeContext:
 
     def factors(self, key: str) -> list[float]:
         values = self.parameters.get(key)
-        if not isinstance(values, Sequence) or len(values) != self.dim // 2:
+        if not isinstance(values, list | tuple) or len(values) != self.dim // 2:
             raise UnsupportedModel(f"config.json: rope parameter {key} must list {self.dim // 2} numbers")
-        return [f32(value) for value in values]
+        return [f32(positive(key, value)) for value in values]
+
+
+def positive(key: str, value: Any) -> float:
+    """Every number of a rope is finite and above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        raise UnsupportedModel(f"config.json: rope parameter {key} = {value!r}; a positive number is needed")
+    return float(value)
 
 
 def f32(value: float) -> float:
@@ -82,14 +87,17 @@ def rope_spec(
     if unknown:
         raise UnsupportedModel(f"config.json: unknown parameters of {kind} rope: {', '.join(sorted(unknown))}")
     partial = parameters.get("partial_rotary_factor")
-    dim = int(head_dim * (1.0 if partial is None else partial))
-    if dim < 2 or dim % 2:
-        raise UnsupportedModel(f"config.json: {dim} rotated dimensions of a head; an even number is needed")
-    theta = parameters.get("rope_theta", 10_000.0)
-    context = RopeContext(
-        parameters, float(theta), dim, max_position_embeddings, max_model_len or max_position_embeddings
-    )
-    inv_freq, attention_factor = SCALINGS[kind](context)
+    dim = int(head_dim * (1.0 if partial is None else positive("partial_rotary_factor", partial)))
+    if dim < 2 or dim % 2 or dim > head_dim:
+        raise UnsupportedModel(
+            f"config.json: {dim} rotated dimensions a head; an even number up to {head_dim} is needed"
+        )
+    theta = positive("rope_theta", parameters.get("rope_theta", 10_000.0))
+    context = RopeContext(parameters, theta, dim, max_position_embeddings, max_model_len or max_position_embeddings)
+    try:
+        inv_freq, attention_factor = SCALINGS[kind](context)
+    except (ArithmeticError, ValueError) as error:  # each number is one, and together they are none
+        raise UnsupportedModel(f"config.json: {kind} rope has no frequencies by {dict(parameters)}: {error}") from error
     return RopeSpec(dim, tuple(inv_freq), attention_factor)
 
 

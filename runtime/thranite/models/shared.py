@@ -28,11 +28,10 @@ def layer_types(config: ConfigReader, implied: Sequence[str]) -> Sequence[str]:
     given = config.get("layer_types")
     if given is None:
         return implied
+    if not isinstance(given, list | tuple) or any(kind not in (FULL, SLIDING) for kind in given):
+        raise config.unsupported("layer_types", f"a list of {FULL} and {SLIDING} is needed")
     if len(given) != len(implied):
         raise config.unsupported("layer_types", f"num_hidden_layers is {len(implied)}")
-    unknown = sorted(set(given) - {FULL, SLIDING})
-    if unknown:
-        raise config.unsupported("layer_types", f"known types: {FULL}, {SLIDING}")
     return list(given)
 
 
