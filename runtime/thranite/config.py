@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from thranite.errors import ConfigError
+from thranite.plain_numbers import plain_integer
 
 Device = Literal["auto", "cuda", "cpu", "null"]
 DType = Literal["auto", "float64", "float32", "bfloat16", "float16"]
@@ -81,10 +82,14 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        object.__setattr__(self, "seed", _integer("seed", self.seed))
         for name in ("tensor_parallel_size", "max_model_len", "kv_cache_memory_bytes", "block_size", "max_num_seqs",
                      "max_num_batched_tokens", "max_waiting_requests", "max_waiting_tokens"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 1:
+            if getattr(self, name) is None:
+                continue
+            value = _integer(name, getattr(self, name))
+            object.__setattr__(self, name, value)
+            if value < 1:
                 raise ConfigError(f"{flag(name)} must be at least 1, got {value}")
         for name in ("null_step_seconds", "null_prompt_token_seconds", "null_row_seconds"):
             if getattr(self, name) < 0:
@@ -113,6 +118,13 @@ class EngineConfig:
 def flag(name: str) -> str:
     """The command line's spelling of a field: max_model_len → --max-model-len."""
     return "--" + name.replace("_", "-")
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return plain_integer(value)
+    except TypeError as error:
+        raise ConfigError(f"{flag(name)} must be an integer, got {value!r}") from error
 
 
 def check_choices(config: Any) -> None:

@@ -13,6 +13,8 @@ from thranite.batch_order import batch_order
 from thranite.config import Device, DType, EngineConfig, LoadFormat
 from thranite.engine.batch import Batch
 from thranite.engine.build import build_engine
+from thranite.engine.client import EngineInfo
+from thranite.engine.engine import Engine
 from thranite.engine.progress import NoProgress, Progress
 from thranite.errors import DoesNotFit, InvalidRequest, ThraniteError
 from thranite.interrupts import BetweenSteps
@@ -22,15 +24,19 @@ from thranite.outputs import CompletionOutput, RequestOutput
 from thranite.packed_logprobs import ScoredPieces
 from thranite.request import EngineRequest, SequenceDelta, TokenLogprobs
 from thranite.sampling_params import Pooling, SamplingParams
-from thranite.text.embedding import embedding_request, unit_length
+from thranite.text.embedding import check_pooling, embedding_request, unit_length
+from thranite.text.generation_config import GenerationConfig, read_default_sampling
 from thranite.text.messages import Message
 from thranite.text.output import RequestText, TextDelta
-from thranite.text.prompt import Prompt, build_request, tokenize_prompt
+from thranite.text.prompt import Prompt, as_list, build_request, text_of, tokenize_prompt
 from thranite.text.tokenizer import Tokenizer
 
 
 class LLM:
-    """One model, loaded at construction. Not thread-safe. Options are those of `EngineConfig`."""
+    """One model, loaded at construction. Not thread-safe. Options are those of `EngineConfig`.
+
+    `generation_config`: as the server's; "none" leaves the model's recommended sampling out of the default parameters.
+    """
 
     def __init__(
         self,
@@ -56,6 +62,7 @@ class LLM:
         overlap: bool = True,
         seed: int = 0,
         skip_tokenizer_init: bool = False,
+        generation_config: GenerationConfig = "auto",
         progress: Progress | None = None,
     ) -> None:
         self.config = EngineConfig(
@@ -83,12 +90,8 @@ class LLM:
             seed=seed,
             skip_tokenizer_init=skip_tokenizer_init,
         )
-        progress = progress or NoProgress()
-        self.engine, self.info = build_engine(self.config, progress)
-        progress.stage("prepare the rest")  # at once: an engine without a loop has no idle moments
-        while self.engine.prepare():
-            pass
-        gc.collect()  # or the first run pays for a walk through all that was imported, tenths of a second
+        self._default_params = SamplingParams(**read_default_sampling(generation_config, model, revision))
+        self.engine, self.info = _prepared_engine(self.config, progress or NoProgress())
         self._tokenizer = None if skip_tokenizer_init else Tokenizer.load(*self.config.tokenizer_source)
         self._ids = itertools.count()
 
@@ -98,6 +101,10 @@ class LLM:
             raise ThraniteError("this LLM was made with skip_tokenizer_init=True")
         return self._tokenizer
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """Those of calls that bring none: as the model's generation_config.json says, else SamplingParams' own."""
+        return self._default_params
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -106,14 +113,15 @@ class LLM:
         """Complete the prompts, all at once; results in their order.
 
         A prompt is text, token ids, {"prompt": text} or {"prompt_token_ids": ids}; one or a list. One SamplingParams
-        serves all, or one each. Raises InvalidRequest before any work if a prompt or parameter cannot be served.
+        serves all, or one each (default: `get_default_sampling_params()`). Raises InvalidRequest before any work if a
+        prompt or parameter cannot be served.
 
         An interrupt takes effect before the next step, and leaves no request behind. A second one takes effect at once.
         Where it leaves a step half-way, as an error may, all later calls raise EngineDead: make another LLM.
         """
-        many = _as_list(prompts)
+        many = as_list(prompts)
         encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in many]
-        texts = [_text_of(prompt) for prompt in many]
+        texts = [text_of(prompt) for prompt in many]
         return self._run(encoded, texts, sampling_params)
 
     def chat(
@@ -126,11 +134,14 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or a list of them, through the chat template, as /v1/chat/completions does."""
+        """Answer one conversation or a list of them, through the chat template, as /v1/chat/completions does.
+
+        `sampling_params` are those of `generate`: without them an answer ends after 16 tokens, as vLLM's.
+        """
         if not messages:
             raise InvalidRequest("messages must not be empty", "messages")
         many: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
-        params = _spread(sampling_params, len(many))
+        params = _spread(sampling_params, len(many), self._default_params)
         encoded = [
             self.get_tokenizer().apply_chat_template(
                 conversation,
@@ -146,7 +157,8 @@ class LLM:
 
     def embed(self, prompts: Prompt | Sequence[Prompt], *, pooling: Pooling = "last") -> list[list[float]]:
         """Each prompt's final hidden states, pooled and of length 1: the last token's, or the mean of all."""
-        encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in _as_list(prompts)]
+        check_pooling(pooling)
+        encoded = [tokenize_prompt(prompt, self._tokenizer) for prompt in as_list(prompts)]
         requests = _all_made(
             (
                 embedding_request(str(number), ids, pooling, self.info)
@@ -177,7 +189,7 @@ class LLM:
         texts: Sequence[str | None],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
     ) -> list[RequestOutput]:
-        params = _spread(sampling_params, len(prompts))
+        params = _spread(sampling_params, len(prompts), self._default_params)
         jobs: dict[str, _Job] = {}
         outputs: dict[str, RequestOutput] = {}
         batch = Batch(self.engine)
@@ -332,6 +344,15 @@ class _Sample:
         )
 
 
+def _prepared_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, EngineInfo]:
+    engine, info = build_engine(config, progress)
+    progress.stage("prepare the rest")  # at once: an engine without a loop has no idle moments
+    while engine.prepare():
+        pass
+    gc.collect()  # or the first run pays for a walk through all that was imported, tenths of a second
+    return engine, info
+
+
 @contextmanager
 def _no_collections() -> Iterator[None]:
     """Garbage is not collected within: walks through thousands of new prompts, none of which is garbage."""
@@ -357,24 +378,12 @@ def _all_made(requests: Iterable[EngineRequest], count: int) -> list[EngineReque
     return made
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """A single prompt (text, a mapping, or a list of token ids) becomes a list of one."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
-    many: list[Any] = list(prompts)
-    return [many] if many and isinstance(many[0], int) else many
-
-
-def _text_of(prompt: Any) -> str | None:
-    if isinstance(prompt, Mapping):
-        prompt = prompt.get("prompt")
-    return prompt if isinstance(prompt, str) else None
-
-
-def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+def _spread(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int, default: SamplingParams
+) -> list[SamplingParams]:
     """One SamplingParams a prompt."""
     if params is None:
-        return [SamplingParams()] * count
+        return [default] * count
     if isinstance(params, SamplingParams):
         return [params] * count
     if len(params) != count:

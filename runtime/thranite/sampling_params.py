@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from thranite.errors import InvalidRequest
+from thranite.plain_numbers import plain_float, plain_integer
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**64 - 1
@@ -111,6 +112,7 @@ class SamplingParams:
     structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_ranges(self)
         if self.stop and not self.detokenize:
             raise InvalidRequest("stop strings need detokenize=true: without text there is nothing to match", "stop")
@@ -176,12 +178,68 @@ def _check_ids(name: str, ids: Sequence[int] | Mapping[int, float], vocab_size: 
             raise InvalidRequest(f"{name} holds token id {token}; the vocabulary is 0 to {vocab_size - 1}", name)
 
 
+_INTEGERS = ("n", "top_k", "min_tokens")
+_OPTIONAL_INTEGERS = ("seed", "max_tokens", "truncate_prompt_tokens", "logprobs", "prompt_logprobs")
+_FLOATS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+
+
+def _make_plain(p: SamplingParams) -> None:
+    """Numbers become Python's own. Once a request, so what already is is left alone."""
+    for name in _INTEGERS:
+        if type(value := getattr(p, name)) is not int:
+            object.__setattr__(p, name, _integer(name, value))
+    for name in _OPTIONAL_INTEGERS:
+        if (value := getattr(p, name)) is not None and type(value) is not int:
+            object.__setattr__(p, name, _integer(name, value))
+    for name in _FLOATS:
+        if type(value := getattr(p, name)) is not float:
+            object.__setattr__(p, name, _float(name, value))
+    for name in ("allowed_token_ids", "stop_token_ids"):
+        if (value := getattr(p, name)) is not None:
+            object.__setattr__(p, name, _ids(name, value))
+    if p.logit_bias is not None:
+        object.__setattr__(p, "logit_bias", _biases(p.logit_bias))
+
+
+def _integer(name: str, value: Any, wish: str = "be an integer") -> int:
+    try:
+        return plain_integer(value)
+    except TypeError as error:
+        raise InvalidRequest(f"{name} must {wish}, got {value!r}", name) from error
+
+
+def _float(name: str, value: Any, wish: str = "be a finite number") -> float:
+    try:
+        return plain_float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest(f"{name} must {wish}, got {value!r}", name) from error
+
+
+def _ids(name: str, given: Any) -> Sequence[int]:
+    if isinstance(given, list | tuple) and set(map(type, given)) <= {int}:
+        return given
+    if not isinstance(given, Iterable):
+        raise InvalidRequest(f"{name} must be a list of token ids, got {given!r}", name)
+    return tuple(_integer(name, token, "hold token ids") for token in given)
+
+
+def _biases(given: Any) -> Mapping[int, float]:
+    if not isinstance(given, Mapping):
+        raise InvalidRequest(f"logit_bias must map token ids to numbers, got {given!r}", "logit_bias")
+    if set(map(type, given)) <= {int} and set(map(type, given.values())) <= {float}:
+        return given
+    return {
+        _integer("logit_bias", token, "map token ids"): _float("logit_bias", bias, "map to finite numbers")
+        for token, bias in given.items()
+    }
+
+
 def _check_ranges(p: SamplingParams) -> None:
     def bound(name: str, ok: bool, want: str) -> None:
         if not ok:
             raise InvalidRequest(f"{name} must be {want}, got {getattr(p, name)!r}", name)
 
-    for name in ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"):
+    for name in _FLOATS:
         bound(name, math.isfinite(getattr(p, name)), "a finite number")
     bound("n", p.n >= 1, "at least 1")
     bound("temperature", p.temperature >= 0.0, "0 (greedy) or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,4 +52,13 @@ def test_vectors_are_transformers_s(directory: str, pooling: Pooling, budget: in
     assert llm.embed(PROMPTS[1], pooling=pooling)[0] == pytest.approx(wanted[1], abs=1e-5)
     with pytest.raises(InvalidRequest, match=r"context length is 96 tokens\. However, you requested 97 tokens\. "):
         llm.embed([[1] * (LENGTH + 1)])
+    llm.close()
+
+
+@pytest.mark.parametrize("pooling", ["MEAN", "cls", None])
+def test_unknown_poolings_are_refused(directory: str, pooling: Any) -> None:
+    llm = LLM(directory, device="cpu", dtype="float32", skip_tokenizer_init=True)
+    with pytest.raises(InvalidRequest, match=f"^pooling must be one of mean, last; got {pooling!r}$") as refused:
+        llm.embed(PROMPTS, pooling=pooling)
+    assert refused.value.param == "pooling"
     llm.close()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from thranite.config import EngineConfig
 from thranite.engine.kv_groups import KVLayout, plan_kv_layout
+from thranite.errors import UnsupportedModel
 from thranite.loader.device_memory import GIB, DeviceKind, DeviceMemory
 from thranite.models.partition import rank_parameters, rank_spec
 from thranite.models.spec import DTYPE_BYTES, ModelSpec
@@ -86,9 +87,14 @@ def memory_needs(
 
 def resolve_dtype(spec: ModelSpec, config: EngineConfig, kind: DeviceKind) -> str:
     """auto is the checkpoint's type; on the CPU float32, where half types have no fast products."""
-    if config.dtype != "auto":
-        return config.dtype
-    return "float32" if kind == "cpu" else spec.dtype
+    automatic = "float32" if kind == "cpu" else spec.dtype
+    dtype = automatic if config.dtype == "auto" else config.dtype
+    if dtype == "float16" and spec.sandwich_norms:  # weights of those norms make residuals of hundreds of thousands
+        raise UnsupportedModel(
+            f"{spec.architecture} does not run in float16: its residuals exceed that type's range and become NaN",
+            hint="--dtype bfloat16 (on the CPU and on GPUs before sm_80 --dtype float32)",
+        )
+    return dtype
 
 
 def activation_estimate(

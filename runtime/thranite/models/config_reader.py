@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,9 +42,15 @@ class ConfigReader:
 
     def number(self, key: str) -> float:
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise self.unsupported(key, "a number is needed")
         return float(value)
+
+    def positive(self, key: str) -> float:
+        value = self.number(key)
+        if value <= 0:
+            raise self.unsupported(key, "a positive number is needed")
+        return value
 
     def optional_number(self, key: str) -> float | None:
         return None if self.get(key) is None else self.number(key)
@@ -54,9 +61,16 @@ class ConfigReader:
             raise self.unsupported(key, "true or false is needed")
         return bool(value)
 
+    def section(self, key: str) -> Mapping[str, Any]:
+        """{} where there is none."""
+        value = self.get(key) or {}
+        if not isinstance(value, Mapping):
+            raise self.unsupported(key, "a section is needed")
+        return value
+
     def activation(self, key: str) -> Activation:
         name = self.get(key)
-        if name not in ACTIVATIONS:
+        if not isinstance(name, str) or name not in ACTIVATIONS:
             raise self.unsupported(key, f"known activations: {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[name]
 
@@ -65,8 +79,10 @@ class ConfigReader:
         if self.get(key):
             raise self.unsupported(key, reason)
 
-    def unsupported(self, key: str, reason: str) -> UnsupportedModel:
-        return UnsupportedModel(f"config.json of {self.architecture}: {key} = {self.get(key)!r} ({reason})")
+    def unsupported(self, key: str, reason: str, value: Any = None) -> UnsupportedModel:
+        """`value`: where the key stands in a section."""
+        found = self.get(key) if value is None else value
+        return UnsupportedModel(f"config.json of {self.architecture}: {key} = {found!r} ({reason})")
 
 
 def checkpoint_dtype(configs: Sequence[Mapping[str, Any]], wish: str) -> str:
@@ -83,6 +99,10 @@ def merged_token_ids(*values: Any) -> tuple[int, ...]:
     """EOS ids of several sources (an id, a list of ids, or null each), in order and without repeats."""
     merged: dict[int, None] = {}
     for value in values:
-        ids = value if isinstance(value, list | tuple) else [value]
-        merged.update((int(i), None) for i in ids if i is not None)
+        ids = [i for i in (value if isinstance(value, list | tuple) else [value]) if i is not None]
+        if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+            raise UnsupportedModel(
+                f"config.json or generation_config.json: eos_token_id = {value!r}; token ids are needed"
+            )
+        merged.update(dict.fromkeys(ids))
     return tuple(merged)

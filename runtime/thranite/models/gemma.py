@@ -17,6 +17,7 @@ from thranite.models.shared import (
     make_rope,
     make_spec,
     rope_parameters,
+    whole_heads,
     windows,
 )
 from thranite.models.spec import LayerSpec, ModelSpec
@@ -52,7 +53,7 @@ GEMMA3_DEFAULTS: dict[str, Any] = GEMMA2_DEFAULTS | {
 
 
 def gemma2(config: ConfigReader, context: LoadContext) -> ModelSpec:
-    rope = make_rope(config, context, _whole_heads(config, rope_parameters(config)))
+    rope = make_rope(config, context, whole_heads(config, rope_parameters(config)))
     types = layer_types(config, _pattern(config, 2))
     softcap = config.optional_number("attn_logit_softcapping")
     layers = _layers(config, context, types, [0] * len(types), softcap, qk_norm=False)
@@ -62,25 +63,19 @@ def gemma2(config: ConfigReader, context: LoadContext) -> ModelSpec:
 def gemma3(config: ConfigReader, context: LoadContext) -> ModelSpec:
     config.refuse("attn_logit_softcapping", "Gemma3's attention has no softcap")
     types = layer_types(config, _pattern(config, config.integer("sliding_window_pattern")))
-    ropes = [make_rope(config, context, _whole_heads(config, p)) for p in _rope_pair(config)]
+    ropes = [make_rope(config, context, whole_heads(config, p)) for p in _rope_pair(config)]
     layers = _layers(config, context, types, [int(t == SLIDING) for t in types], None, qk_norm=True)
     return make_spec(config, context, layers, ropes, **_traits(config))
 
 
 def _rope_pair(config: ConfigReader) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of full and of sliding layers. `rope_scaling` (old spelling) speaks of the full layers alone."""
-    nested = config.get("rope_parameters") or {}
-    if not isinstance(nested, Mapping) or set(nested) - {FULL, SLIDING}:
+    nested = config.section("rope_parameters")
+    if set(nested) - {FULL, SLIDING} or not all(isinstance(part, Mapping | None) for part in nested.values()):
         raise config.unsupported("rope_parameters", f"a section each for {FULL} and {SLIDING} is needed")
-    full = {"rope_theta": config.get("rope_theta"), **(nested.get(FULL) or {}), **(config.get("rope_scaling") or {})}
+    full = {"rope_theta": config.get("rope_theta"), **(nested.get(FULL) or {}), **config.section("rope_scaling")}
     local = {"rope_theta": config.get("rope_local_base_freq"), **(nested.get(SLIDING) or {})}
     return full, local
-
-
-def _whole_heads(config: ConfigReader, parameters: dict[str, Any]) -> dict[str, Any]:
-    if (parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise config.unsupported("partial_rotary_factor", "this family rotates whole heads")
-    return parameters
 
 
 def _pattern(config: ConfigReader, period: int) -> list[str]:
@@ -112,7 +107,7 @@ def _layers(
             rope=rope,
             window=visible,
             intermediate_size=config.integer("intermediate_size"),
-            scale=config.number("query_pre_attn_scalar") ** -0.5,
+            scale=config.positive("query_pre_attn_scalar") ** -0.5,
             softcap=softcap,
             qkv_bias=biased,
             out_bias=biased,

@@ -18,6 +18,7 @@ from thranite.models.shared import (
     make_rope,
     make_spec,
     rope_parameters,
+    whole_heads,
     windows,
 )
 from thranite.models.spec import LayerSpec, ModelSpec
@@ -93,11 +94,8 @@ def qwen3(config: ConfigReader, context: LoadContext) -> ModelSpec:
 
 def phi3(config: ConfigReader, context: LoadContext) -> ModelSpec:
     """Phi3 alone rotates a part of each head, and once called its longrope "su" or "yarn"."""
-    parameters = rope_parameters(config)
+    parameters = rope_parameters(config, {"su": "longrope", "yarn": "longrope"})
     parameters.setdefault("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0)
-    kind = parameters.pop("type", None)
-    kind = parameters.get("rope_type") or kind or "default"
-    parameters["rope_type"] = "longrope" if kind in ("su", "yarn") else kind
     if parameters["rope_type"] == "default":
         parameters.pop("original_max_position_embeddings", None)
     elif parameters["rope_type"] != "longrope":
@@ -138,9 +136,7 @@ def _build(
     parameters: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     if parameters is None:
-        parameters = rope_parameters(config)
-        if (parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0) != 1.0:
-            raise config.unsupported("partial_rotary_factor", "this family rotates whole heads")
+        parameters = whole_heads(config, rope_parameters(config))
     layer: dict[str, Any] = {
         "num_heads": config.integer("num_attention_heads"),
         "num_kv_heads": kv_heads(config),

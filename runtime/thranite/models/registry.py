@@ -46,15 +46,19 @@ def text_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
     text = config.get("text_config")
     if text is None:
         return config
+    if not isinstance(text, Mapping):
+        raise UnsupportedModel(f"config.json: text_config = {text!r}; a section is needed")
     return {**text, **{key: config[key] for key in ("tie_word_embeddings",) if key in config}}
 
 
 def find_architecture(config: Mapping[str, Any]) -> str:
     names = config.get("architectures") or []
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UnsupportedModel(f"config.json: architectures = {names!r}; a list of names is needed")
     for name in names:
         if name in FAMILIES:
             return str(name)
-    asked = ", ".join(map(str, names)) or f"none named (model_type {config.get('model_type')!r})"
+    asked = ", ".join(names) or f"none named (model_type {config.get('model_type')!r})"
     raise UnsupportedModel(f"unknown architecture: {asked}", hint=f"known are {', '.join(KNOWN_ARCHITECTURES)}")
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ KNOWN_KEYS = {
     "dynamic": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
     "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate",
-             "original_max_position_embeddings"},
+             "finetuned", "original_max_position_embeddings"},
     "longrope": {"factor", "attention_factor", "short_factor", "long_factor", "original_max_position_embeddings"},
 }  # fmt: skip
 COMMON_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
@@ -43,10 +44,7 @@ class RopeContext:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.parameters.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UnsupportedModel(f"config.json: rope parameter {key} = {value!r}; a number is needed")
-        return float(value)
+        return positive(key, default if value is None else value)
 
     @property
     def original_length(self) -> int:
@@ -54,9 +52,16 @@ class RopeContext:
 
     def factors(self, key: str) -> list[float]:
         values = self.parameters.get(key)
-        if not isinstance(values, Sequence) or len(values) != self.dim // 2:
+        if not isinstance(values, list | tuple) or len(values) != self.dim // 2:
             raise UnsupportedModel(f"config.json: rope parameter {key} must list {self.dim // 2} numbers")
-        return [f32(value) for value in values]
+        return [f32(positive(key, value)) for value in values]
+
+
+def positive(key: str, value: Any) -> float:
+    """Every number of a rope is finite and above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        raise UnsupportedModel(f"config.json: rope parameter {key} = {value!r}; a positive number is needed")
+    return float(value)
 
 
 def f32(value: float) -> float:
@@ -64,25 +69,35 @@ def f32(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
+def rope_type(parameters: Mapping[str, Any]) -> str:
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if not isinstance(kind, str):
+        raise UnsupportedModel(f"config.json: rope type {kind!r} is not one of {', '.join(SCALINGS)}")
+    return kind
+
+
 def rope_spec(
     parameters: Mapping[str, Any], head_dim: int, max_position_embeddings: int, max_model_len: int | None
 ) -> RopeSpec:
     """Frequencies for `parameters` (v5 spelling: rope_type, rope_theta, factor, …)."""
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    kind = rope_type(parameters)
     if kind not in SCALINGS:
         raise UnsupportedModel(f"config.json: rope type {kind!r} is not one of {', '.join(SCALINGS)}")
     unknown = {k for k, v in parameters.items() if v is not None} - KNOWN_KEYS[kind] - COMMON_KEYS
     if unknown:
         raise UnsupportedModel(f"config.json: unknown parameters of {kind} rope: {', '.join(sorted(unknown))}")
     partial = parameters.get("partial_rotary_factor")
-    dim = int(head_dim * (1.0 if partial is None else partial))
-    if dim < 2 or dim % 2:
-        raise UnsupportedModel(f"config.json: {dim} rotated dimensions of a head; an even number is needed")
-    theta = parameters.get("rope_theta", 10_000.0)
-    context = RopeContext(
-        parameters, float(theta), dim, max_position_embeddings, max_model_len or max_position_embeddings
-    )
-    inv_freq, attention_factor = SCALINGS[kind](context)
+    dim = int(head_dim * (1.0 if partial is None else positive("partial_rotary_factor", partial)))
+    if dim < 2 or dim % 2 or dim > head_dim:
+        raise UnsupportedModel(
+            f"config.json: {dim} rotated dimensions a head; an even number up to {head_dim} is needed"
+        )
+    theta = positive("rope_theta", parameters.get("rope_theta", 10_000.0))
+    context = RopeContext(parameters, theta, dim, max_position_embeddings, max_model_len or max_position_embeddings)
+    try:
+        inv_freq, attention_factor = SCALINGS[kind](context)
+    except (ArithmeticError, ValueError) as error:  # each number is one, and together they are none
+        raise UnsupportedModel(f"config.json: {kind} rope has no frequencies by {dict(parameters)}: {error}") from error
     return RopeSpec(dim, tuple(inv_freq), attention_factor)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thranite.models.config_reader import ConfigReader
-from thranite.models.rope import rope_spec
+from thranite.models.rope import KNOWN_KEYS, rope_spec, rope_type
 from thranite.models.spec import LayerSpec, ModelSpec, RopeSpec
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -28,11 +28,10 @@ def layer_types(config: ConfigReader, implied: Sequence[str]) -> Sequence[str]:
     given = config.get("layer_types")
     if given is None:
         return implied
+    if not isinstance(given, list | tuple) or any(kind not in (FULL, SLIDING) for kind in given):
+        raise config.unsupported("layer_types", f"a list of {FULL} and {SLIDING} is needed")
     if len(given) != len(implied):
         raise config.unsupported("layer_types", f"num_hidden_layers is {len(implied)}")
-    unknown = sorted(set(given) - {FULL, SLIDING})
-    if unknown:
-        raise config.unsupported("layer_types", f"known types: {FULL}, {SLIDING}")
     return list(given)
 
 
@@ -46,15 +45,26 @@ def longest(config: ConfigReader, context: LoadContext) -> int:
     return context.max_model_len or config.integer("max_position_embeddings")
 
 
-def rope_parameters(config: ConfigReader, theta_key: str = "rope_theta") -> dict[str, Any]:
-    """One flat dictionary in the v5 spelling, from either spelling."""
+def rope_parameters(config: ConfigReader, renamed: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """One flat dictionary in the v5 spelling, from either spelling. `renamed`: a family's own names of rope types."""
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         raise config.unsupported("rope_parameters", "one flat set of parameters is needed")
-    theta = config.get(theta_key)
+    theta = config.get("rope_theta")
     parameters = {"rope_theta": 10_000.0 if theta is None else theta, **given}
-    if config.get("original_max_position_embeddings") is not None:
-        parameters["original_max_position_embeddings"] = config.get("original_max_position_embeddings")
+    kind = rope_type(parameters)
+    parameters["rope_type"] = kind = (renamed or {}).get(kind, kind)
+    original = config.get("original_max_position_embeddings")
+    if original is not None and "original_max_position_embeddings" in KNOWN_KEYS.get(kind, ()):
+        parameters["original_max_position_embeddings"] = original
+    return parameters
+
+
+def whole_heads(config: ConfigReader, parameters: dict[str, Any]) -> dict[str, Any]:
+    """`parameters`, which must not rotate a part of each head."""
+    partial = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    if partial != 1.0:
+        raise config.unsupported("partial_rotary_factor", "this family rotates whole heads", partial)
     return parameters
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from thranite.errors import ConfigError, InvalidRequest
-from thranite.sampling_params import Pooling, SamplingParams
+from thranite.errors import ConfigError
+from thranite.sampling_params import Pooling
 from thranite.server.keys import ApiKey
-from thranite.text.generation_config import sampling_defaults
 from thranite.text.tools.calls import PARSERS
 
 
@@ -46,17 +44,3 @@ class ServerSettings:
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(f"{flag} must be one of {', '.join(choices)}; got {value!r}")
-
-
-def read_default_sampling(generation_config: Literal["auto", "none"], directory: str | Path) -> dict[str, Any]:
-    """--generation-config: `auto` takes the model's recommended sampling for fields that requests leave out."""
-    if generation_config == "none":
-        return {}
-    defaults = sampling_defaults(directory)
-    try:
-        SamplingParams(**defaults)
-    except (InvalidRequest, TypeError) as error:
-        raise ConfigError(
-            f"the model's generation_config.json holds what cannot be served: {error}", hint="--generation-config none"
-        ) from error
-    return defaults

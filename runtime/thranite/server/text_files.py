@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from typing import Literal
 
 from thranite.config import EngineConfig
 from thranite.errors import InvalidRequest, StartupError
 from thranite.ipc.control import AddModel, StartServer
-from thranite.loader.hub import resolve_model
 from thranite.loader.model_config import read_model_config
 from thranite.models.registry import load_spec
 from thranite.server.keys import ApiKey, KeyClass
-from thranite.server.settings import ServerSettings, read_default_sampling
+from thranite.server.settings import ServerSettings
+from thranite.text.generation_config import read_default_sampling
 from thranite.text.grammar import load_vocabulary
 from thranite.text.tokenizer import Tokenizer
 
@@ -79,7 +78,7 @@ def _settings(start: StartServer, names: tuple[str, ...], model: AddModel) -> Se
         served_model_names=names,
         api_keys=api_keys(start),
         chat_template=model.chat_template,
-        default_sampling=_default_sampling(model.config, model.generation_config),
+        default_sampling=read_default_sampling(model.generation_config, model.config.model, model.config.revision),
         max_body_bytes=start.max_body_bytes,
         tokenizer_threads=start.tokenizer_threads,
         tool_call_parser=model.tool_call_parser,
@@ -88,9 +87,3 @@ def _settings(start: StartServer, names: tuple[str, ...], model: AddModel) -> Se
         process_index=start.process_index,
         model_root=model.config.model,
     )
-
-
-def _default_sampling(config: EngineConfig, mode: Literal["auto", "none"]) -> dict[str, object]:
-    if mode == "none":
-        return {}
-    return read_default_sampling(mode, resolve_model(config.model, revision=config.revision, weights=False))

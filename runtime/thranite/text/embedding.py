@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 from thranite.engine.client import EngineInfo
+from thranite.errors import InvalidRequest
 from thranite.request import EngineRequest
 from thranite.sampling_params import Pooling, TokenParams
 from thranite.text.prompt import check_prompt
+
+
+def check_pooling(pooling: Pooling) -> None:
+    if pooling not in get_args(Pooling):
+        raise InvalidRequest(f"pooling must be one of {', '.join(get_args(Pooling))}; got {pooling!r}", "pooling")
 
 
 def embedding_request(

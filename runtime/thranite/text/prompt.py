@@ -17,6 +17,21 @@ ENDLESS_CHARACTERS = 64  # a token, where text need not fit: sixteen times what 
 Prompt = str | Sequence[int] | Mapping[str, Any]  # text, token ids, {"prompt": text} or {"prompt_token_ids": ids}
 
 
+def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A single prompt (text, a mapping, or a list of token ids) becomes a list of one."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    many: list[Any] = list(prompts)
+    return [many] if many and isinstance(many[0], int) else many
+
+
+def text_of(prompt: Prompt) -> str | None:
+    """None for token ids."""
+    if isinstance(prompt, Mapping):
+        prompt = prompt.get("prompt", ())
+    return prompt if isinstance(prompt, str) else None
+
+
 def tokenize_prompt(prompt: Prompt, tokenizer: Tokenizer | None, add_special_tokens: bool = True) -> Sequence[int]:
     """Token ids of a prompt in any of its forms."""
     if isinstance(prompt, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,16 @@ def test_llama_8b_on_an_h200() -> None:
     assert plan.max_concurrency == pytest.approx((plan.num_blocks - 1) / 2048)
     assert (plan.dtype, plan.kv_cache_dtype) == ("bfloat16", "bfloat16")
     assert plan.notes == ()
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+def test_float16_is_refused_where_residuals_exceed_it(dtype: str) -> None:
+    gemma = replace(model_spec(dtype="float16"), architecture="Gemma3ForCausalLM", sandwich_norms=True)
+    with pytest.raises(UnsupportedModel, match=r"Gemma3ForCausalLM does not run in float16.*\n.*--dtype bfloat16"):
+        plan_memory(gemma, config(dtype=dtype), H200)
+    assert plan_memory(gemma, config(dtype="bfloat16"), H200).dtype == "bfloat16"
+    assert plan_memory(gemma, config(), cpu(16 * GIB)).dtype == "float32"
+    assert plan_memory(model_spec(dtype="float16"), config(dtype=dtype), H200).dtype == "float16"
 
 
 def test_a_step_over_several_gpus_is_as_long_as_one_sum_takes() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -241,6 +243,8 @@ def test_family_defaults_when_keys_are_absent() -> None:
         (LLAMA_3_1_8B | {"rope_scaling": {"rope_type": "mrope"}}, "rope type 'mrope'"),
         (LLAMA_3_1_8B | {"rope_scaling": {"full_attention": {}}}, "one flat set"),
         (LLAMA_3_1_8B | {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        (LLAMA_3_1_8B | {"rope_scaling": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor = 0.25"),
+        (GEMMA_2_2B | {"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor = 0.25"),
         (LLAMA_3_1_8B | {"torch_dtype": "float8_e4m3fn"}, "dtype 'float8_e4m3fn'"),
         (LLAMA_3_1_8B | {"num_key_value_heads": 5}, "num_key_value_heads = 5"),
         (LLAMA_3_1_8B | {"hidden_size": "4096"}, "hidden_size = '4096'"),
@@ -255,6 +259,73 @@ def test_family_defaults_when_keys_are_absent() -> None:
 def test_refuses_by_name(config: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModel, match=message):
         load_spec(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LLAMA_3_1_8B | {"rope_scaling": {"rope_type": "default", "rope_theta": None}}, "rope_theta = None"),
+        (LLAMA_3_1_8B | {"rope_scaling": None, "rope_theta": "1e6"}, "rope_theta = '1e6'"),
+        (LLAMA_3_1_8B | {"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor = 0"),
+        (LLAMA_3_1_8B | {"rope_scaling": {"rope_type": ["x"]}}, r"rope type \['x'\]"),
+        (LLAMA_3_1_8B | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "rope_theta": 1.0}, "yarn rope has no"),
+        (LLAMA_3_1_8B | {"eos_token_id": "</s>"}, "eos_token_id = '</s>'"),
+        (LLAMA_3_1_8B | {"eos_token_id": [1, "2"]}, r"eos_token_id = \[1, '2'\]"),
+        (LLAMA_3_1_8B | {"hidden_act": ["silu"]}, r"hidden_act = \['silu'\]"),
+        (LLAMA_3_1_8B | {"rms_norm_eps": math.nan}, "rms_norm_eps = nan"),
+        (LLAMA_3_1_8B | {"architectures": "LlamaForCausalLM"}, "architectures = 'LlamaForCausalLM'"),
+        (LLAMA_3_1_8B | {"architectures": [["LlamaForCausalLM"]]}, "architectures = "),
+        (QWEN3_0_6B | {"layer_types": 5}, "layer_types = 5"),
+        (QWEN3_0_6B | {"layer_types": [["full_attention"]] * 28}, "layer_types = "),
+        (GEMMA_3_4B | {"text_config": []}, r"text_config = \[\]"),
+        (GEMMA_3_1B | {"rope_scaling": ["x"]}, r"rope_scaling = \['x'\]"),
+        (GEMMA_3_1B | {"rope_parameters": {"full_attention": ["x"]}}, "rope_parameters = "),
+        (GEMMA_3_1B | {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar = 0"),
+        (PHI_3_MINI_128K | {"partial_rotary_factor": "0.5"}, "partial_rotary_factor = '0.5'"),
+        (PHI_3_MINI_128K | {"rope_scaling": {"type": "longrope", "long_factor": "1" * 48}}, "long_factor"),
+    ],
+)
+def test_malformed_values_are_refused_by_name(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        load_spec(config)
+
+
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    0.5,
+    10**400,
+    math.nan,
+    math.inf,
+    "",
+    "x",
+    "1",
+    [],
+    [[]],
+    ["x"],
+    {},
+    {"x": ["y"]},
+    {"x": {}},
+)
+CONFIGS = (LLAMA_3_1_8B, MISTRAL_7B, QWEN3_0_6B, GEMMA_2_2B, GEMMA_3_1B, GEMMA_3_4B, PHI_3_MINI_128K)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["model_type"])
+def test_a_malformed_value_is_refused_or_no_matter(config: dict[str, Any]) -> None:
+    """Whatever stands wherever: no other error than those of the tree."""
+    long = {"hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"}  # lists as long as they say
+    places = [()] + [(key,) for key in ("rope_scaling", "text_config") if isinstance(config.get(key), dict)]
+    for place in places:
+        section = config[place[0]] if place else config
+        for key in {*section, "layer_types", "rope_parameters", "rope_scaling", "partial_rotary_factor", "dtype"}:
+            for wrong in WRONG:
+                if wrong == 10**400 and key in long:
+                    continue
+                changed = section | {key: wrong}
+                with suppress(UnsupportedModel):
+                    load_spec(config | {place[0]: changed} if place else changed, generation_config={"eos_token_id": 1})
 
 
 def test_unknown_architecture_lists_the_known_ones() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from thranite.errors import UnsupportedModel
 from thranite.layers.rotary import rotary_table, rotate_, signed_tables
+from thranite.models.registry import load_spec
 from thranite.models.rope import rope_spec
 from thranite.models.spec import RopeSpec
 
@@ -80,6 +83,33 @@ def test_yarn_options(changes: dict[str, Any]) -> None:
 def test_longrope_options(changes: dict[str, Any]) -> None:
     given = parameters("longrope", **changes)
     assert_equal(rope_spec(given, DIM, LIMIT, LIMIT), expected(given, LIMIT))
+
+
+def test_what_yarn_was_trained_by_says_nothing_about_frequencies() -> None:
+    for finetuned in (True, False):
+        given = parameters("yarn", finetuned=finetuned)
+        assert_equal(rope_spec(given, DIM, LIMIT, None), expected(given, None))
+
+
+@pytest.mark.parametrize("inner", [None, TRAINED // 2])
+@pytest.mark.parametrize("kind", ["default", *SCALINGS])
+def test_a_trained_length_beside_the_rope_is_for_the_types_that_use_it(kind: str, inner: int | None) -> None:
+    scaling: dict[str, Any] = {"type": kind, **SCALINGS.get(kind, {})}
+    scaled = scaling.pop("original_max_position_embeddings", None) is not None
+    if scaled and inner is not None:  # the outer one wins
+        scaling["original_max_position_embeddings"] = inner
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"], "hidden_size": DIM * 4, "num_attention_heads": 4,
+        "max_position_embeddings": LIMIT, "rope_theta": 500_000.0, "rope_scaling": scaling,
+        "original_max_position_embeddings": TRAINED,
+    }  # fmt: skip
+    reference: Any = LlamaConfig.from_dict(deepcopy(config))
+    rotary: Any = LlamaRotaryEmbedding(reference)
+    inv_freq, factor = rotary.inv_freq, rotary.attention_scaling
+    if kind != "default":  # length matters
+        inv_freq, factor = ROPE_INIT_FUNCTIONS[kind](reference, torch.device("cpu"), seq_len=LIMIT)
+    assert reference.rope_parameters.get("original_max_position_embeddings") == (TRAINED if scaled else None)
+    assert_equal(load_spec(config).ropes[0], (inv_freq, float(factor)))
 
 
 @given(theta=st.floats(1e3, 1e7), factor=st.floats(1.0, 64.0), kind=st.sampled_from(["linear", "dynamic", "yarn"]))

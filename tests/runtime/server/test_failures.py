@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from thranite.errors import ConfigError, EngineDead, InvalidRequest, Rejected, T
 from thranite.request import FinishReason
 from thranite.server.app import build_app
 from thranite.server.keys import ApiKey, KeyClass, read_api_keys
-from thranite.server.settings import ServerSettings, read_default_sampling
+from thranite.server.settings import ServerSettings
 
 COMPLETION: dict[str, Any] = {"model": MODEL, "prompt": "hi"}
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -279,16 +278,6 @@ def test_api_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     for path, value in ((str(file), None), (str(tmp_path / "missing"), None), (None, "ключ")):
         with pytest.raises(ConfigError):
             read_api_keys(path, value)
-
-
-@pytest.mark.parametrize("wrong", [{"top_p": 7}, {"temperature": "warm"}])
-def test_recommended_sampling_is_checked_at_the_start(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    (tmp_path / "generation_config.json").write_text(json.dumps({"top_k": 3, **wrong}))
-    assert read_default_sampling("none", tmp_path) == {}
-    with pytest.raises(ConfigError, match=r"generation_config\.json"):
-        read_default_sampling("auto", tmp_path)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"top_k": 3}))
-    assert read_default_sampling("auto", tmp_path) == {"top_k": 3}
 
 
 @pytest.mark.parametrize(
