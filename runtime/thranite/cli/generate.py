@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from thranite.llm import LLM
 
     names = {field.name for field in dataclasses.fields(config)} - SHARED_ONLY
-    llm = LLM(**{name: getattr(config, name) for name in names})
+    llm = LLM(**{name: getattr(config, name) for name in names}, generation_config="none")  # sampling is all given
     if asked.chat:
         outputs = llm.chat([[{"role": "user", "content": prompt}] for prompt in prompts], sampling)
     else:

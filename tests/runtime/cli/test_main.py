@@ -111,6 +111,7 @@ def test_every_option_is_also_a_variable(command: str, capsys: pytest.CaptureFix
 
 
 def test_generate_offers_exactly_the_options_of_llm() -> None:
+    """But for the model's recommended sampling: the command says all of it itself."""
     offered = {field.name for field in fields(EngineConfig)} - generate.SHARED_ONLY
-    taken = set(inspect.signature(LLM.__init__).parameters) - {"self", "progress"}
+    taken = set(inspect.signature(LLM.__init__).parameters) - {"self", "generation_config", "progress"}
     assert offered == taken
