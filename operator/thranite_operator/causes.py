@@ -88,7 +88,8 @@ def _of_end(item: Container, end: Termination, pod: Pod, probe_message: str) -> 
     been too: a frozen process does not heed the request to end."""
     text = end.message or f"exit code {end.exit_code}"
     if end.reason == "OOMKilled":
-        return Cause(2, "OOMKilled", f"{item.name} used more memory than resources.memory allows", pod.name)
+        limit = "resources.memory" if item.name == names.ENGINE else "its limit"
+        return Cause(2, "OOMKilled", f"{item.name} used more memory than {limit} allows", pod.name)
     if end.reason in START_REASONS:
         return Cause(1, "RunContainerError", f"{item.name}: {text}"[:MAX_MESSAGE], pod.name)
     probed = end.exit_code in (0, 143) or (end.exit_code == 137 and probe_message.startswith(LIVENESS))

@@ -54,6 +54,12 @@ def kind_of(obj: View) -> Kind:
     return KINDS[obj["kind"]]
 
 
+def controller_uid(obj: View) -> str | None:
+    """Of the owner that made it."""
+    owners = obj["metadata"].get("ownerReferences", ())
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Ref:
     """A child within the namespace of its InferenceService."""

@@ -27,6 +27,7 @@ from thranite_operator.kinds import (
     Ref,
 )
 from thranite_operator.kube import KubeClient
+from thranite_operator.model_state import Refusal, is_alive
 from thranite_operator.pods import Pod, project
 from thranite_operator.spec import InferenceService
 
@@ -44,6 +45,7 @@ class Observed:
     pods: Sequence[Pod] = ()
     loaders: Sequence[Pod] = ()
     probe_messages: Mapping[str, str] = field(default_factory=dict)  # by pod name
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by the uid of a Job that has no pod
 
     def child(self, kind: Kind, name: str) -> Object | None:
         return self.children.get(Ref(kind.name, name))
@@ -60,13 +62,16 @@ async def observe(client: KubeClient, service: InferenceService) -> Observed:
     pods = [project(item) for item in listed]
     children = {ref: obj for ref, obj in zip(refs, objects, strict=True) if obj is not None}
     engines = [pod for pod in pods if pod.component == names.ENGINE]
+    loaders = [pod for pod in pods if pod.component == names.LOADER]
+    own_jobs = [_typed(JOB, item) for item in jobs if _owned_by(item, service)]
     return Observed(
         children=children,
-        jobs=[_typed(JOB, item) for item in jobs if _owned_by(item, service)],
+        jobs=own_jobs,
         revisions=[_typed(CONTROLLER_REVISION, item) for item in revisions if _owned_by(item, service)],
         pods=engines,
-        loaders=[pod for pod in pods if pod.component == names.LOADER],
+        loaders=loaders,
         probe_messages=await _probe_messages(client, namespace, engines),
+        refusals=await _refusals(client, namespace, own_jobs, loaders),
     )
 
 
@@ -82,9 +87,38 @@ async def _probe_messages(client: KubeClient, namespace: str, pods: Sequence[Pod
     """Probes fail in events alone; they are asked for only where a probe is the suspect."""
     messages = {}
     for pod in list(filter(probe_suspected, pods))[:MAX_SUSPECTS]:
-        fields = f"involvedObject.uid={pod.uid},reason=Unhealthy"
-        events = await client.items(EVENT, namespace, fieldSelector=fields)
-        newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default=None)
+        newest = await _newest_event(client, namespace, pod.uid, "Unhealthy")
         if newest is not None:
             messages[pod.name] = str(newest.get("message", ""))
     return messages
+
+
+async def _refusals(
+    client: KubeClient, namespace: str, jobs: Sequence[Object], loaders: Sequence[Pod]
+) -> dict[str, Refusal]:
+    """A Job's status does not tell that its pods are refused; its events are asked for only while it has no pod."""
+    served = {pod.owner for pod in loaders if is_alive(pod)}
+    refusals = {}
+    for job in jobs:
+        uid = job["metadata"]["uid"]
+        if uid in served or _has_ended(job):
+            continue
+        newest = await _newest_event(client, namespace, uid, "FailedCreate")
+        if newest is not None:
+            refusals[uid] = Refusal(str(newest.get("message", "")), _event_time(newest))
+    return refusals
+
+
+def _has_ended(job: Mapping[str, Any]) -> bool:
+    conditions = job.get("status", {}).get("conditions", ())
+    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
+
+
+async def _newest_event(client: KubeClient, namespace: str, uid: str, reason: str) -> Object | None:
+    fields = f"involvedObject.uid={uid},reason={reason}"
+    events = await client.items(EVENT, namespace, fieldSelector=fields)
+    return max(events, key=_event_time, default=None)
+
+
+def _event_time(event: Mapping[str, Any]) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from thranite_operator import names
 from thranite_operator.compare import needs_write
-from thranite_operator.kinds import CLAIM, DEPLOYMENT, JOB, POD, Object, Ref, View
+from thranite_operator.kinds import CLAIM, DEPLOYMENT, JOB, POD, Object, Ref, View, controller_uid
 from thranite_operator.model_state import ModelState, model_state
 from thranite_operator.observed import Observed
 from thranite_operator.pods import Pod, parse_time
@@ -47,7 +47,8 @@ def make_plan(service: InferenceService, observed: Observed, settings: Settings,
     revision = choose(service, pod_template(service, settings), observed.revisions, settings)
     job = cache.loader_job(service, settings)
     current_job = _current_job(service, observed, job)
-    model = model_state(locate(service), current_job, observed.loaders, observed.pods, now)
+    refusal = observed.refusals.get(current_job["metadata"]["uid"]) if current_job else None
+    model = model_state(locate(service), current_job, observed.loaders, observed.pods, now, refusal)
     wanted = [_with_owner(obj, service) for obj in _children(service, observed, revision, model, job, settings)]
     taken = [Ref.of(obj) for obj in wanted if _is_foreign(observed.children.get(Ref.of(obj)), service)]
     kept = [obj for obj in wanted if Ref.of(obj) not in taken]
@@ -117,19 +118,15 @@ def _must_write(obj: Object, observed: View | None) -> bool:
 
 def _is_foreign(observed: View | None, service: InferenceService) -> bool:
     """Not ours: neither owned by this very service nor a claim that a former one of its name retained."""
-    if observed is None or _owner(observed) == service.uid:
+    if observed is None or controller_uid(observed) == service.uid:
         return False
     labels: Mapping[str, str] = observed["metadata"].get("labels", {})
     return not (
         observed["kind"] == CLAIM.name
-        and _owner(observed) is None
+        and controller_uid(observed) is None
         and labels.get(names.MANAGED_BY) == names.FIELD_MANAGER
         and labels.get(names.INSTANCE) == service.name
     )
-
-
-def _owner(obj: View) -> str | None:
-    return next((owner["uid"] for owner in obj["metadata"].get("ownerReferences", ()) if owner.get("controller")), None)
 
 
 def _current_job(service: InferenceService, observed: Observed, planned: Object | None) -> View | None:
@@ -160,7 +157,7 @@ def _unwanted_children(
 ) -> Iterator[Deletion]:
     wanted = {Ref.of(obj) for obj in kept}
     for ref, obj in observed.children.items():
-        if ref in wanted or ref.kind == DEPLOYMENT.name or _owner(obj) != service.uid or _ends(obj):
+        if ref in wanted or ref.kind == DEPLOYMENT.name or controller_uid(obj) != service.uid or _ends(obj):
             continue
         if ref.kind != CLAIM.name or not _may_be_mounted(ref.name, observed, kept, revision):
             yield Deletion(ref, obj["metadata"]["uid"])

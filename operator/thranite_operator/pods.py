@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from thranite_operator import names
+from thranite_operator.kinds import controller_uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """`containers`: init containers first. `unscheduled`: the scheduler's words while there is no node. `end_due`: when
-    the grace period of one that is being deleted ends."""
+    """`containers`: init containers first. `owner`: uid of the ReplicaSet or Job that made it. `unscheduled`: the
+    scheduler's words while there is no node. `end_due`: when the grace period of one that is being deleted ends."""
 
     name: str
     uid: str
@@ -52,6 +53,7 @@ class Pod:
     reason: str = ""
     message: str = ""
     containers: tuple[Container, ...] = ()
+    owner: str | None = None
 
     @property
     def deleting(self) -> bool:
@@ -95,6 +97,7 @@ def project(obj: Mapping[str, Any]) -> Pod:
         reason=status.get("reason", ""),
         message=status.get("message", ""),
         containers=_containers(status),
+        owner=controller_uid(obj),
     )
 
 

@@ -82,7 +82,7 @@ class Reconciler:
         starts = self._starts.get(key, StartTimes(self._began))
         expected, self._starts[key] = starts.learn(known, observed.pods)
         report = self._autoscaler.observe(service, observed.pods) if self._autoscaler is not None else None
-        delays = [] if plan.model.retry_in is None else [plan.model.retry_in]
+        delays = [delay for delay in (plan.model.retry_in, plan.model.look_in) if delay is not None]
         if any(problem.reason == FORBIDDEN for problem in problems):
             delays.append(FORBIDDEN_RETRY_SECONDS)
         again = Again(min(delays, default=None))

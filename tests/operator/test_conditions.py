@@ -13,6 +13,7 @@ from tests.support.manifests import (
     condition,
     container,
     job_status,
+    loader_pod,
     pod,
     ready,
     running,
@@ -310,9 +311,8 @@ def test_a_model_that_cannot_be_served_is_told_and_tried_again_later(
     api: KubeApi, namespace: str, operator: Reconciling, code: int, reason: str
 ) -> None:
     start(api, namespace, operator, PVC)
-    (job,) = api.items("Job", namespace)
     ended = running(container(terminated(code, "cause: because"), name="check"), phase="Failed")
-    pod(api, namespace, ended, name=f"{job['metadata']['name']}-abcde", component="loader")
+    loader_pod(api, namespace, ended)
     job_status(api, namespace, "Failed", operator.stamp)
     again = operator.reconcile(namespace)
     assert condition(api, namespace, "ModelCached") == ("False", reason, "cause: because")
@@ -327,8 +327,7 @@ def test_a_model_that_cannot_be_served_is_told_and_tried_again_later(
 
 def test_a_loader_without_a_node_says_so(api: KubeApi, namespace: str, operator: Reconciling) -> None:
     start(api, namespace, operator, PVC)
-    (job,) = api.items("Job", namespace)
-    pod(api, namespace, unschedulable("no room"), name=f"{job['metadata']['name']}-abcde", component="loader")
+    loader_pod(api, namespace, unschedulable("no room"))
     operator.reconcile(namespace)
     assert condition(api, namespace, "ModelCached") == ("False", "Unschedulable", "no room")
 

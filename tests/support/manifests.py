@@ -28,17 +28,27 @@ def template_label(api: KubeApi, namespace: str, name: str = "x") -> str:
     return label
 
 
-def pod(
-    api: KubeApi, namespace: str, status: Object, *, name: str = "x-1", component: str = "engine", template: str = ""
-) -> Object:
-    """A pod of the service `x` as its Deployment or Job would make it, with a status as kubelet would write it."""
-    labels = {**SELECTOR, "app.kubernetes.io/component": component, "app.kubernetes.io/managed-by": "thranite-operator"}
-    if component == "engine":
-        labels["thranite.dev/template"] = template or template_label(api, namespace)
+def pod(api: KubeApi, namespace: str, status: Object, *, name: str = "x-1", template: str = "") -> Object:
+    """A pod of the service `x` as its Deployment would make it, with a status as kubelet would write it."""
+    labels = {**SELECTOR, "app.kubernetes.io/managed-by": "thranite-operator"}
+    labels["thranite.dev/template"] = template or template_label(api, namespace)
     container = {"name": "engine", "image": "thranite:test"}
     metadata = {"name": name, "namespace": namespace, "labels": labels}
     api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}})
     return api.merge("Pod", namespace, name, {"status": status}, "status")
+
+
+def loader_pod(api: KubeApi, namespace: str, status: Object) -> Object:
+    """A pod of the only Job, named by the API server as for the Job's controller."""
+    (job,) = api.items("Job", namespace)
+    meta = job["metadata"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    metadata = {"generateName": f"{meta['name']}-", "namespace": namespace, "labels": labels}
+    metadata["ownerReferences"] = [owner]
+    container = {"name": "download", "image": "thranite:test"}
+    made = api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}})
+    return api.merge("Pod", namespace, made["metadata"]["name"], {"status": status}, "status")
 
 
 def ready(at: str = STAMP) -> Object:

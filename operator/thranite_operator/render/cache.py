@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from thranite_operator import names
@@ -9,7 +10,7 @@ from thranite_operator.hashing import digest
 from thranite_operator.kinds import CLAIM, JOB, Object
 from thranite_operator.render import containers, flags
 from thranite_operator.render.model import Location, locate
-from thranite_operator.render.objects import child
+from thranite_operator.render.objects import child, compact
 from thranite_operator.render.pod_template import pod_spec, volumes
 from thranite_operator.settings import Settings
 from thranite_operator.spec import InferenceService
@@ -17,6 +18,7 @@ from thranite_operator.spec import InferenceService
 RETRIES = 2
 FINAL_EXIT_CODES = [2, 3, 4, 5, 6, 7]  # usage, configuration, no such model, unsupported, broken, too large
 DEFAULT_ACCESS_MODE = "ReadWriteMany"
+JOB_LABELS = ("batch.kubernetes.io/", "job-name", "controller-uid")  # a Job's own: it is refused with others
 
 
 def claim(service: InferenceService) -> Object | None:
@@ -60,11 +62,23 @@ def _identity(service: InferenceService, location: Location) -> Object:
 
 
 def _template(service: InferenceService, location: Location, settings: Settings) -> Object:
-    check, download = containers.loaders(service, location, settings)
+    extra = service.spec.pod_template
+    extra_volumes = [volume for volume in extra.volumes if _may_be_shared(volume)]
+    known = {volume["name"] for volume in extra_volumes}
+    mounts = [mount for mount in extra.volume_mounts if mount["name"] in known]
+    check, download = containers.loaders(service, location, settings, mounts)
     spec = pod_spec(service)
     # A fresh claim belongs to root; one that was filled before is not walked through again.
     spec["securityContext"] |= {"fsGroup": containers.USER, "fsGroupChangePolicy": "OnRootMismatch"}
     spec.pop("topologySpreadConstraints", None)
     spec |= {"restartPolicy": "Never", "initContainers": [check], "containers": [download]}
-    spec["volumes"] = volumes(service, location)
-    return {"metadata": {"labels": names.labels(service.name, names.LOADER)}, "spec": spec}
+    spec["volumes"] = [*volumes(service, location), *extra_volumes]
+    users = {key: value for key, value in extra.labels.items() if not key.startswith(JOB_LABELS)}
+    labels = {**users, **names.labels(service.name, names.LOADER)}
+    return {"metadata": compact({"labels": labels, "annotations": extra.annotations}), "spec": spec}
+
+
+def _may_be_shared(volume: Mapping[str, Any]) -> bool:
+    """Claims may not: replicas can hold them on another node while the loader runs, and its fsGroup would change the
+    owner of their files."""
+    return "persistentVolumeClaim" not in volume

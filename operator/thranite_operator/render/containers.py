@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thranite_operator import names
@@ -14,6 +14,8 @@ from thranite_operator.settings import Settings
 from thranite_operator.spec import InferenceService, Quantity, Spec
 
 USER = 10001
+# `thranite check` takes 80 MiB at most, `thranite download` 45 and what the kernel keeps of written files.
+LOADER_MEMORY = "512Mi"
 START_SECONDS = 3600  # a container that is not up by then is restarted; also the CRD's longest progress deadline
 PROBE_PERIOD = 2  # seconds
 CACHE, TMP = "/cache", "/tmp"
@@ -40,8 +42,11 @@ def engine(service: InferenceService, location: Location, settings: Settings) ->
     return result
 
 
-def loaders(service: InferenceService, location: Location, settings: Settings) -> list[Object]:
-    """First `check`, then `download`: a model that cannot be served is not fetched."""
+def loaders(
+    service: InferenceService, location: Location, settings: Settings, mounts: Sequence[Mapping[str, Any]]
+) -> list[Object]:
+    """First `check`, then `download`: a model that cannot be served is not fetched. `mounts`: the user's, of volumes
+    that their pod has."""
     commands = {names.CHECK: flags.check(service, location), names.DOWNLOAD: flags.download(service, location)}
     spec = service.spec
     return [
@@ -50,7 +55,7 @@ def loaders(service: InferenceService, location: Location, settings: Settings) -
                 **_runtime(name, command, spec, settings),
                 "env": _env(spec, token=True),
                 "resources": _loader_resources(spec),
-                "volumeMounts": [*_scratch(), *_model_mount(location, read_only=False)],
+                "volumeMounts": [*_scratch(), *_model_mount(location, read_only=False), *mounts],
             }
         )
         for name, command in commands.items()
@@ -107,10 +112,10 @@ def _resources(spec: Spec) -> Object:
 
 
 def _loader_resources(spec: Spec) -> Object:
-    """No GPU. Where the engine serves from memory, the check sees the limit that the engine will have."""
-    on_cpu = spec.resources.gpus == 0
-    limits = {"memory": _text(spec.resources.memory)} if on_cpu else {}
-    return {"requests": {"cpu": "100m"}, "limits": limits}
+    """No GPU; of CPU no limit, as for the engine. Where that serves from memory, the check sees the limit that it will
+    have."""
+    memory = LOADER_MEMORY if spec.resources.gpus else _text(spec.resources.memory)
+    return {"requests": {"cpu": "100m", "memory": memory}, "limits": {"memory": memory}}
 
 
 def _text(quantity: Quantity | None) -> str | None:

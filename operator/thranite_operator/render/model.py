@@ -27,7 +27,8 @@ class Location:
 
     @property
     def mounted(self) -> bool:
-        return self.argument.startswith(f"{MOUNT}/") or self.argument == MOUNT
+        """Whether pods have a volume of ours for it, at MOUNT."""
+        return self.claim is not None or self.loaded_by == "init"
 
 
 def locate(service: InferenceService) -> Location:

@@ -20,9 +20,10 @@ GPU_PRODUCT = "nvidia.com/gpu.product"
 def pod_template(service: InferenceService, settings: Settings) -> Object:
     spec, location = service.spec, locate(service)
     extra = spec.pod_template
-    init = containers.loaders(service, location, settings) if location.loaded_by == "init" else []
+    init = location.loaded_by == "init"
+    loaders = containers.loaders(service, location, settings, extra.volume_mounts) if init else []
     own = pod_spec(service)
-    own["initContainers"] = [*_sidecars(extra.init_containers, spec), *init]
+    own["initContainers"] = [*_sidecars(extra.init_containers, spec), *loaders]
     own["containers"] = [containers.engine(service, location, settings), *_sidecars(extra.containers, spec)]
     own["terminationGracePeriodSeconds"] = spec.drain.timeout_seconds + END_SLACK
     own["volumes"] = [*volumes(service, location), *_engine_volumes(spec), *extra.volumes]
