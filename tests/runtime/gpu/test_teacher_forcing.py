@@ -53,7 +53,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     unpack(FOLDER, directory)
     options: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": 16, "skip_tokenizer_init": True}
     cpu = LLM(str(directory), device="cpu", dtype="float32", kv_cache_memory_bytes=2**30, **options)
-    gpu = LLM(str(directory), device="cuda", dtype="bfloat16", gpu_memory_utilization=0.4, **options)
+    gpu = LLM(str(directory), device="cuda", dtype="bfloat16", gpu_memory_utilization=0.1, **options)
     reference: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
     reference = reference.to("cuda").eval()
     yield Subject(directory, json.loads((FOLDER / "tokens.json").read_text()), cpu, gpu, reference)
