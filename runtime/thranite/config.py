@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from thranite.errors import ConfigError
-from thranite.plain_numbers import plain_integer
+from thranite.plain_numbers import plain_float, plain_integer
 
 Device = Literal["auto", "cuda", "cpu", "null"]
 DType = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
+FLOATS = ("gpu_memory_utilization", "priority_aging_seconds", "high_priority_share", "target_inter_token_latency_ms",
+          "prompt_time_ratio", "null_step_seconds", "null_prompt_token_seconds", "null_row_seconds")  # fmt: skip
 
 
 def option(default: Any, help: str) -> Any:
@@ -91,6 +93,9 @@ class EngineConfig:
             object.__setattr__(self, name, value)
             if value < 1:
                 raise ConfigError(f"{flag(name)} must be at least 1, got {value}")
+        for name in FLOATS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _float(name, getattr(self, name)))
         for name in ("null_step_seconds", "null_prompt_token_seconds", "null_row_seconds"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{flag(name)} must not be negative, got {getattr(self, name)}")
@@ -125,6 +130,13 @@ def _integer(name: str, value: Any) -> int:
         return plain_integer(value)
     except TypeError as error:
         raise ConfigError(f"{flag(name)} must be an integer, got {value!r}") from error
+
+
+def _float(name: str, value: Any) -> float:
+    try:
+        return plain_float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{flag(name)} must be a number, got {value!r}") from error
 
 
 def check_choices(config: Any) -> None:

@@ -73,16 +73,18 @@ def test_serve_parses(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("product", "size"),
+    ("resources", "size"),
     [
-        ("NVIDIA-H100-80GB-HBM3", ["--gpu-memory=80GB"]),
-        ("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", ["--gpu-memory=10GB"]),
-        ("NVIDIA-GH200-480GB", []),
-        ("NVIDIA-L4", []),
+        ({"gpuProduct": "NVIDIA-H100-80GB-HBM3"}, ["--gpu-memory=80GB"]),
+        ({"gpuProduct": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb"}, ["--gpu-memory=10GB"]),
+        ({"gpuProduct": "NVIDIA-A100-SXM4-80GB", "gpuResourceName": "nvidia.com/mig-1g.10gb"}, ["--gpu-memory=10GB"]),
+        ({"gpuResourceName": "nvidia.com/mig-3g.40gb"}, ["--gpu-memory=40GB"]),
+        ({"gpuProduct": "NVIDIA-GH200-480GB"}, []),
+        ({"gpuProduct": "NVIDIA-L4"}, []),
     ],
 )
-def test_a_model_is_checked_against_its_gpu(product: str, size: list[str]) -> None:
-    made = service({"model": {"uri": "hf://a/b"}, "resources": {"gpus": 1, "gpuProduct": product}})
+def test_a_model_is_checked_against_its_gpu(resources: dict[str, str], size: list[str]) -> None:
+    made = service({"model": {"uri": "hf://a/b"}, "resources": {"gpus": 1, **resources}})
     command = flags.check(made, locate(made))
     assert [arg for arg in command if arg.startswith("--gpu-memory=")] == size
     parse(command)

@@ -91,3 +91,11 @@ def test_numpy_seeds_draw_as_plain_ones(tmp_path: Path) -> None:
         [one, other] = llm.generate([[5, 6]] * 2, [make(seed=given), make(seed=seed)])
         assert (one.outputs[0].token_ids == other.outputs[0].token_ids) == (seed is not None)
     llm.close()
+
+
+def test_an_engine_s_fractions_are_python_s_own() -> None:
+    made = options(model="m", gpu_memory_utilization=np.float32(0.5), prompt_time_ratio=2)
+    assert (type(made.gpu_memory_utilization), type(made.prompt_time_ratio)) == (float, float)
+    for name in ("gpu_memory_utilization", "null_step_seconds", "target_inter_token_latency_ms"):
+        with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must be a number, got '0.5'"):
+            options(model="m", **{name: "0.5"})

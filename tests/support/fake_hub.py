@@ -44,7 +44,7 @@ class FakeHub:
     revisions: tuple[str, ...] = ("main", COMMIT)
     break_after: dict[str, list[int]] = field(default_factory=dict)
     damage: set[str] = field(default_factory=set)  # files whose next transfer brings zeros
-    slow: set[str] = field(default_factory=set)  # files that come at 3 MiB a second
+    slow: set[str] = field(default_factory=set)  # files that come at 300 KiB a second
     token: str | None = None
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body and self.path.rpartition("/")[2] in self.hub.slow:
             for start in range(0, len(data), PIECE_BYTES):
                 self.wfile.write(data[start : start + PIECE_BYTES])
-                time.sleep(0.02)
+                time.sleep(0.2)
         elif body:
             self.wfile.write(data[:limit])
         if limit is not None:

@@ -18,7 +18,8 @@ from thranite_operator.spec import InferenceService
 RETRIES = 2
 FINAL_EXIT_CODES = [2, 3, 4, 5, 6, 7]  # usage, configuration, no such model, unsupported, broken, too large
 DEFAULT_ACCESS_MODE = "ReadWriteMany"
-JOB_LABELS = ("batch.kubernetes.io/", "job-name", "controller-uid")  # a Job's own: it is refused with others
+JOB_LABELS = ("job-name", "controller-uid")  # a Job's own, with those of the domain below: it is refused with others
+JOB_DOMAIN = "batch.kubernetes.io/"
 
 
 def claim(service: InferenceService) -> Object | None:
@@ -73,9 +74,13 @@ def _template(service: InferenceService, location: Location, settings: Settings)
     spec.pop("topologySpreadConstraints", None)
     spec |= {"restartPolicy": "Never", "initContainers": [check], "containers": [download]}
     spec["volumes"] = [*volumes(service, location), *extra_volumes]
-    users = {key: value for key, value in extra.labels.items() if not key.startswith(JOB_LABELS)}
+    users = {key: value for key, value in extra.labels.items() if not _is_job_s(key)}
     labels = {**users, **names.labels(service.name, names.LOADER)}
     return {"metadata": compact({"labels": labels, "annotations": extra.annotations}), "spec": spec}
+
+
+def _is_job_s(label: str) -> bool:
+    return label in JOB_LABELS or label.startswith(JOB_DOMAIN)
 
 
 def _may_be_shared(volume: Mapping[str, Any]) -> bool:

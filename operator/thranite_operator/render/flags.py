@@ -83,7 +83,8 @@ def _gpu(spec: Spec) -> list[str]:
     device = extra_device(spec)
     if device in ("cpu", "null"):
         return [f"--device={device}"]
-    product = spec.resources.gpu_product or ""
-    # A MIG slice tells its own memory last (…-80GB-MIG-1g.10gb), a GH200-480GB its CPU's.
-    sizes = [] if "GH200" in product else re.findall(r"(\d+)GB", product, re.IGNORECASE)
+    product, resource = spec.resources.gpu_product or "", spec.resources.gpu_resource_name
+    # A MIG slice is the resource (nvidia.com/mig-1g.10gb), or stands last in the product (…-80GB-MIG-1g.10gb); a
+    # GH200-480GB tells its CPU's memory.
+    sizes = re.findall(r"(\d+)GB", ("" if "GH200" in product else product) + resource, re.IGNORECASE)
     return [f"--gpu-memory={sizes[-1]}GB"] if sizes and spec.resources.gpus > 0 else []

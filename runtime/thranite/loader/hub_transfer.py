@@ -20,10 +20,12 @@ PARTIAL = 206
 
 def fetch_file(model: str, commit: str, file: RemoteFile, directory: Path, token: str | None, stop: Event) -> None:
     """`directory/NAME`, whole. Raises HubUnreachable, or the hub client's errors; what came stays for the next try.
-    Once `stop` is set it breaks off."""
+    Once `stop` is set it breaks off, at the next byte or after TIMEOUT_SECONDS."""
     partial = directory / f"{file.name}.partial"
     if not partial.exists() or partial.stat().st_size != file.size:
         _transfer(model, commit, file, partial, token, stop)
+    if stop.is_set():
+        return
     size = partial.stat().st_size
     if size < file.size:
         raise HubUnreachable(f"{file.name} broke off after {size} of {file.size} bytes")

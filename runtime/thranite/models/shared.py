@@ -47,9 +47,10 @@ def longest(config: ConfigReader, context: LoadContext) -> int:
 
 def rope_parameters(config: ConfigReader, renamed: Mapping[str, str] | None = None) -> dict[str, Any]:
     """One flat dictionary in the v5 spelling, from either spelling. `renamed`: a family's own names of rope types."""
-    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    given = config.get(key) or {}
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
-        raise config.unsupported("rope_parameters", "one flat set of parameters is needed")
+        raise config.unsupported(key, "one flat set of parameters is needed")
     theta = config.get("rope_theta")
     parameters = {"rope_theta": 10_000.0 if theta is None else theta, **given}
     kind = rope_type(parameters)

@@ -65,9 +65,14 @@ def prompt_offsets(tokenizer: Tokenizer | None, ids: Sequence[int], shown: str) 
     detokenizer, offset, offsets = Detokenizer(tokenizer, [], skip_special_tokens=False), 0, []
     for token_id in ids:
         offsets.append(offset)
+        special = tokenizer.specials.get(token_id)
+        if special is not None:  # the detokenizer never sees it: what follows would not begin the text then
+            offset += len(special) if shown.startswith(special, offset) else 0
+            continue
         piece = detokenizer.step(token_id)
-        if shown.startswith(piece, offset) or tokenizer.decode([token_id], skip_special_tokens=True):
-            offset += len(piece)
+        if not shown.startswith(piece, offset) and shown.startswith(piece.lstrip(" "), offset):
+            piece = piece.lstrip(" ")  # a space that the tokenizer alone put there
+        offset += len(piece)
     return offsets
 
 

@@ -85,9 +85,14 @@ class Tokenizer:
         return None if text is None else self.rust.token_to_id(text)
 
     @cached_property
+    def specials(self) -> Mapping[int, str]:
+        """The ids that decoding leaves out under skip_special_tokens, and their texts."""
+        added = self.rust.get_added_tokens_decoder()
+        return {token_id: token.content for token_id, token in added.items() if token.special}
+
+    @cached_property
     def special_texts(self) -> frozenset[str]:
-        """The texts that decoding leaves out under skip_special_tokens."""
-        return frozenset(token.content for token in self.rust.get_added_tokens_decoder().values() if token.special)
+        return frozenset(self.specials.values())
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """As a batch of one: other than `encode`, the library's batches let go of the interpreter's lock meanwhile."""

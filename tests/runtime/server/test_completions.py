@@ -10,7 +10,10 @@ import pytest
 
 from tests.support.fake_engine import INFO, TOKENIZER, FakeEngine, says
 from tests.support.live_server import MODEL, LiveServer, live_server
+from tests.support.tiny_tokenizers import SPECIAL_TOKENS, byte_fallback
 from thranite.request import FinishReason
+from thranite.server.logprobs import prompt_offsets
+from thranite.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +269,10 @@ def test_without_a_tokenizer_token_ids_go_in_and_out() -> None:
             "/v1/chat/completions", json={"model": MODEL, "messages": [{"role": "user", "content": "a"}]}
         )
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages")
+
+
+def test_offsets_where_the_text_s_first_space_is_the_tokenizer_s() -> None:
+    """Llama-2's way: <s> before the prompt, a space of the tokenizer's own before its first word."""
+    tokenizer = Tokenizer(byte_fallback(), SPECIAL_TOKENS)
+    for text, offsets in (("hello he", [0, 0, 2, 3, 4, 5]), ("he<|eos|>he", [0, 0, 2, 9])):
+        assert prompt_offsets(tokenizer, tokenizer.encode(text), text) == offsets
