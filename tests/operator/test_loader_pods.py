@@ -123,9 +123,11 @@ def made(**spec: Any) -> InferenceService:
     return parse_service({**body, "metadata": {**body["metadata"], "uid": "u", "generation": 1}})
 
 
-def test_a_loader_on_the_cpu_sees_the_limit_of_the_engine() -> None:
+@pytest.mark.parametrize("fields", [{"gpus": 0}, {"gpus": 1}], ids=["no-gpu", "device-cpu"])
+def test_a_loader_on_the_cpu_sees_the_limit_of_the_engine(fields: Object) -> None:
+    engine = {"extraArgs": ["--device=cpu"]} if fields["gpus"] else {}
     for memory, expected in ((None, {}), ("4Gi", {"memory": "4Gi"})):
-        job = loader_job(made(cache=OWN_CLAIM, resources={"gpus": 0, "memory": memory}), SETTINGS)
+        job = loader_job(made(cache=OWN_CLAIM, engine=engine, resources={**fields, "memory": memory}), SETTINGS)
         assert job is not None
         for item in containers_of(job["spec"]["template"]):
             assert item["resources"].get("limits", {}) == expected

@@ -114,7 +114,8 @@ def _resources(spec: Spec) -> Object:
 def _loader_resources(spec: Spec) -> Object:
     """No GPU; of CPU no limit, as for the engine. Where that serves from memory, the check sees the limit that it will
     have."""
-    memory = LOADER_MEMORY if spec.resources.gpus else _text(spec.resources.memory)
+    on_cpu = spec.resources.gpus == 0 or flags.extra_device(spec) == "cpu"
+    memory = _text(spec.resources.memory) if on_cpu else LOADER_MEMORY
     return {"requests": {"cpu": "100m", "memory": memory}, "limits": {"memory": memory}}
 
 
