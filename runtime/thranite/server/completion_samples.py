@@ -42,6 +42,7 @@ class CompletionSamples:
         self._prompt_logprobs: list[Sequence[TokenLogprobs | None] | None] = [None] * len(requests)
         self._begun: set[int] = set()
         self._writers: dict[int, CompletionLogprobsWriter] = {}
+        self._echo_offsets: dict[int, list[int]] = {}  # by prompt: its samples share them
         self._deltas: dict[int, list[TextDelta]] = {}
 
     def _shown_prompt(self, prompt: str | list[int], engine: EngineRequest) -> str:
@@ -128,4 +129,6 @@ class CompletionSamples:
         tail = writer.write([] if self._echo_only else tokens)
         if not (first and self._request.echo and scored):
             return tail
-        return join(writer.write_prompt(ids, scored, prompt_offsets(self._tokenizer, ids, shown)), tail)
+        if prompt not in self._echo_offsets:
+            self._echo_offsets[prompt] = prompt_offsets(self._tokenizer, ids, shown)
+        return join(writer.write_prompt(ids, scored, self._echo_offsets[prompt]), tail)
