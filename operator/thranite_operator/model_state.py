@@ -55,9 +55,7 @@ def model_state(
         return _in_pods(pods)
     if job is None:
         return ModelState("False", "Loading", "the loader is being started", blocking=True)
-    conditions = {
-        item["type"]: item for item in job.get("status", {}).get("conditions", ()) if item["status"] == "True"
-    }
+    conditions = ends_of(job)
     if "Complete" in conditions:
         return ModelState("True", "Cached", f"the model is in {location.claim}")
     own = [pod for pod in loaders if pod.owner == job["metadata"]["uid"]]
@@ -71,6 +69,14 @@ def _failed(condition: View, loaders: Sequence[Pod], now: datetime) -> ModelStat
     reason, message = _ends(loaders) or ("LoaderFailed", str(condition.get("message", "the loader failed")))
     age = (now - parse_time(condition["lastTransitionTime"])).total_seconds()
     return ModelState("False", reason, message, blocking=True, retry_in=max(RETRY_SECONDS - age, 0.0))
+
+
+def ends_of(job: View) -> dict[str, View]:
+    """The conditions by which it has ended: Complete or Failed."""
+    conditions = job.get("status", {}).get("conditions", ())
+    return {
+        item["type"]: item for item in conditions if item["type"] in ("Complete", "Failed") and item["status"] == "True"
+    }
 
 
 def is_alive(loader: Pod) -> bool:

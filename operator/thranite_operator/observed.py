@@ -27,7 +27,7 @@ from thranite_operator.kinds import (
     Ref,
 )
 from thranite_operator.kube import KubeClient
-from thranite_operator.model_state import Refusal, is_alive
+from thranite_operator.model_state import Refusal, ends_of, is_alive
 from thranite_operator.pods import Pod, project
 from thranite_operator.spec import InferenceService
 
@@ -101,17 +101,12 @@ async def _refusals(
     refusals = {}
     for job in jobs:
         uid = job["metadata"]["uid"]
-        if uid in served or _has_ended(job):
+        if uid in served or ends_of(job):
             continue
         newest = await _newest_event(client, namespace, uid, "FailedCreate")
         if newest is not None:
             refusals[uid] = Refusal(str(newest.get("message", "")), _event_time(newest))
     return refusals
-
-
-def _has_ended(job: Mapping[str, Any]) -> bool:
-    conditions = job.get("status", {}).get("conditions", ())
-    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
 
 
 async def _newest_event(client: KubeClient, namespace: str, uid: str, reason: str) -> Object | None:
